@@ -1,0 +1,44 @@
+"""Recipe: say what this installation can do, and why the active kernel is the active one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+
+import torch
+
+from wsi_vmamba import console, ops
+from wsi_vmamba.provenance import package_versions
+
+#: Optional extra -> the module that shows it is installed.
+EXTRAS: Mapping[str, str] = {
+    "cuda": "mamba_ssm",
+    "triton": "triton",
+    "export": "anndata",
+    "hpc": "dask_jobqueue",
+    "timm": "timm",
+}
+
+
+def run() -> int:
+    """Print versions, CPU, kernel, GPU and extras; return 0 when the compiled kernel works, else 1."""
+    for name, version in package_versions().items():
+        console.say(f"{name:<24} {version}")
+    console.say(f"{'cpu':<24} {os.cpu_count()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}")
+    compiled = f"compiled, {ops.cpu.isa()}" if ops.cpu.available else f"not available: {ops.cpu.why}"
+    console.say(f"{'CPU scan kernel':<24} {compiled}")
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices.append("cuda")
+        console.say(f"{'gpu':<24} {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    else:
+        built = "this torch is a CPU build" if torch.version.cuda is None else "no device found"
+        console.say(f"{'gpu':<24} none ({built})")
+    for device in devices:
+        kernel, why = ops.choose_backend(device)
+        console.say(f"{'active on ' + device:<24} {kernel}: {why}")
+    for extra, module in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        console.say(f"{'extra ' + extra:<24} {'installed' if found else f'absent (pip install wsi-vmamba[{extra}])'}")
+    return 0 if ops.cpu.available else 1

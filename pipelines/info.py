@@ -1,0 +1,40 @@
+"""Recipe: describe one slide the way `extract` would see it."""
+
+from __future__ import annotations
+
+from wsi_vmamba import console
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.pipelines.extract import plan_slide
+from wsi_vmamba.slide import open_slide, resolve_mpp
+
+
+def run(config: ExtractConfig) -> int:
+    """Print format, size, levels, mpp, tissue share and planned regions of ``config.slides``; return 0."""
+    with open_slide(config.slides, reader=config.reader) as slide:
+        level0 = slide.levels[0]
+        console.say(f"{slide.path}")
+        console.say(f"  reader       {slide.reader}")
+        for key in ("format", "vendor", "codec"):
+            if key in slide.properties:
+                console.say(f"  {key:<12} {slide.properties[key]}")
+        console.say(f"  size         {level0.width_px:,} x {level0.height_px:,} px")
+        console.say(f"  recorded mpp {'none' if slide.mpp is None else f'{slide.mpp:g} um/px'}")
+        console.print_table(
+            "  levels", ("level", "width_px", "height_px", "downsample"),
+            [(i, lv.width_px, lv.height_px, f"{lv.downsample:g}") for i, lv in enumerate(slide.levels)],
+        )  # fmt: skip
+        mpp = resolve_mpp(slide, mpp_override=config.mpp_override)
+        plan = plan_slide(config, slide, mpp)
+        console.say(f"  mpp          {mpp.value:g} um/px ({mpp.source})")
+        console.say(f"  tissue       {plan.tissue_share:.1%} of the slide")
+        n_cells = sum(len(region.cells) for region in plan.regions)
+        console.say(
+            f"  plan         {len(plan.regions)} region(s) at {config.target_mpp:g} um/px from level {plan.level}, "
+            f"{n_cells} cells of {config.cell_px} px"
+        )
+        for region in plan.regions:
+            console.say(
+                f"    region {region.index}: {region.width_px} x {region.height_px} px at "
+                f"({region.x_px}, {region.y_px}), {len(region.cells)} cells"
+            )
+    return 0

@@ -1,0 +1,80 @@
+"""The command line as a user meets it: in a process of its own, judged by text and exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("extract", "train", "evaluate", "demo", "info", "doctor")
+
+
+def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wsi_vmamba", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str):
+    result = cli(command, "--help")
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+
+
+def test_the_root_help_lists_every_command():
+    result = cli("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_version_is_the_package_version():
+    from wsi_vmamba import __version__
+
+    assert cli("--version").stdout.strip() == f"wsi-vmamba {__version__}"
+
+
+def test_importing_the_command_line_loads_neither_torch_nor_numpy():
+    code = "import wsi_vmamba.cli, sys; sys.exit(bool({'torch', 'numpy', 'zarr', 'openslide'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("extrct",), "No such command"),
+        (("extract", "--colour", "red"), "No such option"),
+        (("extract", "--set", "cel_px=64"), "did you mean 'cell_px'"),
+        (("extract", "--cell-px", "100"), "multiple of 32"),
+        (("extract", "--backbone", "resnet"), "unknown backbone 'resnet'"),
+        (("extract", "nowhere"), "nowhere"),
+        (("train", "--dataset", "camelyon17"), "did you mean 'camelyon16'"),
+        (("train", "--aggregator", "abmill"), "did you mean 'abmil'"),
+        (("evaluate", "--metric", "acu"), "unknown metric 'acu'"),
+        (("extract", "--config", "none.yaml"), "cannot read the configuration none.yaml"),
+    ],
+)
+def test_bad_usage_exits_with_2_and_says_what_is_valid(arguments: tuple[str, ...], words: str, tmp_path: Path):
+    result = cli(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert words in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path):
+    (tmp_path / "slides").mkdir()
+    result = cli("extract", "slides", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "no slides found" in result.stderr
+
+
+def test_a_file_that_is_no_slide_fails_by_name(tmp_path: Path):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "notes.svs").write_text("not a slide")
+    result = cli("extract", "slides", "--backbone", "null", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "notes" in result.stdout
+    assert "failed" in result.stdout
+    assert not list((tmp_path / "features").glob("*.zarr"))

@@ -1,0 +1,194 @@
+"""The command line: parse, dispatch, exit codes. Imports neither torch nor numpy, so that `--help` is instant.
+
+Exit codes: 0 everything asked for was done; 1 something failed and was named; 2 the call itself was wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_vmamba import __version__
+from wsi_vmamba.errors import UsageError, WsiVmambaError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="wsi-vmamba",
+    help="Read gigapixel pathology slides with a VMamba backbone: features, slide scores, AUC and heatmaps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; an unknown key is an error.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the configuration; may be repeated."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wsi-vmamba {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options of the program itself."""
+
+
+@app.command()
+def extract(
+    slides: Annotated[
+        str | None, typer.Argument(help="Folder of slides, one slide, or a CSV (slide_id, path, mpp).")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the feature files [default: features].")] = None,
+    reader: Annotated[str | None, typer.Option(help="Read every slide with this reader.")] = None,
+    mpp_override: Annotated[
+        float | None, typer.Option(help="Micrometres per level-0 pixel, instead of what the files record.")
+    ] = None,
+    target_mpp: Annotated[float | None, typer.Option(help="Resolution to read at [default: 0.5].")] = None,
+    region_px: Annotated[
+        int | None, typer.Option(help="Largest side of a region, read in one pass [default: 10000].")
+    ] = None,
+    cell_px: Annotated[int | None, typer.Option(help="Side of the square of one feature [default: 256].")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name in the backbone table [default: vmamba_pico].")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="'auto' (shipped with the backbone), 'random', or a file.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace existing feature files.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Extract features: slides in, one feature file per slide out."""
+    options = {
+        "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
+        "region_px": region_px, "cell_px": cell_px, "backbone": backbone, "weights": weights,
+        "precision": precision, "device": device, "overwrite": overwrite,
+    }  # fmt: skip
+    _run("extract", "ExtractConfig", config, assignments, options)
+
+
+@app.command()
+def train(
+    dataset: Annotated[str | None, typer.Option(help="Name in the data set table [default: camelyon16].")] = None,
+    manifest: Annotated[str | None, typer.Option(help="CSV of slides and labels, for --dataset csv.")] = None,
+    features: Annotated[str | None, typer.Option(help="Folder of feature files [default: features].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run [default: <dataset>-<aggregator>].")] = None,
+    aggregator: Annotated[str | None, typer.Option(help="Name in the aggregator table [default: abmil].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the training slides.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split and of the training [default: 0].")] = None,
+    resume: Annotated[bool | None, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = None,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace an existing run.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Train a slide classifier on extracted features."""
+    options = {
+        "dataset": dataset, "manifest": manifest, "features": features, "name": name, "aggregator": aggregator,
+        "epochs": epochs, "seed": seed, "resume": resume, "overwrite": overwrite,
+    }  # fmt: skip
+    _run("train", "TrainConfig", config, assignments, options)
+
+
+@app.command()
+def evaluate(
+    metric: Annotated[str | None, typer.Option(help="Name in the metric table [default: auc].")] = None,
+    run: Annotated[str | None, typer.Option(help="Folder of the run [default: the newest under runs/].")] = None,
+    features: Annotated[str | None, typer.Option(help="Folder of feature files [default: the run's].")] = None,
+    split: Annotated[str | None, typer.Option(help="test, validation or train [default: test].")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the results [default: <run>/evaluation].")] = None,
+    heatmaps: Annotated[int | None, typer.Option(help="How many attention heatmaps to draw [default: 0].")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Evaluate a trained run on its held-out slides."""
+    options = {
+        "metric": metric, "run": run, "features": features, "split": split, "out": out, "heatmaps": heatmaps,
+    }  # fmt: skip
+    _run("evaluate", "EvaluateConfig", config, assignments, options)
+
+
+@app.command()
+def demo(
+    out: Annotated[str | None, typer.Option(help="Folder for everything the demo makes [default: demo].")] = None,
+    slides: Annotated[int | None, typer.Option(help="How many slides to generate [default: 24].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the cohort [default: 0].")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """See the whole product work on a generated cohort, on the CPU, in minutes."""
+    _run("demo", "DemoConfig", config, assignments, {"out": out, "slides": slides, "seed": seed})
+
+
+@app.command()
+def info(
+    slide: Annotated[str, typer.Argument(help="A slide file.")],
+    reader: Annotated[str | None, typer.Option(help="Read it with this reader.")] = None,
+    mpp_override: Annotated[float | None, typer.Option(help="Micrometres per level-0 pixel.")] = None,
+    target_mpp: Annotated[float | None, typer.Option(help="Resolution to plan for [default: 0.5].")] = None,
+    region_px: Annotated[int | None, typer.Option(help="Largest side of a region [default: 10000].")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Describe a slide: format, size, levels, mpp, tissue share and planned regions."""
+    options = {
+        "slides": slide, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
+        "region_px": region_px,
+    }  # fmt: skip
+    _run("info", "ExtractConfig", config, assignments, options)
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, CPU features, the active kernel and why, GPU, optional extras."""
+    from wsi_vmamba.pipelines import doctor as recipe
+
+    raise typer.Exit(recipe.run())
+
+
+def _run(
+    command: str, model: str, file: Path | None, assignments: list[str] | None, options: dict[str, Any]
+) -> None:
+    """Resolve the configuration, run the recipe of that name and exit with its code."""
+    from importlib import import_module
+
+    from wsi_vmamba import config as configs
+
+    resolved = configs.resolve_config(
+        getattr(configs, model), file=file, assignments=assignments or (), options=options
+    )
+    raise typer.Exit(import_module(f"wsi_vmamba.pipelines.{command}").run(resolved))
+
+
+def main() -> None:
+    """Entry point: run the command, turn errors into one clear line and an exit code."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, EXIT_USAGE)
+    except WsiVmambaError as error:
+        _fail(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished slides are kept, run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+def _fail(error: WsiVmambaError, code: int) -> None:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(code)

@@ -1,0 +1,83 @@
+"""What a person sees while a command runs: a progress bar on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+@dataclass
+class Task:
+    """Progress of one piece of work with a known number of steps."""
+
+    label: str
+    total: int
+    _progress: Progress | None = None
+    _task: TaskID | None = None
+    _done: int = 0
+    _started: float = field(default_factory=time.monotonic)
+    _printed: float = field(default_factory=time.monotonic)
+
+    def step(self, detail: str = "", *, total: int | None = None) -> None:
+        """Record one finished step; ``total`` corrects the number of steps once it is known."""
+        self._done += 1
+        self.total = max(total or self.total, self._done)
+        if self._progress is not None and self._task is not None:
+            description = f"{self.label} {detail}".strip()
+            self._progress.update(self._task, advance=1, total=self.total, description=description)
+            return
+        now = time.monotonic()
+        # A log file wants a heartbeat, not a line a region.
+        if now - self._printed >= 10:
+            self._printed = now
+            left_s = (now - self._started) / self._done * (self.total - self._done)
+            say(f"{self.label} {detail}: {self._done}/{self.total}, about {left_s:.0f} s left")
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print one line of news to standard output."""
+    _console().print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """Print one line that the user should act on to standard error."""
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False, style="yellow")
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Task]:
+    """Show the progress of ``total`` steps while the block runs."""
+    console = _console()
+    if not console.is_terminal:
+        yield Task(label, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Task(label, total, bar, bar.add_task(label, total=total))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; outside a terminal, tab-separated lines that other programs can read."""
+    console = _console()
+    if not console.is_terminal:
+        say(title)
+        for row in (columns, *rows):
+            say("\t".join(str(value) for value in row))
+        return
+    shown = Table(title=title, title_justify="left", show_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*(str(value) for value in row))
+    console.print(shown)

@@ -1,0 +1,95 @@
+"""Every error this package raises on purpose: one base class, each also the builtin a caller would expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class WsiVmambaError(Exception):
+    """Base of all errors of this package; its message says what was expected, what came and what to do."""
+
+
+class UsageError(WsiVmambaError, ValueError):
+    """The call itself is wrong: a bad option, name or configuration. The command line exits with 2."""
+
+
+class ConfigError(UsageError):
+    """A configuration file or an override does not describe a valid run."""
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A name that is not in a table of choices."""
+
+    def __init__(self, kind: str, name: object, choices: Iterable[str]) -> None:
+        """Name the kind of thing, what was asked for, and every valid choice."""
+        listed = sorted(choices)
+        near = get_close_matches(str(name), listed, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{hint}; choose from {', '.join(listed)}")
+
+
+class SlideError(WsiVmambaError):
+    """One slide cannot be processed; a run over many slides records it and goes on."""
+
+    def __init__(self, slide: object, message: str) -> None:
+        """Prefix the message with the slide it is about."""
+        super().__init__(f"{slide}: {message}")
+        self.slide = str(slide)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[SlideError], tuple[str, str]]:
+        """Pickle by (slide, message), so that the error survives a trip through a worker process."""
+        return type(self), (self.slide, self.message)
+
+
+class UnreadableSlideError(SlideError, OSError):
+    """The file is missing, truncated, damaged or of no known format."""
+
+
+class BadTileError(UnreadableSlideError):
+    """One tile inside an otherwise readable slide cannot be decoded; the message names level and tile."""
+
+
+class MissingMppError(SlideError, ValueError):
+    """The slide records no usable micrometres per pixel and none was given."""
+
+
+class NoTissueError(SlideError, ValueError):
+    """The tissue mask of the slide is empty."""
+
+
+class AnnotationError(WsiVmambaError, ValueError):
+    """An annotation file cannot be read or describes no valid polygon."""
+
+
+class StoreError(WsiVmambaError, OSError):
+    """A feature file is missing, incomplete or damaged."""
+
+
+class IncompatibleStoreError(StoreError, ValueError):
+    """A feature file was made with other settings than those asked for; mixing is refused."""
+
+
+class WeightsError(WsiVmambaError, ValueError):
+    """Model weights cannot be loaded: wrong keys, wrong shapes, or a file that needs a blind unpickle."""
+
+
+class DatasetError(WsiVmambaError, ValueError):
+    """A data set's table is wrong: unknown label, leaked patient, duplicate slide."""
+
+
+class MissingDataError(DatasetError, FileNotFoundError):
+    """Slides or features that a data set names are not on this machine."""
+
+
+class MemoryLimitError(WsiVmambaError, MemoryError):
+    """A request was refused before allocation because it cannot fit."""
+
+
+class TrainingError(WsiVmambaError, RuntimeError):
+    """Training stopped: not-a-number in loss or gradient, or a checkpoint that does not match."""
+
+
+class MetricError(WsiVmambaError, ValueError):
+    """A metric is not defined for the given scores and labels."""

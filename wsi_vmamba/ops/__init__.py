@@ -1,0 +1,64 @@
+"""Selective scans: the reference in torch, the fast kernels, and the choice between them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wsi_vmamba.ops import cpu
+from wsi_vmamba.ops.reference import selective_scan
+from wsi_vmamba.registry import Table
+
+__all__ = ["BACKENDS", "choose_backend", "cpu", "selective_scan", "ss2d_scan"]
+
+#: Implementations of `ss2d_scan`, all with the signature of the reference.
+BACKENDS = Table(
+    "scan backend",
+    {
+        "cpp": "wsi_vmamba.ops.cpu:ss2d_scan",
+        "reference": "wsi_vmamba.ops.reference:ss2d_scan",
+    },
+)
+
+
+def choose_backend(tensor: Tensor) -> tuple[str, str]:
+    """Return the name in `BACKENDS` that suits ``tensor`` (device, dtype), and why."""
+    if tensor.device.type != "cpu":
+        return "reference", f"no fast kernel for device {tensor.device.type}"
+    if not cpu.available:
+        return "reference", cpu.why
+    if not cpu.supports(tensor.dtype):
+        return "reference", f"the C++ kernel computes in float32, not {tensor.dtype}"
+    return "cpp", f"C++ kernel, {cpu.isa}"
+
+
+def ss2d_scan(
+    u: Tensor,
+    proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Scan a channels-last map in four directions and add the four results, the skip ``Ds`` included.
+
+    Direction 0 walks the map row by row, 1 column by column, 2 and 3 are the reverses of 0 and 1. Each
+    direction k computes ``dt = softplus(dt_weight[k] dt_r + dt_bias[k])`` and then
+    ``h = exp(dt A) h + dt B u``, ``y = C . h + Ds u`` with ``A = -exp(A_logs)``.
+
+    Args:
+        u: (B, H, W, D).
+        proj: (B, H, W, 4 * (R + 2 N)); per token and direction [dt_r (R) | B (N) | C (N)], in map order.
+        dt_weight: (4, D, R).
+        dt_bias: (4, D).
+        A_logs: (4 * D, N).
+        Ds: (4 * D,).
+        backend: a name in `BACKENDS`; None chooses by device and dtype.
+
+    Returns:
+        (B, H, W, D), dtype of ``u``, not normalised.
+    """
+    name = backend if backend is not None else choose_backend(u)[0]
+    result: Tensor = BACKENDS.resolve(name)(u, proj, dt_weight, dt_bias, A_logs, Ds)
+    return result

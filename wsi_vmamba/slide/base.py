@@ -1,0 +1,71 @@
+"""What a slide is to the rest of the package: levels, a resolution and one way to read pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One resolution of the pyramid; ``downsample`` is relative to level 0, whose own is 1.0."""
+
+    width_px: int
+    height_px: int
+    downsample: float
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """An open whole-slide image. Safe to read from several threads at once."""
+
+    @property
+    def path(self) -> str:
+        """Path or URL the slide was opened from."""
+
+    @property
+    def slide_id(self) -> str:
+        """File name without its extension; names the feature file."""
+
+    @property
+    def reader(self) -> str:
+        """Name in the READERS table of the reader in use."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The pyramid, level 0 (finest) first."""
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per level-0 pixel as the file records it, unchecked; None where it records none."""
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What else the file records (vendor, objective power, codec), as text."""
+
+    def read_region(
+        self, *, x_l0: int, y_l0: int, level: int, width_px: int, height_px: int
+    ) -> NDArray[np.uint8]:
+        """Read RGB pixels, shape (height_px, width_px, 3).
+
+        (x_l0, y_l0) is the top-left corner in the level-0 frame; width_px and height_px count pixels of
+        ``level``. Pixels outside the slide are white (255).
+
+        Raises:
+            BadTileError: a tile in the rectangle cannot be decoded; it names the level and the tile.
+            UnreadableSlideError: the file went away or cannot be read.
+        """
+
+    def close(self) -> None:
+        """Release the file; further reads are errors."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,23 @@
+"""The feature store: one zarr v3 group per slide, whole or absent, made once, never mixed.
+
+Layout of ``<slide_id>.zarr``: ``features`` (N, D) float16 in chunks of 512 rows, ``coords_l0`` (N, 2) int64
+with the top-left corner (x, y) of each cell in level-0 pixels, and the group attributes of `FeatureMeta`.
+Every chunk carries a CRC-32C. The content depends only on the slide and the settings: no times, no host names.
+"""
+
+from wsi_vmamba.store.durable import remove_stale_partials, write_bytes_atomic
+from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
+from wsi_vmamba.store.reader import FeatureFile, check_compatible, is_complete, open_features
+from wsi_vmamba.store.writer import FeatureWriter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "FeatureFile",
+    "FeatureMeta",
+    "FeatureWriter",
+    "check_compatible",
+    "is_complete",
+    "open_features",
+    "remove_stale_partials",
+    "write_bytes_atomic",
+]

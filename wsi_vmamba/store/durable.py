@@ -1,0 +1,195 @@
+"""Whole or absent: temporary names, fsync, rename, and the removal of what dead processes left behind."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+from pathlib import Path
+from threading import Lock
+
+from wsi_vmamba.errors import StoreError
+
+#: Partials this process is writing now; a partial with our pid that is not here is of a dead process whose
+#: pid we were given, as happens to pid 1 in containers.
+_active: set[Path] = set()
+_active_lock = Lock()
+
+
+class PartialFolder:
+    """A folder under a temporary name beside its final one; `publish` renames it, `discard` removes it.
+
+    The name is ``.<final name>.partial-<host>-<pid>``. An exclusive flock on the folder lives as long as the
+    process, so that no other process, not even one in another pid namespace, takes it for stale.
+    """
+
+    def __init__(self, final: Path) -> None:
+        """Create the folder, after removing stale ones of the same final name.
+
+        Raises:
+            StoreError: this process is already writing the same file.
+            OSError: the folder cannot be created.
+        """
+        self.final = final
+        self.path = final.parent / f".{final.name}.partial-{_host()}-{os.getpid()}"
+        self._lock_fd = -1
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _active_lock:
+            if self.path in _active:
+                raise StoreError(f"{final}: this process is already writing it; write each slide once per run")
+            _remove_stale(final.parent, prefix=f".{final.name}.partial-")
+            self.path.mkdir()
+            _active.add(self.path)
+        self._lock_fd = _lock_folder(self.path)
+
+    def publish(self, *, replace: bool) -> None:
+        """Make the content durable and give it its final name.
+
+        Args:
+            replace: put it in the place of an existing final folder instead of failing.
+
+        Raises:
+            OSError: out of space, or (errno ENOTEMPTY or EEXIST) the final name is taken and not to be replaced.
+        """
+        _sync_tree(self.path)
+        if replace and self.final.exists():
+            # Renamed first, so that the final name is never on a folder that is being deleted.
+            old = self.path.with_name(f"{self.path.name}.old")
+            self.final.rename(old)
+            self.path.rename(self.final)
+            _remove(old)
+        else:
+            self.path.rename(self.final)
+        _sync(self.final.parent)
+        self._release()
+
+    def discard(self) -> None:
+        """Remove the folder and all in it; safe to call again, and after `publish`."""
+        if self._lock_fd != -1 or self.path in _active:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock_fd != -1:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+        with _active_lock:
+            _active.discard(self.path)
+
+
+def remove_stale_partials(folder: Path) -> list[Path]:
+    """Remove the partial feature files that dead processes of this host left in ``folder``; return them.
+
+    One whose process lives, or that another host made, is left alone.
+    """
+    with _active_lock:
+        return _remove_stale(folder, prefix=".")
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, now or after a crash, sees the old content or the new, never a part.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; the temporary file is gone.
+    """
+    temporary = path.with_name(f".{path.name}.partial-{_host()}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {describe_os_error(error)}") from error
+
+
+def describe_os_error(error: OSError) -> str:
+    """Say in words what went wrong with a write, with the remedy where there is one."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"no space left ({error.strerror}); free some or choose another --out, then run again"
+    return error.strerror or str(error)
+
+
+def _host() -> str:
+    return socket.gethostname().replace("/", "_") or "localhost"
+
+
+def _remove_stale(folder: Path, *, prefix: str) -> list[Path]:
+    mark = f".partial-{_host()}-"
+    removed = []
+    for path in sorted(folder.glob(f"{_escape(prefix)}*")):
+        _, found, pid = path.name.removesuffix(".old").rpartition(mark)
+        if found and pid.isdecimal() and path not in _active and _is_stale(path, int(pid)):
+            _remove(path)
+            removed.append(path)
+    return removed
+
+
+def _escape(prefix: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in prefix)
+
+
+def _is_stale(path: Path, pid: int) -> bool:
+    if pid != os.getpid() and _is_alive(pid):
+        return False
+    if path.is_dir():
+        fd = _lock_folder(path)
+        if fd == -2:
+            return False
+        if fd >= 0:
+            os.close(fd)
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _lock_folder(path: Path) -> int:
+    """Lock a folder for the life of the process: a file descriptor, -1 where locks do not work, -2 if taken."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return -2
+    except OSError:  # NFS and some FUSE file systems refuse to lock folders; the pid has to do
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,121 @@
+"""What a feature file says about itself: enough to refuse mixing, nothing that changes from run to run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from wsi_vmamba.errors import StoreError, UsageError
+
+#: Raised by one whenever the layout or the meaning of a stored field changes.
+SCHEMA_VERSION = 1
+
+#: Fields that may differ between a stored file and a new request: where the slide lay, and with what it was made.
+NOT_SETTINGS = frozenset({"slide_path", "versions"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMeta:
+    """Attributes of a feature file.
+
+    Attributes:
+        slide_id: names the slide and the file.
+        slide_path: where the slide was read from; not compared, slides may be moved.
+        reader: name in the READERS table.
+        mpp: micrometres per level-0 pixel, as resolved.
+        mpp_source: where that value came from.
+        target_mpp: micrometres per pixel the encoder saw.
+        cell_px: side of one cell, pixels at ``target_mpp``.
+        cell_l0: the same side in level-0 pixels; need not be whole.
+        plan: the region plan, as JSON values.
+        segmenter: name in the SEGMENTERS table.
+        model: name of the encoder.
+        weights_hash: sha-256 of its weights.
+        precision: the arithmetic it ran in.
+        versions: package -> version; not compared.
+        schema_version: layout of the file.
+    """
+
+    slide_id: str
+    slide_path: str
+    reader: str
+    mpp: float
+    mpp_source: str
+    target_mpp: float
+    cell_px: int
+    cell_l0: float
+    plan: Mapping[str, Any]
+    segmenter: str
+    model: str
+    weights_hash: str
+    precision: str
+    versions: Mapping[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.slide_id:
+            raise UsageError("a feature file needs a slide_id, got an empty one")
+        for name in ("mpp", "target_mpp", "cell_px", "cell_l0"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} of a feature file must be positive, got {value!r}")
+        try:
+            self.to_dict()
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the settings of a feature file must be plain JSON values: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON values, nested keys sorted, so that equal settings give equal bytes."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False, sort_keys=True))
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: object) -> Self:
+        """Rebuild the attributes from a stored group.
+
+        Args:
+            values: the group's attributes.
+            where: the file, for messages.
+
+        Raises:
+            StoreError: another schema version, or attributes that are missing, unknown or invalid.
+        """
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{where}: expected a feature file of schema version {SCHEMA_VERSION}, got {version!r}; "
+                "extract the slide again with --overwrite, or into another --out"
+            )
+        expected = {field.name for field in fields(cls)}
+        if expected != set(values):
+            odd = ", ".join(sorted(expected ^ set(values)))
+            raise StoreError(f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite")
+        try:
+            return cls(**values)
+        except (UsageError, TypeError) as error:
+            raise StoreError(f"{where}: damaged attributes ({error}); extract it again with --overwrite") from error
+
+
+def differing_settings(stored: FeatureMeta, asked: FeatureMeta) -> list[str]:
+    """Name each setting that differs, as ``name: stored X, asked Y``; nested ones as ``plan.spec.region_px``."""
+    return list(_differences("", _settings(stored), _settings(asked)))
+
+
+def _settings(meta: FeatureMeta) -> dict[str, Any]:
+    return {name: value for name, value in meta.to_dict().items() if name not in NOT_SETTINGS}
+
+
+def _differences(prefix: str, stored: object, asked: object) -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted(stored.keys() | asked.keys()):
+            yield from _differences(f"{prefix}.{key}" if prefix else key, stored.get(key), asked.get(key))
+    elif stored != asked:
+        yield f"{prefix}: stored {_brief(stored)}, asked {_brief(asked)}"
+
+
+def _brief(value: object, limit: int = 60) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
