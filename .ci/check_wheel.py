@@ -27,7 +27,9 @@ def main(wheel: str) -> int:
         if file.suffix in SUFFIXES and "__pycache__" not in file.parts
     }
     missing = sorted(expected - packed)
-    stray = sorted(name for name in packed if name.split("/")[0] not in {"wsi_vmamba"} and ".dist-info/" not in name)
+    stray = sorted(
+        name for name in packed if name.split("/")[0] not in {"wsi_vmamba"} and ".dist-info/" not in name
+    )
     for name in missing:
         print(f"missing from the wheel: {name}")
     for name in stray:

@@ -25,7 +25,9 @@ def run() -> int:
     """Print versions, CPU, kernel, GPU and extras; return 0 when the compiled kernel works, else 1."""
     for name, version in package_versions().items():
         console.say(f"{name:<24} {version}")
-    console.say(f"{'cpu':<24} {os.cpu_count()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}")
+    console.say(
+        f"{'cpu':<24} {os.cpu_count()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}"
+    )
     compiled = f"compiled, {ops.cpu.isa()}" if ops.cpu.available else f"not available: {ops.cpu.why}"
     console.say(f"{'CPU scan kernel':<24} {compiled}")
     devices = ["cpu"]
@@ -40,5 +42,7 @@ def run() -> int:
         console.say(f"{'active on ' + device:<24} {kernel}: {why}")
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
-        console.say(f"{'extra ' + extra:<24} {'installed' if found else f'absent (pip install wsi-vmamba[{extra}])'}")
+        console.say(
+            f"{'extra ' + extra:<24} {'installed' if found else f'absent (pip install wsi-vmamba[{extra}])'}"
+        )
     return 0 if ops.cpu.available else 1

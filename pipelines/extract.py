@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
+from wsi_vmamba.pipelines.sources import SlideSource, find_sources
+
 from wsi_vmamba import __version__, console
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.datasets.manifest import SlideSource, find_sources
-from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
 from wsi_vmamba.errors import NoTissueError, SlideError, StoreError
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.provenance import write_run_record, write_text_atomic
@@ -69,7 +70,10 @@ def plan_slide(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> RegionP
     """Find the tissue of a slide and plan its regions; the plan may be empty."""
     tissue = segment_tissue(slide, mpp=mpp.value, segmenter=config.segmenter)
     spec = RegionSpec(
-        target_mpp=config.target_mpp, region_px=config.region_px, cell_px=config.cell_px, min_tissue=config.min_tissue
+        target_mpp=config.target_mpp,
+        region_px=config.region_px,
+        cell_px=config.cell_px,
+        min_tissue=config.min_tissue,
     )
     level0 = slide.levels[0]
     return plan_regions(
@@ -79,7 +83,9 @@ def plan_slide(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> RegionP
 
 
 def _announce(config: ExtractConfig, encoder: Encoder, n_slides: int) -> None:
-    console.say(f"{n_slides} slide(s), {encoder.name} on {encoder.device} in {encoder.precision}: {encoder.weights_note}")
+    console.say(
+        f"{n_slides} slide(s), {encoder.name} on {encoder.device} in {encoder.precision}: {encoder.weights_note}"
+    )
     if config.weights == "random":
         console.warn("the backbone has random weights; use its features only to test the pipeline")
 
@@ -96,8 +102,16 @@ def _extract_or_report(config: ExtractConfig, source: SlideSource, encoder: Enco
     except StoreError as error:
         outcome = Outcome(slide_id=source.slide_id, outcome="failed", detail=str(error))
     seconds = time.perf_counter() - started
-    facts = f"{outcome.regions} region(s), {outcome.cells} cells, {seconds:.1f} s" if not outcome.failed else outcome.detail
-    console.say(f"{outcome.slide_id}: {outcome.outcome} ({facts})" if facts else f"{outcome.slide_id}: {outcome.outcome}")
+    facts = (
+        f"{outcome.regions} region(s), {outcome.cells} cells, {seconds:.1f} s"
+        if not outcome.failed
+        else outcome.detail
+    )
+    console.say(
+        f"{outcome.slide_id}: {outcome.outcome} ({facts})"
+        if facts
+        else f"{outcome.slide_id}: {outcome.outcome}"
+    )
     return Outcome(**{**vars(outcome), "seconds": round(seconds, 3)})
 
 
@@ -136,7 +150,12 @@ def _encode_into(
 
 
 def _describe(
-    config: ExtractConfig, source: SlideSource, slide: Slide, mpp: ResolvedMpp, plan: RegionPlan, encoder: Encoder
+    config: ExtractConfig,
+    source: SlideSource,
+    slide: Slide,
+    mpp: ResolvedMpp,
+    plan: RegionPlan,
+    encoder: Encoder,
 ) -> FeatureMeta:
     return FeatureMeta(
         slide_id=source.slide_id, slide_path=str(source.path), reader=slide.reader, mpp=mpp.value,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from wsi_vmamba.pipelines.extract import plan_slide
+
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.pipelines.extract import plan_slide
 from wsi_vmamba.slide import open_slide, resolve_mpp
 
 

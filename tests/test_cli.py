@@ -56,7 +56,9 @@ def test_importing_the_command_line_loads_neither_torch_nor_numpy():
         (("extract", "--config", "none.yaml"), "cannot read the configuration none.yaml"),
     ],
 )
-def test_bad_usage_exits_with_2_and_says_what_is_valid(arguments: tuple[str, ...], words: str, tmp_path: Path):
+def test_bad_usage_exits_with_2_and_says_what_is_valid(
+    arguments: tuple[str, ...], words: str, tmp_path: Path
+):
     result = cli(*arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert words in " ".join(result.stderr.split())

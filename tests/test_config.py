@@ -68,7 +68,11 @@ def test_a_bad_assignment_is_refused_by_name(assignment: str, words: str):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("- 1\n", "expected 'key: value'"), ("a: [\n", "not valid YAML"), ("backbones: x\n", "did you mean 'backbone'")],
+    [
+        ("- 1\n", "expected 'key: value'"),
+        ("a: [\n", "not valid YAML"),
+        ("backbones: x\n", "did you mean 'backbone'"),
+    ],
 )
 def test_a_bad_file_is_refused_with_its_name(content: str, words: str, tmp_path: Path):
     file = tmp_path / "broken.yaml"

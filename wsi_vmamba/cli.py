@@ -27,7 +27,8 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; an unknown key is an error.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file of settings; an unknown key is an error."),
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -44,7 +45,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Hold the options of the program itself."""
@@ -64,14 +66,20 @@ def extract(
     region_px: Annotated[
         int | None, typer.Option(help="Largest side of a region, read in one pass [default: 10000].")
     ] = None,
-    cell_px: Annotated[int | None, typer.Option(help="Side of the square of one feature [default: 256].")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Name in the backbone table [default: vmamba_pico].")] = None,
+    cell_px: Annotated[
+        int | None, typer.Option(help="Side of the square of one feature [default: 256].")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Name in the backbone table [default: vmamba_pico].")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="'auto' (shipped with the backbone), 'random', or a file.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
-    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace existing feature files.")] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Replace existing feature files.")
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
@@ -86,14 +94,24 @@ def extract(
 
 @app.command()
 def train(
-    dataset: Annotated[str | None, typer.Option(help="Name in the data set table [default: camelyon16].")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name in the data set table [default: camelyon16].")
+    ] = None,
     manifest: Annotated[str | None, typer.Option(help="CSV of slides and labels, for --dataset csv.")] = None,
     features: Annotated[str | None, typer.Option(help="Folder of feature files [default: features].")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run [default: <dataset>-<aggregator>].")] = None,
-    aggregator: Annotated[str | None, typer.Option(help="Name in the aggregator table [default: abmil].")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run [default: <dataset>-<aggregator>].")
+    ] = None,
+    aggregator: Annotated[
+        str | None, typer.Option(help="Name in the aggregator table [default: abmil].")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the training slides.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split and of the training [default: 0].")] = None,
-    resume: Annotated[bool | None, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the split and of the training [default: 0].")
+    ] = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = None,
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace an existing run.")] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -109,11 +127,19 @@ def train(
 @app.command()
 def evaluate(
     metric: Annotated[str | None, typer.Option(help="Name in the metric table [default: auc].")] = None,
-    run: Annotated[str | None, typer.Option(help="Folder of the run [default: the newest under runs/].")] = None,
-    features: Annotated[str | None, typer.Option(help="Folder of feature files [default: the run's].")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Folder of the run [default: the newest under runs/].")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Folder of feature files [default: the run's].")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="test, validation or train [default: test].")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for the results [default: <run>/evaluation].")] = None,
-    heatmaps: Annotated[int | None, typer.Option(help="How many attention heatmaps to draw [default: 0].")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the results [default: <run>/evaluation].")
+    ] = None,
+    heatmaps: Annotated[
+        int | None, typer.Option(help="How many attention heatmaps to draw [default: 0].")
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
@@ -126,7 +152,9 @@ def evaluate(
 
 @app.command()
 def demo(
-    out: Annotated[str | None, typer.Option(help="Folder for everything the demo makes [default: demo].")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for everything the demo makes [default: demo].")
+    ] = None,
     slides: Annotated[int | None, typer.Option(help="How many slides to generate [default: 24].")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the cohort [default: 0].")] = None,
     config: ConfigFile = None,

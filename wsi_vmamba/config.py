@@ -192,7 +192,9 @@ def _refuse_unknown(model: type[RunConfig], values: Mapping[str, Any], *, where:
     for key in values:
         if key not in model.model_fields:
             near = get_close_matches(str(key), model.model_fields, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(model.model_fields)}"
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(model.model_fields)}"
+            )
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
 
 

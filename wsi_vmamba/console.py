@@ -52,7 +52,9 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print one line that the user should act on to standard error."""
-    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False, style="yellow")
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(
+        f"warning: {text}", markup=False, style="yellow"
+    )
 
 
 @contextmanager

@@ -23,7 +23,9 @@ class Rect:
 
     def __post_init__(self) -> None:
         if self.width_l0 <= 0 or self.height_l0 <= 0:
-            raise UsageError(f"a rectangle needs a positive width and height, got {self.width_l0} x {self.height_l0}")
+            raise UsageError(
+                f"a rectangle needs a positive width and height, got {self.width_l0} x {self.height_l0}"
+            )
 
     @property
     def right_l0(self) -> int:

@@ -1,6 +1,7 @@
 """Figures of merit: slide-level metrics on (labels, scores), and the lesion-level FROC.
 
-Importing this room is cheap; NumPy and scikit-learn load when a metric is resolved or a function is asked for.
+Importing this room is cheap; NumPy and scikit-learn load when a metric is resolved or a function is asked
+for.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from wsi_vmamba.registry import Table, load_attribute
 
 if TYPE_CHECKING:
-    from wsi_vmamba.metrics.auc import auc, roc_auc
+    from wsi_vmamba.metrics.auc import roc_auc
     from wsi_vmamba.metrics.delong import delong_interval, delong_paired
-    from wsi_vmamba.metrics.froc import froc
 
 #: Slide-level metrics. Each resolves to ``f(labels, scores, *, resamples=..., seed=...) -> MetricResult``.
 METRICS = Table(
@@ -26,22 +26,19 @@ METRICS = Table(
     },
 )
 
-#: Lesion-level metrics. Each resolves to ``f(slides: Sequence[FrocSlide], ...) -> MetricResult``.
+#: Lesion-level metrics. Each resolves to ``f(slides: Sequence[FrocSlide], *, resamples=..., seed=...)``.
 LESION_METRICS = Table("lesion metric", {"froc": "wsi_vmamba.metrics.froc:froc"})
 
 _LAZY = {
-    "auc": "wsi_vmamba.metrics.auc:auc",
     "delong_interval": "wsi_vmamba.metrics.delong:delong_interval",
     "delong_paired": "wsi_vmamba.metrics.delong:delong_paired",
-    "froc": "wsi_vmamba.metrics.froc:froc",
     "roc_auc": "wsi_vmamba.metrics.auc:roc_auc",
 }
 
-__all__ = ["LESION_METRICS", "METRICS", "auc", "delong_interval", "delong_paired", "froc", "roc_auc"]
+__all__ = ["LESION_METRICS", "METRICS", "delong_interval", "delong_paired", "roc_auc"]
 
 
 def __getattr__(name: str) -> Any:
-    # `auc` and `froc` name both a function and the module it lives in; asking the room for them means the function.
     if name in _LAZY:
         return load_attribute(_LAZY[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

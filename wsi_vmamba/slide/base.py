@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from wsi_vmamba.errors import UnreadableSlideError
+
+if TYPE_CHECKING:  # keeps `import wsi_vmamba.slide` free of NumPy, so that the command line stays quick
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class NeedsOtherReaderError(UnreadableSlideError):
+    """The file seems sound, but its layout is not one that this reader is made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +61,13 @@ class Slide(Protocol):
         """Read RGB pixels, shape (height_px, width_px, 3).
 
         (x_l0, y_l0) is the top-left corner in the level-0 frame; width_px and height_px count pixels of
-        ``level``. Pixels outside the slide are white (255).
+        ``level``. Pixels outside the slide are white (255). The first pixel returned is the one of ``level``
+        under the centre of that level-0 pixel: ``round(x_px * downsample)`` always lands on ``x_px``.
 
         Raises:
             BadTileError: a tile in the rectangle cannot be decoded; it names the level and the tile.
-            UnreadableSlideError: the file went away or cannot be read.
+            UnreadableSlideError: the file went away, was closed or cannot be read.
+            UsageError: no such level, or a width or height that is not positive.
         """
 
     def close(self) -> None:

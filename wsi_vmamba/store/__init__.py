@@ -2,7 +2,7 @@
 
 Layout of ``<slide_id>.zarr``: ``features`` (N, D) float16 in chunks of 512 rows, ``coords_l0`` (N, 2) int64
 with the top-left corner (x, y) of each cell in level-0 pixels, and the group attributes of `FeatureMeta`.
-Every chunk carries a CRC-32C. The content depends only on the slide and the settings: no times, no host names.
+Every chunk carries a CRC-32C. The content depends on slide and settings only: no times, no host names.
 """
 
 from wsi_vmamba.store.durable import remove_stale_partials, write_bytes_atomic

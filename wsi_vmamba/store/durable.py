@@ -34,11 +34,13 @@ class PartialFolder:
         """
         self.final = final
         self.path = final.parent / f".{final.name}.partial-{_host()}-{os.getpid()}"
-        self._lock_fd = -1
+        self._lock_fd: int | None = None
         final.parent.mkdir(parents=True, exist_ok=True)
         with _active_lock:
             if self.path in _active:
-                raise StoreError(f"{final}: this process is already writing it; write each slide once per run")
+                raise StoreError(
+                    f"{final}: this process is already writing it; write each slide once per run"
+                )
             _remove_stale(final.parent, prefix=f".{final.name}.partial-")
             self.path.mkdir()
             _active.add(self.path)
@@ -51,7 +53,7 @@ class PartialFolder:
             replace: put it in the place of an existing final folder instead of failing.
 
         Raises:
-            OSError: out of space, or (errno ENOTEMPTY or EEXIST) the final name is taken and not to be replaced.
+            OSError: out of space, or (errno ENOTEMPTY or EEXIST) the final name is taken.
         """
         _sync_tree(self.path)
         if replace and self.final.exists():
@@ -67,14 +69,14 @@ class PartialFolder:
 
     def discard(self) -> None:
         """Remove the folder and all in it; safe to call again, and after `publish`."""
-        if self._lock_fd != -1 or self.path in _active:
+        if self.path in _active:
             shutil.rmtree(self.path, ignore_errors=True)
         self._release()
 
     def _release(self) -> None:
-        if self._lock_fd != -1:
+        if self._lock_fd is not None:
             os.close(self._lock_fd)
-            self._lock_fd = -1
+            self._lock_fd = None
         with _active_lock:
             _active.discard(self.path)
 
@@ -138,10 +140,11 @@ def _is_stale(path: Path, pid: int) -> bool:
     if pid != os.getpid() and _is_alive(pid):
         return False
     if path.is_dir():
-        fd = _lock_folder(path)
-        if fd == -2:
+        try:
+            fd = _lock_folder(path)
+        except BlockingIOError:
             return False
-        if fd >= 0:
+        if fd is not None:
             os.close(fd)
     return True
 
@@ -156,20 +159,24 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _lock_folder(path: Path) -> int:
-    """Lock a folder for the life of the process: a file descriptor, -1 where locks do not work, -2 if taken."""
+def _lock_folder(path: Path) -> int | None:
+    """Lock a folder for the life of the process; return the descriptor, None where folders have no locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return -1
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        return -2
-    except OSError:  # NFS and some FUSE file systems refuse to lock folders; the pid has to do
+        raise
+    except OSError:  # NFS and some FUSE file systems; there the pid alone has to decide
         os.close(fd)
-        return -1
+        return None
     return fd
 
 

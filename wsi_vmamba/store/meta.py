@@ -13,7 +13,7 @@ from wsi_vmamba.errors import StoreError, UsageError
 #: Raised by one whenever the layout or the meaning of a stored field changes.
 SCHEMA_VERSION = 1
 
-#: Fields that may differ between a stored file and a new request: where the slide lay, and with what it was made.
+#: Fields that may differ between a stored file and a new request: where the slide lay, what made the file.
 NOT_SETTINGS = frozenset({"slide_path", "versions"})
 
 
@@ -68,7 +68,7 @@ class FeatureMeta:
             raise UsageError(f"the settings of a feature file must be plain JSON values: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON values, nested keys sorted, so that equal settings give equal bytes."""
+        """Return the attributes as JSON values, keys sorted, so that equal settings give equal bytes."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False, sort_keys=True))
         return found
 
@@ -92,15 +92,19 @@ class FeatureMeta:
         expected = {field.name for field in fields(cls)}
         if expected != set(values):
             odd = ", ".join(sorted(expected ^ set(values)))
-            raise StoreError(f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite")
+            raise StoreError(
+                f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite"
+            )
         try:
             return cls(**values)
         except (UsageError, TypeError) as error:
-            raise StoreError(f"{where}: damaged attributes ({error}); extract it again with --overwrite") from error
+            raise StoreError(
+                f"{where}: damaged attributes ({error}); extract it again with --overwrite"
+            ) from error
 
 
 def differing_settings(stored: FeatureMeta, asked: FeatureMeta) -> list[str]:
-    """Name each setting that differs, as ``name: stored X, asked Y``; nested ones as ``plan.spec.region_px``."""
+    """Name each setting that differs, as ``name: stored X, asked Y``; a nested one as ``plan.region_px``."""
     return list(_differences("", _settings(stored), _settings(asked)))
 
 

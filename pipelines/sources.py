@@ -1,0 +1,61 @@
+"""Which slides a run is about: a folder, one slide, or a CSV."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_vmamba.datasets.csv import read_manifest
+from wsi_vmamba.errors import DatasetError, UsageError
+from wsi_vmamba.slide import find_slides
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideSource:
+    """One slide to read: its unique name, its file, and the manifest's um per level-0 pixel where there is one."""
+
+    slide_id: str
+    path: Path
+    mpp: float | None = None
+
+
+def find_sources(slides: str) -> list[SlideSource]:
+    """List the slides that a folder (recursively), a CSV (slide_id, path, mpp) or a single file stands for.
+
+    Raises:
+        UsageError: nothing is there, no slide was found, or two slides share a name.
+        DatasetError: the CSV is not as described.
+    """
+    path = Path(slides)
+    if not path.exists():
+        raise UsageError(f"no such file or folder: {slides}; give a folder of slides, one slide, or a CSV")
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return [
+            _from_record(path, record.slide_id, record.path, record.mpp)
+            for record in read_manifest(path, root=path.parent)
+        ]
+    found = find_slides(path) if path.is_dir() else [path]
+    if not found:
+        raise UsageError(f"no slides found in {path.absolute()} (searched recursively)")
+    sources = [SlideSource(slide_id=file.stem, path=file) for file in found]
+    _refuse_same_names(sources)
+    return sources
+
+
+def _from_record(manifest: Path, slide_id: str, path: Path | None, mpp: float | None) -> SlideSource:
+    if path is None:
+        raise DatasetError(f"{manifest}: {slide_id} has no path; extraction needs one for every slide")
+    return SlideSource(slide_id=slide_id, path=path, mpp=mpp)
+
+
+def _refuse_same_names(sources: list[SlideSource]) -> None:
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for source in sources:
+        by_name[source.slide_id].append(source.path)
+    for name, paths in by_name.items():
+        if len(paths) > 1:
+            raise UsageError(
+                f"{len(paths)} slides are named {name!r} ({', '.join(map(str, paths))}); their feature files would "
+                "collide. Give a CSV with a slide_id of its own for each"
+            )

@@ -1,0 +1,322 @@
+"""Slides as rows of a table and as bags of cell features; splits that never divide a patient."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, MissingDataError, UsageError
+from wsi_vmamba.store import FeatureMeta, open_features
+
+#: How far a stored corner may lie from the cell grid, in level-0 pixels: it is rounded, nothing more.
+GRID_TOLERANCE_L0 = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRecord:
+    """One row of a data set.
+
+    Attributes:
+        slide_id: unique name; features lie in ``<features>/<slide_id>.zarr``.
+        path: the slide file; None when only features are at hand.
+        label: 0 or 1; None where unknown.
+        patient_id: slides of one patient stay in one split; the slide's own name unless given.
+        split: "train", "validation" or "test"; None where not decided.
+        mpp: micrometres per level-0 pixel from the manifest; None: the file's own.
+        annotation: polygons of the slide, where there are any.
+        attributes: further columns, for example ``metastasis``.
+    """
+
+    slide_id: str
+    path: Path | None = None
+    label: int | None = None
+    patient_id: str = ""
+    split: str | None = None
+    mpp: float | None = None
+    annotation: Path | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.slide_id:
+            raise DatasetError("a slide needs a slide_id, got an empty one")
+        if not self.patient_id:
+            object.__setattr__(self, "patient_id", self.slide_id)
+        if self.split not in {None, *SPLITS}:
+            raise DatasetError(
+                f"{self.slide_id}: split must be one of {', '.join(SPLITS)} or empty, got {self.split!r}"
+            )
+
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource:
+    """What made the features of a bag; a model works only on features of the source it was trained on."""
+
+    model: str
+    weights_hash: str
+    target_mpp: float
+    cell_px: int
+
+    @classmethod
+    def of(cls, meta: FeatureMeta) -> FeatureSource:
+        """Take the four from the attributes of a feature file."""
+        return cls(
+            model=meta.model, weights_hash=meta.weights_hash, target_mpp=meta.target_mpp, cell_px=meta.cell_px
+        )
+
+    def check_same(self, other: FeatureSource, *, where: str) -> None:
+        """Refuse features of another source.
+
+        Raises:
+            IncompatibleStoreError: naming what differs, with both values.
+        """
+        differing = [
+            f"{name}: {mine!r} and {getattr(other, name)!r}"
+            for name, mine in vars(self).items()
+            if mine != getattr(other, name)
+        ]
+        if differing:
+            raise IncompatibleStoreError(
+                f"{where}: its features were made with other settings ({'; '.join(differing)}); "
+                "extract all slides with the same settings into one folder"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bag:
+    """The features of one slide.
+
+    Attributes:
+        slide_id: name of the slide.
+        features: (N, D) float32, N at least 1.
+        coords_l0: (N, 2) int64, top-left corner (x, y) of each cell in level-0 pixels.
+        cell_l0: side of a cell in level-0 pixels.
+        label: 0 or 1; None where unknown.
+        patient_id: whose slide it is.
+        split: "train", "validation", "test" or None.
+        source: what made the features; None for features that were not extracted by this package.
+    """
+
+    slide_id: str
+    features: NDArray[np.float32]
+    coords_l0: NDArray[np.int64]
+    cell_l0: float
+    label: int | None = None
+    patient_id: str = ""
+    split: str | None = None
+    source: FeatureSource | None = None
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or self.features.dtype != np.float32:
+            raise UsageError(
+                f"{self.slide_id}: expected features (N, D) float32, "
+                f"got {self.features.shape} {self.features.dtype}"
+            )
+        if not len(self.features):
+            raise DatasetError(
+                f"{self.slide_id}: the bag is empty; a slide without cells cannot be classified"
+            )
+        if self.coords_l0.shape != (len(self.features), 2) or self.coords_l0.dtype != np.int64:
+            raise UsageError(
+                f"{self.slide_id}: expected coords_l0 ({len(self.features)}, 2) int64, "
+                f"got {self.coords_l0.shape} {self.coords_l0.dtype}"
+            )
+
+    @property
+    def coords_grid(self) -> NDArray[np.int64]:
+        """Place of each cell on the slide's cell grid, (N, 2) int64, (col, row)."""
+        return grid_coords(self.coords_l0, cell_l0=self.cell_l0, slide_id=self.slide_id)
+
+
+def grid_coords(coords_l0: NDArray[np.int64], *, cell_l0: float, slide_id: str) -> NDArray[np.int64]:
+    """Turn level-0 corners (x, y) into grid places (col, row), both (N, 2) int64; the grid starts at (0, 0).
+
+    Raises:
+        DatasetError: a corner lies off the grid by more than rounding.
+    """
+    if not cell_l0 > 0:
+        raise DatasetError(f"{slide_id}: cell_l0 must be positive, got {cell_l0!r}")
+    places: NDArray[np.int64] = np.rint(coords_l0 / cell_l0).astype(np.int64)
+    off = np.abs(places * cell_l0 - coords_l0).max(axis=1, initial=0.0)
+    if (off > GRID_TOLERANCE_L0).any():
+        worst = int(off.argmax())
+        x_l0, y_l0 = coords_l0[worst]
+        raise DatasetError(
+            f"{slide_id}: the cell at level-0 ({x_l0}, {y_l0}) lies {off[worst]:.1f} px off the grid "
+            f"of {cell_l0} px cells; coordinates and cell_l0 do not belong together"
+        )
+    return places
+
+
+def load_bag(record: SlideRecord, features_dir: Path) -> Bag:
+    """Read the features of a slide, as float32.
+
+    Raises:
+        MissingDataError: the slide has no feature file; says where it was looked for and what to run.
+        StoreError: the file is damaged.
+    """
+    path = features_dir / f"{record.slide_id}.zarr"
+    if not path.is_dir():
+        raise MissingDataError(
+            f"{record.slide_id}: no features at {path}; "
+            f"make them with `wsi-vmamba extract SLIDES --out {features_dir}`"
+        )
+    file = open_features(path)
+    return Bag(
+        slide_id=record.slide_id,
+        features=file.features.astype(np.float32),
+        coords_l0=file.coords_l0,
+        cell_l0=file.meta.cell_l0,
+        label=record.label,
+        patient_id=record.patient_id,
+        split=record.split,
+        source=FeatureSource.of(file.meta),
+    )
+
+
+class BagLoader:
+    """Loads bags on demand and keeps recent ones in memory, up to a limit; the object `train` is given.
+
+    Safe to call from several threads. All bags must be of one feature source.
+    """
+
+    def __init__(self, features_dir: Path, *, cache_bytes: int = 4 << 30) -> None:
+        """Keep where the features lie and how many bytes of them may stay in memory."""
+        self.features_dir = features_dir
+        self.cache_bytes = cache_bytes
+        self._kept: dict[str, Bag] = {}
+        self._kept_bytes = 0
+        self._source: FeatureSource | None = None
+        self._lock = Lock()
+
+    def missing(self, records: Iterable[SlideRecord]) -> list[str]:
+        """Slide ids without a feature file."""
+        return [r.slide_id for r in records if not (self.features_dir / f"{r.slide_id}.zarr").is_dir()]
+
+    def __call__(self, record: SlideRecord) -> Bag:
+        """Return the bag of a slide.
+
+        Raises:
+            MissingDataError: the slide has no feature file.
+            StoreError: the file is damaged.
+            IncompatibleStoreError: made by another model, weights, mpp or cell size than the ones before.
+        """
+        with self._lock:
+            kept = self._kept.get(record.slide_id)
+            if kept is None:
+                kept = self._load(record)
+            return replace(kept, label=record.label, patient_id=record.patient_id, split=record.split)
+
+    def _load(self, record: SlideRecord) -> Bag:
+        bag = load_bag(record, self.features_dir)
+        if self._source is None:
+            self._source = bag.source
+        elif bag.source is not None:
+            self._source.check_same(bag.source, where=record.slide_id)
+        # No eviction: each epoch visits all bags, where dropping the oldest would miss every time.
+        if self._kept_bytes + bag.features.nbytes <= self.cache_bytes:
+            self._kept[record.slide_id] = bag
+            self._kept_bytes += bag.features.nbytes
+        return bag
+
+
+def check_records(records: Sequence[SlideRecord]) -> None:
+    """Refuse a table that names a slide twice or has a patient in more than one split.
+
+    Raises:
+        DatasetError: naming the slides or the patients.
+    """
+    ids = Counter(record.slide_id for record in records)
+    paths = Counter(str(record.path) for record in records if record.path is not None)
+    for what, counts in (("slide_id", ids), ("path", paths)):
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise DatasetError(
+                f"each slide may be listed once; {what} listed more than once: {_listed(twice)}"
+            )
+    check_leakage(records)
+
+
+def check_leakage(records: Iterable[SlideRecord]) -> None:
+    """Refuse a patient whose slides are in more than one split.
+
+    Raises:
+        DatasetError: naming each such patient and its splits.
+    """
+    splits: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.split is not None:
+            splits[record.patient_id].add(record.split)
+    leaked = [
+        f"{patient} ({', '.join(sorted(found))})"
+        for patient, found in sorted(splits.items())
+        if len(found) > 1
+    ]
+    if leaked:
+        raise DatasetError(
+            f"all slides of a patient belong in one split; {len(leaked)} patient(s) are in several: "
+            f"{_listed(leaked)}"
+        )
+
+
+def split_by_patient(
+    records: Sequence[SlideRecord], *, fraction: float, seed: int
+) -> tuple[list[SlideRecord], list[SlideRecord]]:
+    """Set a share of the patients apart for validation, the same share of each label.
+
+    A patient counts for the highest label of its slides. The result depends on the seed and on the set of
+    slides, not on their order.
+
+    Args:
+        records: labelled slides.
+        fraction: share of the patients of each label to set apart, in (0, 1); at least one patient.
+        seed: of the drawing.
+
+    Returns:
+        (train, validation), in the order given, with ``split`` set accordingly.
+
+    Raises:
+        DatasetError: a slide has no label or is listed twice, or a label has fewer than two patients.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"the validation fraction must lie between 0 and 1, got {fraction!r}")
+    check_records([replace(record, split=None) for record in records])
+    chosen: set[str] = set()
+    generator = np.random.default_rng(seed)
+    for label, patients in sorted(_patients_by_label(records).items()):
+        if len(patients) < 2:
+            raise DatasetError(
+                f"label {label} has one patient ({patients[0]}), so it cannot be in training and validation; "
+                "add slides of other patients, or give the split in the manifest"
+            )
+        count = min(max(1, round(fraction * len(patients))), len(patients) - 1)
+        chosen.update(generator.permutation(patients)[:count].tolist())
+    return (
+        [replace(record, split="train") for record in records if record.patient_id not in chosen],
+        [replace(record, split="validation") for record in records if record.patient_id in chosen],
+    )
+
+
+def _patients_by_label(records: Sequence[SlideRecord]) -> dict[int, list[str]]:
+    labels: dict[str, int] = {}
+    for record in records:
+        if record.label is None:
+            raise DatasetError(f"{record.slide_id}: a slide for training needs a label")
+        labels[record.patient_id] = max(record.label, labels.get(record.patient_id, record.label))
+    groups: dict[int, list[str]] = defaultdict(list)
+    for patient in sorted(labels):
+        groups[labels[patient]].append(patient)
+    return dict(groups)
+
+
+def _listed(names: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

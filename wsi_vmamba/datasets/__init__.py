@@ -1,0 +1,18 @@
+"""Data sets: each gives the records (slide, label, patient, split) that training and evaluation work on."""
+
+from __future__ import annotations
+
+from wsi_vmamba.registry import Table
+
+#: Each resolves to ``load(*, manifest: Path | None = None, root: Path | None = None) -> list[SlideRecord]``.
+DATASETS = Table(
+    "dataset",
+    {
+        "camelyon16": "wsi_vmamba.datasets.camelyon16:load",
+        # A generated cohort is described by the manifest its generator writes.
+        "synthetic": "wsi_vmamba.datasets.csv:load",
+        "csv": "wsi_vmamba.datasets.csv:load",
+    },
+)
+
+__all__ = ["DATASETS"]

@@ -1,0 +1,66 @@
+"""Whether the slides and features a data set names are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsi_vmamba.bags import SlideRecord
+from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.store import is_complete
+
+#: Where to get the slides of data sets that are public.
+SOURCES = {
+    "camelyon16": (
+        "The CAMELYON16 slides are public (CC0): https://camelyon17.grand-challenge.org/Data/, or the bucket "
+        "s3://camelyon-dataset/CAMELYON16/images"
+    )
+}
+
+
+def require_features(records: Sequence[SlideRecord], features_dir: Path, *, dataset: str) -> None:
+    """Refuse to go on unless every slide has a complete feature file.
+
+    Raises:
+        MissingDataError: which slides, where they were looked for, and what to run.
+    """
+    missing = [
+        record.slide_id for record in records if not is_complete(features_dir / f"{record.slide_id}.zarr")
+    ]
+    if missing:
+        raise MissingDataError(
+            f"{dataset}: {len(missing)} of {len(records)} slides have no features ({_first(missing)}); "
+            f"looked for <slide_id>.zarr in {features_dir.absolute()}. Make them with "
+            f"`wsi-vmamba extract SLIDES --out {features_dir}`, SLIDES being the folder of the slides; "
+            f"finished ones are skipped.{_source(dataset)}"
+        )
+
+
+def require_slides(records: Sequence[SlideRecord], *, dataset: str) -> None:
+    """Refuse to go on unless the file of every slide is there.
+
+    Raises:
+        MissingDataError: which slides, where they were looked for, and what to do.
+    """
+    missing = [record for record in records if record.path is None or not record.path.exists()]
+    if missing:
+        folders = sorted(
+            {str(record.path.absolute().parent) for record in missing if record.path is not None}
+        )
+        where = (
+            f"looked in {_first(folders)}"
+            if folders
+            else "the records name no files (no root folder was given)"
+        )
+        raise MissingDataError(
+            f"{dataset}: {len(missing)} of {len(records)} slide files are missing "
+            f"({_first([record.slide_id for record in missing])}); {where}.{_source(dataset)}"
+        )
+
+
+def _first(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _source(dataset: str) -> str:
+    return f" {SOURCES[dataset]}" if dataset in SOURCES else ""

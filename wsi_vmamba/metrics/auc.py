@@ -1,0 +1,164 @@
+"""ROC AUC and average precision of slide scores, each with its 95 % interval, and the curves to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, plain
+from wsi_vmamba.metrics.bootstrap import (
+    DEFAULT_RESAMPLES,
+    DEFAULT_SEED,
+    BootstrapInterval,
+    Weights,
+    cumulative_counts,
+    stratified_bootstrap,
+)
+from wsi_vmamba.metrics.delong import DelongInterval, delong_interval
+
+_NO_WIDTH = (
+    "the scores separate the classes without one wrong pair, so DeLong's interval and the bootstrap have no "
+    "width; that is a limit of both methods on few slides, not certainty"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AucResult:
+    """ROC AUC; ``ci95`` is DeLong's, cut to 0–1, with the bootstrap beside it."""
+
+    value: float
+    ci95: Interval
+    n_positive: int
+    n_negative: int
+    delong: DelongInterval
+    bootstrap: BootstrapInterval
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON, with ``auc`` for ``value``."""
+        return {
+            "auc": self.value,
+            "ci95": list(self.ci95),
+            "n_positive": self.n_positive,
+            "n_negative": self.n_negative,
+            "delong": self.delong.to_dict(),
+            "bootstrap": self.bootstrap.to_dict(),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrappedResult:
+    """A metric whose 95 % interval comes from the stratified bootstrap alone."""
+
+    name: str
+    value: float
+    ci95: Interval
+    bootstrap: BootstrapInterval
+    settings: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON, with the metric's name for ``value``."""
+        fields: dict[str, Any] = plain(
+            {self.name: self.value, "ci95": self.ci95, "bootstrap": self.bootstrap.to_dict(), **self.settings}
+        )
+        return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points of a ROC curve (x false, y true positive rate) or of a PR curve (x recall, y precision)."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Three lists, ready for JSON; the threshold of a point that calls nothing is null."""
+        fields: dict[str, Any] = plain({"x": self.x, "y": self.y, "thresholds": self.thresholds})
+        return fields
+
+
+def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Probability that a positive slide scores above a negative one, ties counting one half.
+
+    Raises:
+        MetricError: labels or scores are not usable, see `check_binary`.
+    """
+    label, score = check_binary(labels, scores)
+    return float(roc_auc_score(label, score))
+
+
+def auc(
+    labels: ArrayLike, scores: ArrayLike, *, resamples: int = DEFAULT_RESAMPLES, seed: int = DEFAULT_SEED
+) -> AucResult:
+    """ROC AUC with DeLong's and the stratified bootstrap's 95 % interval.
+
+    Raises:
+        MetricError: labels or scores are not usable, or a class has fewer than two slides.
+    """
+    label, score = check_binary(labels, scores)
+    delong = delong_interval(label, score)
+    return AucResult(
+        value=roc_auc(label, score),
+        ci95=delong.ci95,
+        n_positive=int(label.sum()),
+        n_negative=int((1 - label).sum()),
+        delong=delong,
+        bootstrap=stratified_bootstrap(auc_statistic, label, score, resamples=resamples, seed=seed),
+        note=None if delong.variance > 0 else _NO_WIDTH,
+    )
+
+
+def average_precision(
+    labels: ArrayLike, scores: ArrayLike, *, resamples: int = DEFAULT_RESAMPLES, seed: int = DEFAULT_SEED
+) -> BootstrappedResult:
+    """Average precision (area under the PR steps, no interpolation) with the bootstrap's 95 % interval."""
+    label, score = check_binary(labels, scores)
+    spread = stratified_bootstrap(average_precision_statistic, label, score, resamples=resamples, seed=seed)
+    return BootstrappedResult(
+        name="average_precision",
+        value=float(average_precision_score(label, score)),
+        ci95=spread.ci95,
+        bootstrap=spread,
+        settings={"prevalence": float(label.mean())},
+    )
+
+
+def roc_points(labels: ArrayLike, scores: ArrayLike) -> Curve:
+    """Every corner of the ROC curve, from (0, 0) to (1, 1)."""
+    label, score = check_binary(labels, scores)
+    false_rate, true_rate, thresholds = roc_curve(label, score, drop_intermediate=False)
+    return Curve(x=false_rate, y=true_rate, thresholds=thresholds)
+
+
+def precision_recall_points(labels: ArrayLike, scores: ArrayLike) -> Curve:
+    """Every point of the precision-recall curve, recall falling, ending at recall 0, precision 1."""
+    label, score = check_binary(labels, scores)
+    precision, recall, thresholds = precision_recall_curve(label, score)
+    return Curve(x=recall, y=precision, thresholds=np.append(thresholds, np.inf))
+
+
+def auc_statistic(labels: Labels, scores: Scores, weights: Weights) -> NDArray[np.float64]:
+    """AUC (B,) when slides count ``weights`` (B, N) times."""
+    true, false = cumulative_counts(labels, scores, weights)
+    before = np.pad(true[:, :-1], ((0, 0), (1, 0)))
+    here = np.diff(false, axis=1, prepend=0)
+    # A negative slide is outranked by the positives above its score and half outranked by those at it.
+    wins = ((before + true) / 2 * here).sum(axis=1)
+    share: NDArray[np.float64] = wins / (true[:, -1] * false[:, -1])
+    return share
+
+
+def average_precision_statistic(labels: Labels, scores: Scores, weights: Weights) -> NDArray[np.float64]:
+    """Average precision (B,) when slides count ``weights`` (B, N) times."""
+    true, false = cumulative_counts(labels, scores, weights)
+    gained = np.diff(true, axis=1, prepend=0)
+    # Before the first slide that was drawn nothing is called; nothing is gained there either.
+    precision = true / np.maximum(true + false, 1)
+    area: NDArray[np.float64] = (precision * gained).sum(axis=1) / true[:, -1]
+    return area

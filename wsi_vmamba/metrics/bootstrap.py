@@ -1,0 +1,105 @@
+"""Stratified bootstrap: positives and negatives are drawn apart, each class always in full number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import MetricError
+from wsi_vmamba.metrics.base import Interval, Labels, Scores, plain
+
+DEFAULT_RESAMPLES = 10_000
+DEFAULT_SEED = 20161116
+#: Weights held at once; bounds memory whatever the number of slides and resamples.
+_CHUNK_NUMBERS = 4_000_000
+
+Weights = NDArray[np.float64]
+#: ``f(labels (N,), scores (N,), weights (B, N)) -> (B,)``: the metric when slide i counts ``weights[b, i]``
+#: times.
+Statistic = Callable[[Labels, Scores, Weights], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapInterval:
+    """Percentile interval of a metric over stratified resamples."""
+
+    value: float
+    ci95: Interval
+    mean: float
+    se: float
+    resamples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        fields: dict[str, Any] = plain(self.__dict__)
+        return fields
+
+
+def stratified_bootstrap(
+    statistic: Statistic,
+    labels: Labels,
+    scores: Scores,
+    *,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = DEFAULT_SEED,
+) -> BootstrapInterval:
+    """Estimate the spread of ``statistic`` by drawing slides with replacement within each class.
+
+    Args:
+        statistic: the metric as a function of how often each slide counts.
+        labels: zeros and ones, shape (N,), as `check_binary` returns them.
+        scores: shape (N,).
+        resamples: number of resamples, at least 100 for a 95 % interval to mean anything.
+        seed: the interval is a function of it and of the order of the slides within each class.
+    """
+    if resamples < 100:
+        raise MetricError(f"a 95 % bootstrap interval needs at least 100 resamples, got {resamples}")
+    draws = np.concatenate(
+        [statistic(labels, scores, weights) for weights in _resample(labels, resamples=resamples, seed=seed)]
+    )
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return BootstrapInterval(
+        value=evaluate(statistic, labels, scores),
+        ci95=(float(low), float(high)),
+        mean=float(draws.mean()),
+        se=float(draws.std(ddof=1)),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def evaluate(statistic: Statistic, labels: Labels, scores: Scores) -> float:
+    """Value of ``statistic`` on the slides themselves, each counting once."""
+    return float(statistic(labels, scores, np.ones((1, len(labels))))[0])
+
+
+def cumulative_counts(
+    labels: Labels, scores: Scores, weights: Weights
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return true and false positives, each (B, K), at the K distinct scores as thresholds, falling."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    positive = labels[order] == 1
+    ordered = weights[:, order]
+    true = np.add.reduceat(np.where(positive, ordered, 0.0), starts, axis=1)
+    false = np.add.reduceat(np.where(positive, 0.0, ordered), starts, axis=1)
+    return true.cumsum(axis=1), false.cumsum(axis=1)
+
+
+def _resample(labels: Labels, *, resamples: int, seed: int) -> Iterator[Weights]:
+    """Yield how often each slide is drawn, (B, N) at a time; positives are drawn first, then negatives."""
+    generator = np.random.default_rng(seed)
+    classes = [np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)]
+    chunk = max(1, _CHUNK_NUMBERS // len(labels))
+    for start in range(0, resamples, chunk):
+        weights = np.zeros((min(chunk, resamples - start), len(labels)))
+        for row in weights:
+            for members in classes:
+                drawn = generator.integers(0, len(members), len(members))
+                row[members] = np.bincount(drawn, minlength=len(members))
+        yield weights

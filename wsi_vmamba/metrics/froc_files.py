@@ -1,0 +1,108 @@
+"""Reading the FROC's inputs from two folders: level-5 masks of tumour slides, a CSV of detections a slide."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from wsi_vmamba.errors import MetricError
+from wsi_vmamba.metrics.detections import Detections, FrocSlide
+from wsi_vmamba.metrics.lesions import find_lesions, read_mask
+
+_MASK_SUFFIXES = (".png", ".tif", ".tiff")
+_HEADER = ("probability", "x", "y")
+
+
+def read_froc_slides(
+    *, masks_dir: Path, detections_dir: Path, exclude: Collection[str] = ()
+) -> list[FrocSlide]:
+    """Read every slide that has a detection file; it is a tumour slide if it has a mask too.
+
+    Args:
+        masks_dir: ``<slide>.png`` or ``<slide>.tif`` at level 5, tumour slides only.
+        detections_dir: ``<slide>.csv`` with ``probability,x,y`` in level-0 pixels; empty for a slide without
+            any.
+        exclude: slides to leave out (for CAMELYON16, test_114), compared without regard to case.
+
+    Returns:
+        The slides by name.
+
+    Raises:
+        MetricError: a folder is missing or empty, a mask has no detection file, or a file is not as
+            described.
+    """
+    left_out = {name.casefold() for name in exclude}
+    masks = _by_slide(masks_dir, _MASK_SUFFIXES, left_out)
+    lists = _by_slide(detections_dir, (".csv",), left_out)
+    if not lists:
+        raise MetricError(
+            f"{detections_dir} holds no <slide>.csv; each slide needs one, empty if nothing was found"
+        )
+    # The organisers' script would pass over such a slide, and with it over its lesions.
+    without = sorted(set(masks) - set(lists))
+    if without:
+        raise MetricError(
+            f"{len(without)} slides have a mask in {masks_dir} and no detections in {detections_dir}: "
+            f"{_shown(without)}; write an empty <slide>.csv where nothing was found, or exclude the slide"
+        )
+    return [
+        FrocSlide(
+            name=name,
+            lesions=find_lesions(read_mask(masks[name]), name=name) if name in masks else None,
+            detections=read_detections(lists[name]),
+        )
+        for name in sorted(lists)
+    ]
+
+
+def read_detections(path: Path) -> Detections:
+    """Read ``probability,x,y`` lines (level-0 pixels); a header of these names and blank lines are skipped.
+
+    Raises:
+        MetricError: naming file and line, where a line is not three finite numbers.
+    """
+    rows: list[tuple[float, float, float]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for number, cells in enumerate(csv.reader(file), start=1):
+                fields = tuple(cell.strip() for cell in cells)
+                if not any(fields) or (number == 1 and tuple(map(str.lower, fields)) == _HEADER):
+                    continue
+                rows.append(_parse(fields, where=f"{path}, line {number}"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetricError(f"{path}: cannot be read as a list of detections: {error}") from error
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, 3)
+    return Detections(probability=table[:, 0], x_l0=table[:, 1], y_l0=table[:, 2])
+
+
+def _parse(fields: tuple[str, ...], *, where: str) -> tuple[float, float, float]:
+    try:
+        probability, x_l0, y_l0 = (float(field) for field in fields)
+    except ValueError as error:
+        raise MetricError(f"{where}: expected probability,x,y, got {','.join(fields)!r}") from error
+    if not np.isfinite((probability, x_l0, y_l0)).all():
+        raise MetricError(f"{where}: expected three finite numbers, got {','.join(fields)!r}")
+    return probability, x_l0, y_l0
+
+
+def _by_slide(folder: Path, suffixes: tuple[str, ...], left_out: Collection[str]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise MetricError(f"{folder} is not a folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.stem.casefold() in left_out:
+            continue
+        if path.stem in found:
+            raise MetricError(
+                f"{path.stem} comes twice: {found[path.stem].name} and {path.name} in {folder}; keep one"
+            )
+        found[path.stem] = path
+    return found
+
+
+def _shown(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")

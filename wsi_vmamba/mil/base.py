@@ -1,0 +1,66 @@
+"""What every aggregator shares: its output, the check of its input, and cells taken in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from wsi_vmamba.errors import DatasetError, UsageError
+
+#: Cells embedded at a time; bounds memory whatever the slide's size.
+CHUNK_CELLS = 8192
+
+T = TypeVar("T")
+
+
+class MilOutput(NamedTuple):
+    """Logits (num_classes,) and, from an aggregator that weighs cells, attention (N,), which sums to 1."""
+
+    logits: Tensor
+    attention: Tensor | None
+
+
+def check_cells(features: Tensor, coords: Tensor, *, in_dim: int) -> None:
+    """Check the input of an aggregator.
+
+    Args:
+        features: (N, in_dim) floating point, N at least 1.
+        coords: (N, 2) int64, place (col, row) of each cell on the slide's cell grid.
+        in_dim: the length of a feature the aggregator was built for.
+
+    Raises:
+        DatasetError: the bag is empty.
+        UsageError: shapes or types do not match.
+    """
+    if features.ndim != 2 or features.shape[1] != in_dim or not features.is_floating_point():
+        raise UsageError(
+            f"expected features of shape (N, {in_dim}), floating point; "
+            f"got {tuple(features.shape)} {features.dtype}"
+        )
+    if len(features) == 0:
+        raise DatasetError("the bag is empty: a slide without cells cannot be classified")
+    if coords.shape != (len(features), 2) or coords.dtype != torch.int64:
+        raise UsageError(
+            f"expected coords of shape ({len(features)}, 2), int64; got {tuple(coords.shape)} {coords.dtype}"
+        )
+
+
+def map_cells(function: Callable[[Tensor], T], features: Tensor) -> list[T]:
+    """Apply ``function`` to pieces of at most CHUNK_CELLS cells.
+
+    With gradients on and more than one piece, what happens inside a piece is computed again in the backward
+    pass instead of being kept, so that memory is bounded in training too.
+    """
+    pieces = torch.split(features, CHUNK_CELLS)
+    if len(pieces) == 1 or not torch.is_grad_enabled():
+        return [function(piece) for piece in pieces]
+    return [checkpoint(function, piece, use_reentrant=False) for piece in pieces]
+
+
+def cell_embedding(*, in_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
+    """Build the layer that all aggregators put before pooling: linear, ReLU, dropout."""
+    return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout))

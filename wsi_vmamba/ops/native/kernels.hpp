@@ -1,0 +1,99 @@
+// What the per-ISA kernels offer: plain structs and one table of functions per instruction set.
+//
+// The kernels are compiled once per instruction set from the same source, so this header and everything a
+// kernel file includes must stay free of std:: templates and of inline functions with external linkage: the
+// linker could keep the AVX-512 copy of such a function and call it on a machine without AVX-512.
+#pragma once
+
+#include <cstdint>
+
+namespace vmamba {
+
+// Channels are padded to a multiple of this; packed weights come in blocks of this many channels.
+constexpr int kBlock = 16;
+
+// Storage of an activation: float32, or bfloat16 (the upper half of a float32).
+enum class Storage { float32, bfloat16 };
+
+// Parameters of the four scans of one SS2D layer, packed by cpu.py. Everything is in base 2 (see README.md):
+// weight and bias carry a factor log2(e), so that softplus and exp become log2(1 + 2^z) and 2^t.
+struct ScanWeights {
+  const float* weight;  // [4][padded / 16][rank][16]
+  const float* bias;    // [4][padded]
+  const float* rate;    // [4][state][padded], A = -exp(A_logs)
+  const float* skip;    // [padded], sum of the four D
+  int64_t channels;     // real channels
+  int64_t padded;       // channels rounded up to a multiple of kBlock
+  int64_t rank;
+  int64_t state;
+};
+
+// Some consecutive rows of a map, channels last, and the projections of their tokens.
+struct Strip {
+  const void* u;  // [rows][width][channels]
+  Storage storage;
+  const float* proj;  // [rows][width][4][rank + 2 state]: dt_r | B | C
+  int64_t rows;
+  int64_t width;
+};
+
+// One direction's transition through a strip: state_out = decay * state_in + state. Rows of the map have one
+// transition per strip, [state][padded]; columns one per column, [width][state][padded].
+struct Transition {
+  float* decay;
+  float* state;
+};
+
+// Transitions (or, when applying, only the entering states) of the four directions of one strip.
+struct Carry {
+  Transition row_forward, row_backward, column_forward, column_backward;
+};
+
+// Gradients that the backward pass writes, for one image and one range of channels.
+struct Gradients {
+  float* u;       // [L][channels]
+  float* proj;    // [L][4][rank + 2 state], the share of this range of channels
+  float* weight;  // [4][padded / 16][rank][16], natural units: d loss / d dt_weight
+  float* bias;    // [4][padded]
+  float* rate;    // [4][state][padded]
+  float* skip;    // [padded]
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+
+  // Set (fresh) or continue (not fresh) the forward transitions and set the backward transitions of a strip.
+  // `row_forward` says whether the row-forward transition is wanted at all.
+  void (*summarize)(const ScanWeights&, const Strip&, const Carry&, bool fresh, bool row_forward, int64_t first,
+                    int64_t last);
+  // Scan a strip in four directions from the entering states in `carry`, which become the leaving states.
+  void (*apply)(const ScanWeights&, const Strip&, const Carry&, float* y, int64_t first, int64_t last);
+  // Turn the transitions [slots][width][lanes] of one direction into entering states, visiting slots inside
+  // columns; `entry` is scratch, 3 * width * lanes floats. Only lanes [first, last) are touched.
+  void (*combine)(const float* decay, float* state, int64_t slots, int64_t width, int64_t lanes, bool backward,
+                  float* entry, int64_t first, int64_t last);
+
+  // Gradients for channels [first, last) of one image; `u` and `grad_y` are float32. `scratch` holds
+  // backward_scratch(...) floats.
+  void (*backward)(const ScanWeights&, const Strip&, const float* grad_y, const Gradients&, float* scratch,
+                   int64_t first, int64_t last);
+  int64_t (*backward_scratch)(const ScanWeights&, int64_t rows, int64_t width, int64_t first, int64_t last);
+
+  void (*layer_norm)(const void* x, Storage, void* out, Storage, const void* gate, const float* weight,
+                     const float* bias, float eps, int64_t tokens, int64_t channels);
+  void (*depthwise_silu)(const void* rows, void* out, Storage, const float* weight, const float* bias,
+                         int64_t out_rows, int64_t width, int64_t channels);
+  void (*silu)(void* x, Storage, int64_t count);
+
+  // The two functions of the scan, exposed for their tests: 2^x for x <= 126 and log2(1 + 2^x).
+  void (*exp2)(const float* x, float* out, int64_t count);
+  void (*softplus2)(const float* x, float* out, int64_t count);
+};
+
+// One table per compiled instruction set; a null pointer where it was not compiled in.
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx2();
+const Kernels* kernels_baseline();
+
+}  // namespace vmamba

@@ -1,0 +1,355 @@
+"""Which rectangles of a slide are read, at which level and scale: pure arithmetic, no pixels.
+
+The target canvas is the slide at ``target_mpp``, anchored at the slide's origin. A global grid of cells of
+``cell_px`` target pixels lies on it; a cell keeps its place and its pixels whatever the regions are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import NoTissueError, UsageError
+from wsi_vmamba.slide.base import Level
+from wsi_vmamba.tissue.mask import TissueMask
+
+#: A slide this much coarser than the target is still read, by interpolation; beyond it detail would be invented.
+MAX_UPSAMPLING = 1.05
+#: A coarser level may miss the target by this much: writers round the sizes of levels, so 4.0001 means 4.
+_LEVEL_SLACK = 1.005
+#: Scales nearer than this to a whole number are that number; the drift over a million pixels stays under 1/2 px.
+_WHOLE = 5e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSpec:
+    """How a slide is to be cut up.
+
+    Attributes:
+        target_mpp: micrometres per pixel of what the encoder sees.
+        region_px: longest side of a region in target pixels; regions are whole cells, so 10,000 with cells of
+            256 gives at most 9,984.
+        cell_px: side in target pixels of the square that one stored feature stands for.
+        min_tissue: smallest share of tissue, 0 to 1, of a cell that is kept; 0 keeps cells with any tissue.
+    """
+
+    target_mpp: float = 0.5
+    region_px: int = 10_000
+    cell_px: int = 256
+    min_tissue: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("region_px", "cell_px"):
+            value = getattr(self, name)
+            if type(value) is not int or value <= 0:
+                raise UsageError(f"{name} must be a positive whole number of pixels, got {value!r}")
+        for name in ("target_mpp", "min_tissue"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise UsageError(f"{name} must be a finite number, got {value!r}")
+        if self.target_mpp <= 0:
+            raise UsageError(f"target_mpp must be positive, got {self.target_mpp}")
+        if not 0 <= self.min_tissue <= 1:
+            raise UsageError(f"min_tissue is a share from 0 to 1, got {self.min_tissue}")
+        if self.region_px < self.cell_px:
+            raise UsageError(
+                f"region_px ({self.region_px}) must hold at least one cell ({self.cell_px}); raise region_px"
+            )
+
+    @property
+    def region_cells(self) -> int:
+        """Most cells along one side of a region."""
+        return self.region_px // self.cell_px
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Region:
+    """One rectangle that is read and encoded at once, in pixels of the target canvas.
+
+    Attributes:
+        index: place in the plan, from 0.
+        x_px: left edge; y_px: top edge; a multiple of the cell, like width_px and height_px.
+        width_px: width; it may reach past the slide, where pixels are white.
+        height_px: height, likewise.
+        cells: int64, shape (n, 2): (column, row) on the GLOBAL cell grid of each tissue cell, row by row.
+    """
+
+    index: int
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+    cells: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.cells.ndim != 2 or self.cells.shape[1] != 2 or len(self.cells) == 0:
+            raise UsageError(
+                f"a region needs an (n, 2) array of at least one cell, got shape {self.cells.shape}"
+            )
+        if self.cells.dtype != np.int64:
+            raise UsageError(f"cells must be int64, got {self.cells.dtype}")
+        self.cells.setflags(write=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Region):
+            return NotImplemented
+        return self._rect() == other._rect() and np.array_equal(self.cells, other.cells)
+
+    def __hash__(self) -> int:
+        return hash(self._rect())
+
+    def _rect(self) -> tuple[int, ...]:
+        return self.index, self.x_px, self.y_px, self.width_px, self.height_px
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionPlan:
+    """Every region of one slide, and how target pixels relate to the slide.
+
+    Attributes:
+        spec: what was asked for.
+        width_l0: width of the slide in level-0 pixels; height_l0: its height.
+        height_l0: height of the slide in level-0 pixels.
+        mpp: micrometres per level-0 pixel.
+        level: the level to read; downsample: that level's, relative to level 0.
+        downsample: level-0 pixels per pixel of the level read.
+        scale: pixels of the level per target pixel; at least 1 but for the little upsampling that is allowed.
+        regions: the rectangles; together they hold every kept cell once.
+    """
+
+    spec: RegionSpec
+    width_l0: int
+    height_l0: int
+    mpp: float
+    level: int
+    downsample: float
+    scale: float
+    regions: tuple[Region, ...]
+
+    def __post_init__(self) -> None:
+        cell, longest = self.spec.cell_px, self.spec.region_cells * self.spec.cell_px
+        for place, region in enumerate(self.regions):
+            low = region.cells.min(axis=0) * cell
+            high = (region.cells.max(axis=0) + 1) * cell
+            edges = (region.x_px, region.y_px, region.x_px + region.width_px, region.y_px + region.height_px)
+            if region.index != place or edges != (*low, *high):
+                raise UsageError(
+                    f"region {place} is not the bounding box of its cells; make plans with plan_regions"
+                )
+            if max(region.width_px, region.height_px) > longest:
+                raise UsageError(f"region {place} is longer than {longest} px; make plans with plan_regions")
+
+    @property
+    def l0_per_px(self) -> float:
+        """Level-0 pixels per target pixel."""
+        return self.scale * self.downsample
+
+    @property
+    def cell_l0(self) -> float:
+        """Side of a cell in level-0 pixels."""
+        return self.spec.cell_px * self.l0_per_px
+
+    @property
+    def width_px(self) -> int:
+        """Width of the target canvas."""
+        return math.ceil(self.width_l0 / self.l0_per_px)
+
+    @property
+    def height_px(self) -> int:
+        """Height of the target canvas."""
+        return math.ceil(self.height_l0 / self.l0_per_px)
+
+    @property
+    def n_cells(self) -> int:
+        """Kept cells, that is features, of the whole slide."""
+        return sum(len(region.cells) for region in self.regions)
+
+    @property
+    def encoded_px(self) -> int:
+        """Target pixels that go through the encoder."""
+        return sum(region.width_px * region.height_px for region in self.regions)
+
+    def coords_l0(self, region: Region) -> NDArray[np.int64]:
+        """Level-0 (x, y) of the top-left corner of each kept cell, int64, shape (n, 2), in the order of cells."""
+        return np.rint(region.cells * self.cell_l0).astype(np.int64)
+
+    def cells_at(self, coords_l0: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Global (column, row) of the cells whose top-left corners are given: the inverse of `coords_l0`."""
+        return np.rint(coords_l0 / self.cell_l0).astype(np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON; cells are runs of [row, first column, count]."""
+        return {
+            "spec": asdict(self.spec),
+            "width_l0": self.width_l0,
+            "height_l0": self.height_l0,
+            "mpp": self.mpp,
+            "level": self.level,
+            "downsample": self.downsample,
+            "scale": self.scale,
+            "regions": [_runs(region.cells) for region in self.regions],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> RegionPlan:
+        """Rebuild a plan from `to_dict`.
+
+        Raises:
+            UsageError: the mapping is not a plan.
+        """
+        try:
+            spec = RegionSpec(**plain["spec"])
+            regions = tuple(_region(i, _cells(runs), spec) for i, runs in enumerate(plain["regions"]))
+            scalars = {k: plain[k] for k in ("width_l0", "height_l0", "mpp", "level", "downsample", "scale")}
+        except (KeyError, TypeError, IndexError) as error:
+            raise UsageError(f"not a region plan as RegionPlan.to_dict writes it: {error!r}") from error
+        return cls(spec=spec, regions=regions, **scalars)
+
+
+def plan_regions(
+    *,
+    width_l0: int,
+    height_l0: int,
+    mpp: float,
+    levels: Sequence[Level],
+    spec: RegionSpec,
+    tissue: TissueMask,
+) -> RegionPlan:
+    """Plan the regions of a slide.
+
+    Cells of the global grid with enough tissue are kept; the bounding box of all of them is cut into blocks of
+    ``spec.region_cells``, and each block shrinks to the bounding box of its own cells. A block without tissue
+    is dropped. The level is the coarsest that is as fine as the target.
+
+    Args:
+        width_l0: width of the slide in level-0 pixels.
+        height_l0: height of the slide in level-0 pixels.
+        mpp: micrometres per level-0 pixel.
+        levels: the slide's pyramid.
+        spec: how to cut.
+        tissue: where the tissue is.
+
+    Returns:
+        The plan; without regions where no cell has enough tissue (see `require_tissue`).
+
+    Raises:
+        UsageError: the slide is more than 1.05 times coarser than the target.
+    """
+    level, scale = choose_level(mpp=mpp, levels=levels, target_mpp=spec.target_mpp)
+    downsample = levels[level].downsample
+    shares = _tissue_shares(
+        tissue, width_l0=width_l0, height_l0=height_l0, cell_l0=spec.cell_px * scale * downsample
+    )
+    # float32-exact masks still give 0.9999999 for a full cell; compare with a hair of tolerance.
+    kept = (shares > 0) & (shares >= spec.min_tissue - 1e-9)
+    return RegionPlan(
+        spec=spec,
+        width_l0=width_l0,
+        height_l0=height_l0,
+        mpp=mpp,
+        level=level,
+        downsample=downsample,
+        scale=scale,
+        regions=_cut(kept, spec),
+    )
+
+
+def choose_level(*, mpp: float, levels: Sequence[Level], target_mpp: float) -> tuple[int, float]:
+    """Return the level to read for a target resolution, and its pixels per target pixel.
+
+    Raises:
+        UsageError: even level 0 is too coarse.
+    """
+    scales = [target_mpp / (mpp * level.downsample) for level in levels]
+    if scales[0] < 1 / MAX_UPSAMPLING:
+        raise UsageError(
+            f"the slide has {mpp:.4g} um per pixel, the target is {target_mpp:.4g}: reading it would upsample "
+            f"{1 / scales[0]:.2f} times (at most {MAX_UPSAMPLING}); choose a target_mpp of {mpp:.4g} or more"
+        )
+    fine_enough = [i for i, scale in enumerate(scales) if scale >= 1 / _LEVEL_SLACK]
+    best = min(fine_enough, key=lambda i: scales[i], default=0)
+    scale = scales[best]
+    return best, float(round(scale)) if abs(scale - round(scale)) < _WHOLE else scale
+
+
+def require_tissue(plan: RegionPlan, *, slide: object, tissue: TissueMask) -> None:
+    """Refuse a plan without regions.
+
+    Raises:
+        NoTissueError: naming how much tissue was found and what can be done.
+    """
+    if plan.regions:
+        return
+    found = "the tissue mask is empty"
+    if tissue.mask.any():
+        found = (
+            f"the tissue mask covers {tissue.area_um2:.0f} um2 ({tissue.share:.2%} of the slide), but no cell of "
+            f"{plan.spec.cell_px} px is {plan.spec.min_tissue:.0%} tissue"
+        )
+    raise NoTissueError(
+        slide,
+        f"no tissue found: {found}; look at the slide, then lower min_tissue or use the segmenter 'all'",
+    )
+
+
+def _tissue_shares(
+    tissue: TissueMask, *, width_l0: int, height_l0: int, cell_l0: float
+) -> NDArray[np.float64]:
+    """Exact share of tissue in each cell, shape (rows, columns); what lies outside the slide is no tissue."""
+    down = tissue.downsample
+    rows = _cell_means(tissue.mask.astype(np.float64), limit=height_l0 / down, cell=cell_l0 / down)
+    return _cell_means(rows.T, limit=width_l0 / down, cell=cell_l0 / down).T
+
+
+def _cell_means(values: NDArray[np.float64], *, limit: float, cell: float) -> NDArray[np.float64]:
+    """Mean over consecutive cells along axis 0, all in mask pixels, cut off at ``limit``."""
+    edges = np.minimum(np.arange(math.ceil(limit / cell) + 1) * cell, min(limit, len(values)))
+    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    # The running total is linear inside a mask pixel, so interpolating it integrates exactly.
+    below = np.minimum(edges.astype(np.int64), len(values) - 1)
+    at_edges = total[below] + (edges - below)[:, None] * (total[below + 1] - total[below])
+    means: NDArray[np.float64] = np.diff(at_edges, axis=0) / cell
+    return means
+
+
+def _cut(kept: NDArray[np.bool_], spec: RegionSpec) -> tuple[Region, ...]:
+    """Cut the kept cells, a (rows, columns) mask, into regions in reading order."""
+    cells = np.argwhere(kept)[:, ::-1].astype(np.int64)
+    if len(cells) == 0:
+        return ()
+    block = (cells - cells.min(axis=0)) // spec.region_cells
+    # Stable, so the cells of a region stay row by row.
+    order = np.lexsort((block[:, 0], block[:, 1]))
+    cells, block = cells[order], block[order]
+    starts = np.flatnonzero(np.any(np.diff(block, axis=0) != 0, axis=1)) + 1
+    return tuple(_region(i, part, spec) for i, part in enumerate(np.split(cells, starts)))
+
+
+def _region(index: int, cells: NDArray[np.int64], spec: RegionSpec) -> Region:
+    """The region that just holds some cells."""
+    low, high = cells.min(axis=0), cells.max(axis=0) + 1
+    x_px, y_px = (int(v) * spec.cell_px for v in low)
+    width_px, height_px = (int(v) * spec.cell_px for v in high - low)
+    return Region(
+        index=index, x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, cells=np.array(cells)
+    )
+
+
+def _runs(cells: NDArray[np.int64]) -> list[list[int]]:
+    """Cells in reading order as runs [row, first column, count]: a tenth of the JSON that pairs would be."""
+    columns, rows = cells[:, 0], cells[:, 1]
+    starts = np.concatenate([[0], np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 1)) + 1])
+    counts = np.diff(np.append(starts, len(cells)))
+    runs: list[list[int]] = np.stack([rows[starts], columns[starts], counts], axis=1).tolist()
+    return runs
+
+
+def _cells(runs: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Undo `_runs`."""
+    parts = [np.stack([np.arange(c, c + n), np.full(n, r)], axis=1) for r, c, n in runs]
+    return np.concatenate(parts).astype(np.int64)

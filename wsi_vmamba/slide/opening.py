@@ -1,0 +1,124 @@
+"""From a path to an open slide: the first bytes of the file, not its name, choose the reader."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+from wsi_vmamba.errors import SlideError, UnreadableSlideError
+from wsi_vmamba.slide.readers import READERS
+from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide
+from wsi_vmamba.slide.find import is_feature_store, is_zarr_folder
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: How the beginning of a file that is no slide is described to the user.
+_LOOKS_LIKE = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"PK\x03\x04", "a zip archive; unpack it first"),
+    (b"%PDF", "a PDF document"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the real file first"),
+    (b"<!DOCTYPE", "a web page, as a failed download leaves it"),
+    (b"<html", "a web page, as a failed download leaves it"),
+)
+_EXPECTED = "expected a whole-slide image (TIFF, SVS, NDPI, MRXS, SCN, BIF, CZI, DICOM, OME-Zarr)"
+
+
+def open_slide(path: str | Path, *, reader: str | None = None) -> Slide:
+    """Open a slide with the reader its content asks for, or with ``reader``, a name in the READERS table.
+
+    TIFF opens natively where it can, and through OpenSlide where the layout is a vendor's own.
+
+    Raises:
+        UnreadableSlideError: missing, empty, damaged, or not a slide; the message says what was found instead.
+        UnknownNameError: no such reader.
+    """
+    if reader is not None:
+        slide: Slide = READERS.resolve(reader)(path)
+        return slide
+    path = Path(path)
+    kind = sniff(path)
+    if kind != "tiff":
+        return _open(kind, path)
+    try:
+        return _open("tiff", path)
+    except NeedsOtherReaderError as native:
+        try:
+            return _open("openslide", path)
+        except SlideError as error:
+            raise UnreadableSlideError(
+                path, f"native TIFF: {native.message}; OpenSlide: {error.message}"
+            ) from error
+
+
+def sniff(path: Path) -> str:
+    """Name of the reader that the content of a file or folder asks for.
+
+    Raises:
+        UnreadableSlideError: nothing here is a slide, or it cannot be looked at.
+    """
+    try:
+        if path.is_dir():
+            return _sniff_folder(path)
+        head = _read_head(path)
+    except OSError as error:
+        if isinstance(error, UnreadableSlideError):
+            raise
+        raise UnreadableSlideError(path, f"cannot read the file ({error.strerror})") from error
+    if not head:
+        raise UnreadableSlideError(path, f"the file is empty (0 bytes); {_EXPECTED}")
+    if head[:4] in _TIFF:
+        return "tiff"
+    if head[:4] == b"PK\x03\x04" and _is_zarr_zip(path):
+        return "zarr"
+    if _openslide_knows(path):
+        return "openslide"
+    raise UnreadableSlideError(path, f"{_EXPECTED}, found {_describe(head)}")
+
+
+def _open(reader: str, path: Path) -> Slide:
+    slide: Slide = READERS.resolve(reader)(path)
+    return slide
+
+
+def _sniff_folder(path: Path) -> str:
+    if not is_zarr_folder(path):
+        raise UnreadableSlideError(path, "expected a slide, found a folder; name the slide, or `extract` the folder")
+    if is_feature_store(path):
+        raise UnreadableSlideError(path, "expected a slide, found a feature file of this package")
+    return "zarr"
+
+
+def _read_head(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe must not hang a run
+    try:
+        return os.read(descriptor, 256)
+    finally:
+        os.close(descriptor)
+
+
+def _is_zarr_zip(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(Path(name).name in {"zarr.json", ".zgroup", ".zarray"} for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+def _openslide_knows(path: Path) -> bool:
+    vendor: str | None = READERS.resolve("openslide").detect_vendor(path)
+    return vendor is not None
+
+
+def _describe(head: bytes) -> str:
+    for magic, words in _LOOKS_LIKE:
+        if head.startswith(magic):
+            return words
+    if not any(head):
+        return "zero bytes; the file was probably never written to its end"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        return f"text beginning with {head[:40].decode('ascii')!r}"
+    return f"unknown bytes {head[:8].hex(' ')}"

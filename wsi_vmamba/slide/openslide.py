@@ -1,0 +1,115 @@
+"""Slides through OpenSlide: the vendors' formats and DICOM."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import BadTileError, UnreadableSlideError
+from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
+from wsi_vmamba.slide.compose import lay_over_white
+
+#: Rows decoded at a time, so that the RGBA copy stays small beside the result.
+_STRIP_ROWS = 1024
+
+
+class OpenSlideSlide(CanvasSlide):
+    """A slide opened by OpenSlide; transparent pixels are laid over white.
+
+    On levels whose downsample is not a whole number OpenSlide interpolates between pixels; see
+    `docs/slides.md`. Level 0 and whole downsamples are the stored pixels.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the file.
+
+        Raises:
+            UnreadableSlideError: OpenSlide does not know the format, or the file is damaged.
+        """
+        self._handle: openslide.OpenSlide | None = _open(path)
+        self._lock = threading.Lock()
+        recorded = dict(self._handle.properties)
+        self._native_downsamples = tuple(self._handle.level_downsamples)
+        vendor = recorded.get("openslide.vendor", "unknown")
+        super().__init__(
+            path,
+            reader="openslide",
+            levels=pyramid(list(self._handle.level_dimensions)),
+            mpp=_recorded_mpp(recorded),
+            properties={"format": f"OpenSlide {vendor}", "vendor": vendor, **recorded},
+        )
+
+    @staticmethod
+    def detect_vendor(path: str | Path) -> str | None:
+        """Vendor name of a file that OpenSlide knows, None of any other."""
+        vendor: str | None = openslide.OpenSlide.detect_format(str(path))
+        return vendor
+
+    def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
+        downsample = self._native_downsamples[level]
+        # Cut into strips only where a strip starts on a whole level-0 pixel, or the seams would be visible.
+        rows = _STRIP_ROWS if downsample.is_integer() else out.shape[0]
+        for top in range(0, out.shape[0], rows):
+            strip = out[top : top + rows]
+            corner_l0 = (round(x_px * downsample), round((y_px + top) * downsample))
+            rgba = self._read_rgba(corner_l0, level, (strip.shape[1], strip.shape[0]), (x_px, y_px + top))
+            lay_over_white(strip, rgba)
+
+    def _read_rgba(
+        self, corner_l0: tuple[int, int], level: int, size_px: tuple[int, int], corner_px: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        handle = self._handle
+        if handle is None:
+            raise UnreadableSlideError(self.path, "the slide is closed; open it again to read")
+        try:
+            return np.asarray(handle.read_region(corner_l0, level, size_px))
+        except openslide.OpenSlideError as error:
+            self._replace(handle)
+            where = self._tiles_at(level, corner_px, size_px)
+            raise BadTileError(self.path, f"level {level}, {where}: OpenSlide cannot decode it ({error})") from error
+
+    def _tiles_at(self, level: int, corner_px: tuple[int, int], size_px: tuple[int, int]) -> str:
+        """Name the tiles under a rectangle; OpenSlide does not say which one of them is bad."""
+        sides = [self.properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")]
+        if None in sides:
+            return f"rectangle {corner_px} + {size_px} px"
+        first = tuple(start // int(side or 1) for start, side in zip(corner_px, sides, strict=True))
+        last = tuple(
+            (start + size - 1) // int(side or 1) for start, size, side in zip(corner_px, size_px, sides, strict=True)
+        )
+        return f"tile (col, row) {first}" if first == last else f"one of the tiles (col, row) {first} to {last}"
+
+    def _replace(self, failed: openslide.OpenSlide) -> None:
+        """Open afresh: an OpenSlide handle refuses everything after its first error.
+
+        The failed handle is left to the garbage collector, since other threads may still be inside it.
+        """
+        with self._lock:
+            if self._handle is failed:
+                self._handle = _open(self.path)
+
+    def close(self) -> None:
+        """Release the file once running reads are done with it; further reads are errors."""
+        with self._lock:
+            self._handle = None
+
+
+def _open(path: str | Path) -> openslide.OpenSlide:
+    try:
+        return openslide.OpenSlide(str(path))
+    except FileNotFoundError as error:
+        raise UnreadableSlideError(path, "no such file") from error
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise UnreadableSlideError(path, "not a format that OpenSlide knows") from error
+    except openslide.OpenSlideError as error:
+        raise UnreadableSlideError(path, f"OpenSlide cannot open it ({error})") from error
+
+
+def _recorded_mpp(properties: dict[str, str]) -> RecordedMpp | None:
+    values = [properties.get(key) for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+    known = [float(value) for value in values if value is not None]
+    return RecordedMpp(x=known[0], y=known[-1], source="OpenSlide's openslide.mpp-x") if known else None

@@ -1,0 +1,67 @@
+"""Which micrometres per pixel a slide is processed with, and where that number came from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from wsi_vmamba.errors import MissingMppError
+from wsi_vmamba.geometry import ISOTROPY, MPP_RANGE
+from wsi_vmamba.slide.base import Slide
+
+#: What a user can do about a resolution that is missing or wrong; part of every message here.
+REMEDY = "give the true value with `--mpp-override` or in the manifest's `mpp` column"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedMpp:
+    """Micrometres per level-0 pixel that are fit to use.
+
+    Attributes:
+        value: micrometres per pixel, inside `MPP_RANGE`.
+        source: "override", or what the file records it in, such as "TIFF resolution tags".
+    """
+
+    value: float
+    source: str
+
+
+def resolve_mpp(slide: Slide, *, mpp_override: float | None = None) -> ResolvedMpp:
+    """Settle the micrometres per level-0 pixel of a slide; an override wins over the file.
+
+    Raises:
+        MissingMppError: the file records none and none was given, the value is outside `MPP_RANGE`, or
+            the file's pixels are not square and no override was given.
+    """
+    if mpp_override is not None:
+        return ResolvedMpp(value=_in_range(slide, mpp_override, "the override"), source="override")
+    source = slide.properties.get("mpp_source", "file")
+    if slide.mpp is None:
+        raise MissingMppError(slide.path, f"the file records no micrometres per pixel; {REMEDY}")
+    _check_square(slide, source)
+    return ResolvedMpp(value=_in_range(slide, slide.mpp, source), source=source)
+
+
+def _in_range(slide: Slide, mpp: float, source: str) -> float:
+    low, high = MPP_RANGE
+    if not math.isfinite(mpp) or not low <= mpp <= high:
+        raise MissingMppError(
+            slide.path,
+            f"{source} says {mpp:g} um per pixel; expected {low:g} to {high:g}, the range of tissue microscopy; "
+            f"{REMEDY}",
+        )
+    return float(mpp)
+
+
+def _check_square(slide: Slide, source: str) -> None:
+    """Refuse pixels whose sides differ; readers record both sides where the file does."""
+    x, y = (slide.properties.get(key) for key in ("mpp_x", "mpp_y"))
+    if x is None or y is None:
+        return
+    mpp_x, mpp_y = float(x), float(y)
+    if abs(mpp_x - mpp_y) > ISOTROPY * min(mpp_x, mpp_y):
+        raise MissingMppError(
+            slide.path,
+            f"{source} says {mpp_x:g} um per pixel in x but {mpp_y:g} in y; expected square pixels (within "
+            f"{ISOTROPY:.1%}); resample the slide, or {REMEDY}",
+        )

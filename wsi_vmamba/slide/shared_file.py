@@ -1,0 +1,69 @@
+"""A file that many threads read at once and one may close."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wsi_vmamba.errors import UnreadableSlideError
+
+
+class SharedFile:
+    """Positional reads without a common file position; closing waits until running reads are done."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open for reading.
+
+        Raises:
+            UnreadableSlideError: the file cannot be opened.
+        """
+        self.path = str(path)
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self.size_bytes = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise UnreadableSlideError(path, f"cannot open the file ({error.strerror})") from error
+        self._readers = 0
+        self._closed = False
+        self._idle = threading.Condition()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep the file open for the duration; inside, `read_at` may be called from any thread.
+
+        Raises:
+            UnreadableSlideError: the file is closed.
+        """
+        with self._idle:
+            if self._closed:
+                raise UnreadableSlideError(self.path, "the slide is closed; open it again to read")
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._readers -= 1
+                self._idle.notify_all()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read ``length`` bytes at ``offset``; fewer where the file ends. Call inside `reading`."""
+        data = os.pread(self._descriptor, length, offset)
+        while 0 < len(data) < length and (more := os.pread(self._descriptor, length - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def close(self) -> None:
+        """Wait for running reads, then close; closing again does nothing."""
+        with self._idle:
+            if self._closed:
+                return
+            self._closed = True
+            self._idle.wait_for(lambda: self._readers == 0)
+            os.close(self._descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_idle"):
+            self.close()

@@ -1,0 +1,125 @@
+"""TIFF slides decoded natively: every stored tile that a read needs is decoded once, straight into the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import BadTileError
+from wsi_vmamba.slide.base import NeedsOtherReaderError
+from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
+from wsi_vmamba.slide.compose import lay_over_white
+from wsi_vmamba.slide.shared_file import SharedFile
+from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
+from wsi_vmamba.slide.tile_codecs import (
+    JPEG2000_YCBCR,
+    MIN_IS_WHITE,
+    DamagedTileError,
+    decode_tile,
+    jpeg2000_size,
+)
+from wsi_vmamba.slide.workers import run_all
+
+
+class TiffSlide(CanvasSlide):
+    """Tiled or stripped TIFF, BigTIFF, Aperio SVS and OME-TIFF; 8-bit RGB, YCbCr or grey.
+
+    Pixels equal OpenSlide's wherever both decode with libjpeg-turbo or OpenJPEG. Tiles that were never
+    written are white.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the directory; pixels are decoded when asked for.
+
+        Raises:
+            NeedsOtherReaderError: a sound TIFF of a kind that OpenSlide reads.
+            UnreadableSlideError: damaged, cut short, or not a TIFF.
+        """
+        self._file = SharedFile(path)
+        layout = read_layout(str(path), size_bytes=self._file.size_bytes)
+        self._tables = layout.levels
+        self._refuse_subsampled_jpeg2000(path)
+        super().__init__(
+            path,
+            reader="tiff",
+            levels=pyramid([(table.width_px, table.height_px) for table in self._tables]),
+            mpp=layout.mpp,
+            properties=layout.properties,
+        )
+
+    def _refuse_subsampled_jpeg2000(self, path: str | Path) -> None:
+        """Leave JPEG 2000 with half-size colour planes to OpenSlide: the two libraries enlarge them differently."""
+        table = self._tables[0]
+        written = np.flatnonzero(table.byte_counts)
+        if table.form.compression != JPEG2000_YCBCR or not written.size:
+            return
+        with self._file.reading():
+            head = self._file.read_at(int(table.offsets[written[0]]), 256)
+        try:
+            subsampled = jpeg2000_size(head)[3]
+        except DamagedTileError:
+            return  # reading that tile will say so
+        if subsampled:
+            raise NeedsOtherReaderError(path, "JPEG 2000 with subsampled colours is not decoded natively")
+
+    def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
+        table = self._tables[level]
+        columns = range(x_px // table.tile_width_px, -(-(x_px + out.shape[1]) // table.tile_width_px))
+        rows = range(y_px // table.tile_height_px, -(-(y_px + out.shape[0]) // table.tile_height_px))
+
+        def paste(tile: tuple[int, int]) -> None:
+            column, row = tile
+            left, top = column * table.tile_width_px, row * table.tile_height_px
+            # The tile's part inside the rectangle, in pixels of the level.
+            x0, x1 = max(left, x_px), min(left + table.tile_width_px, x_px + out.shape[1])
+            y0, y1 = max(top, y_px), min(top + table.tile_height_px, y_px + out.shape[0])
+            target = out[y0 - y_px : y1 - y_px, x0 - x_px : x1 - x_px]
+            try:
+                self._paste_tile(target, table, tile, x_in_tile=x0 - left, y_in_tile=y0 - top)
+            except (DamagedTileError, OSError) as error:
+                raise BadTileError(self.path, f"level {level}, tile (col, row) ({column}, {row}): {error}") from error
+
+        with self._file.reading():
+            run_all(paste, [(column, row) for row in rows for column in columns])
+
+    def _paste_tile(
+        self, target: NDArray[np.uint8], table: TiffLevel, tile: tuple[int, int], *, x_in_tile: int, y_in_tile: int
+    ) -> None:
+        """Decode one tile, all its planes, and put the part that is wanted into ``target``."""
+        column, row = tile
+        for plane in range(table.planes):
+            index = (plane * table.rows + row) * table.columns + column
+            pixels = self._decode(table, index, row)
+            if pixels is None:
+                target[..., plane if table.planes > 1 else slice(None)] = WHITE
+                continue
+            part = pixels[y_in_tile : y_in_tile + target.shape[0], x_in_tile : x_in_tile + target.shape[1]]
+            if part.shape[:2] != target.shape[:2]:
+                raise DamagedTileError(f"only {pixels.shape[1]} x {pixels.shape[0]} px are stored")
+            if table.form.photometric == MIN_IS_WHITE:
+                part = WHITE - part
+            if table.planes > 1:
+                target[..., plane] = part[..., 0]
+            elif table.has_alpha:
+                lay_over_white(target, part)
+            else:
+                target[:] = part  # one grey sample is repeated by broadcasting
+
+    def _decode(self, table: TiffLevel, index: int, row: int) -> NDArray[np.uint8] | None:
+        """Pixels of one tile, (h, w, samples); None for a tile that was never written."""
+        offset, length = int(table.offsets[index]), int(table.byte_counts[index])
+        if not offset or not length:
+            return None
+        if offset < 0 or length < 0 or offset + length > self._file.size_bytes:
+            raise DamagedTileError(
+                f"its data should end at byte {offset + length}, the file ends at {self._file.size_bytes}; "
+                "it was cut short or its tile table is damaged"
+            )
+        data = self._file.read_at(offset, length)
+        return decode_tile(data, table.form, width_px=table.tile_width_px, height_px=table.stored_rows(row))
+
+    def close(self) -> None:
+        """Release the file once running reads are done; further reads are errors."""
+        self._file.close()

@@ -1,0 +1,191 @@
+"""One TIFF tile or strip: bytes in, pixels out. Sizes are checked before anything is decoded."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+#: Photometric interpretations, by their numbers in TIFF.
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
+#: Compressions whose data carry their own size and colours.
+JPEG = 7
+JPEG2000_YCBCR = 33003
+JPEG2000 = (JPEG2000_YCBCR, 33005, 34712)
+HORIZONTAL_PREDICTOR = 2
+
+
+class DamagedTileError(ValueError):
+    """The data of one tile do not decode; the caller adds which tile of which slide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileFormat:
+    """How the tiles of one level are stored.
+
+    Attributes:
+        compression: TIFF number.
+        photometric: TIFF number.
+        samples: interleaved samples per pixel in one tile, 1, 3 or 4.
+        predictor: TIFF number, 1 for none.
+        jpeg_tables: quantisation and Huffman tables that JPEG tiles share, if they do.
+    """
+
+    compression: int
+    photometric: int
+    samples: int
+    predictor: int = 1
+    jpeg_tables: bytes | None = None
+
+    @property
+    def codec(self) -> str:
+        """Name of the compression, for people."""
+        return CODEC_NAMES[self.compression]
+
+
+def decode_tile(data: bytes, form: TileFormat, *, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    """Decode one tile to (h, w, samples); h and w are at most ``height_px`` and ``width_px``.
+
+    JPEG and JPEG 2000 tiles may be smaller where a writer cropped those at the slide's edge.
+
+    Raises:
+        DamagedTileError: the data are cut short, damaged or of another size.
+    """
+    try:
+        if form.compression == JPEG:
+            return _decode_jpeg(data, form, width_px, height_px)
+        if form.compression in JPEG2000:
+            return _decode_jpeg2000(data, form, width_px, height_px)
+        return _decode_bytes(data, form, width_px, height_px)
+    # imagecodecs' own errors (Jpeg8Error, ZlibError ...) have RuntimeError as their only common base.
+    except RuntimeError as error:
+        raise DamagedTileError(f"{form.codec} data do not decode ({error})") from error
+
+
+def _decode_jpeg(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    _check_size(jpeg_size(data), form, width_px, height_px)
+    # libjpeg fills up what is missing with grey and only warns; the mark of the end tells.
+    if b"\xff\xd9" not in data[-64:]:
+        raise DamagedTileError("JPEG data end before their end mark")
+    # Photometric, not the JPEG's own markers, says what the components are: Aperio stores RGB without saying so.
+    stored, wanted = {YCBCR: ("YCBCR", "RGB"), RGB: ("RGB", "RGB")}.get(form.photometric, ("GRAYSCALE",) * 2)
+    if form.samples == 1:
+        stored = wanted = "GRAYSCALE"
+    pixels = imagecodecs.jpeg8_decode(data, tables=form.jpeg_tables, colorspace=stored, outcolorspace=wanted)
+    return _as_hwc(pixels)
+
+
+def _decode_jpeg2000(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    _check_size(jpeg2000_size(data)[:3], form, width_px, height_px)
+    pixels = _as_hwc(imagecodecs.jpeg2k_decode(data))
+    return ycbcr_to_rgb(pixels) if form.compression == JPEG2000_YCBCR else pixels
+
+
+def _decode_bytes(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    wanted = width_px * height_px * form.samples
+    flat = np.frombuffer(_INFLATE[form.compression](data, wanted), dtype=np.uint8)
+    if flat.size != wanted:
+        raise DamagedTileError(f"expected {wanted} bytes of pixels, got {flat.size}")
+    pixels = flat.reshape(height_px, width_px, form.samples)
+    if form.predictor == HORIZONTAL_PREDICTOR:
+        pixels = np.cumsum(pixels, axis=1, dtype=np.uint8)
+    return pixels
+
+
+def _into_buffer(decode: Callable[..., NDArray[np.uint8]]) -> Callable[[bytes, int], NDArray[np.uint8]]:
+    """Decode into a buffer of the wanted size, so that a bomb cannot ask for more."""
+
+    def inflate(data: bytes, wanted_bytes: int) -> NDArray[np.uint8]:
+        return decode(data, out=np.empty(wanted_bytes, dtype=np.uint8))
+
+    return inflate
+
+
+def _stored(data: bytes, wanted_bytes: int) -> bytes:
+    return data[:wanted_bytes]
+
+
+_INFLATE: dict[int, Callable[[bytes, int], bytes | NDArray[np.uint8]]] = {
+    1: _stored,
+    5: _into_buffer(imagecodecs.lzw_decode),
+    8: _into_buffer(imagecodecs.deflate_decode),
+    32773: _into_buffer(imagecodecs.packbits_decode),
+    32946: _into_buffer(imagecodecs.deflate_decode),
+    50000: _into_buffer(imagecodecs.zstd_decode),
+}
+CODEC_NAMES = {
+    1: "uncompressed",
+    5: "LZW",
+    JPEG: "JPEG",
+    8: "deflate",
+    32773: "PackBits",
+    32946: "deflate",
+    33003: "JPEG 2000 (YCbCr)",
+    33005: "JPEG 2000 (RGB)",
+    34712: "JPEG 2000",
+    50000: "Zstandard",
+}
+
+
+def _check_size(found: tuple[int, int, int], form: TileFormat, width_px: int, height_px: int) -> None:
+    width, height, samples = found
+    if not (0 < width <= width_px and 0 < height <= height_px) or samples != form.samples:
+        raise DamagedTileError(
+            f"{form.codec} data say {width} x {height} px of {samples} samples, expected {width_px} x {height_px} "
+            f"of {form.samples}"
+        )
+
+
+def _as_hwc(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8:
+        raise DamagedTileError(f"expected 8-bit samples, got {pixels.dtype}")
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """(width, height, samples) that a JPEG's frame header says.
+
+    Raises:
+        DamagedTileError: there is no such header.
+    """
+    position = 2
+    if data[:2] != b"\xff\xd8":
+        raise DamagedTileError(f"expected JPEG data, found bytes {data[:4].hex(' ')}")
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        # Frame headers are C0 to CF, except for the tables C4 and CC and the reserved C8.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, samples = struct.unpack_from(">HHB", data, position + 5)
+            return width, height, samples
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    raise DamagedTileError("JPEG data without a frame header")
+
+
+def jpeg2000_size(data: bytes) -> tuple[int, int, int, bool]:
+    """(width, height, samples, whether some are subsampled) that a JPEG 2000 codestream says.
+
+    Raises:
+        DamagedTileError: there is no codestream.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0 or start + 42 > len(data):
+        raise DamagedTileError(f"expected JPEG 2000 data, found bytes {data[:4].hex(' ')}")
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    (samples,) = struct.unpack_from(">H", data, start + 40)
+    steps = [data[start + 43 + 3 * i : start + 45 + 3 * i] for i in range(min(samples, 16))]
+    return right - left, bottom - top, samples, any(step != b"\1\1" for step in steps)
+
+
+def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Full-range BT.601 YCbCr to RGB, (h, w, 3), rounded to nearest."""
+    y, cb, cr = (pixels[..., i].astype(np.float32) - offset for i, offset in enumerate((0, 128, 128)))
+    rgb = np.stack((y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb), axis=-1)
+    converted: NDArray[np.uint8] = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return converted

@@ -1,0 +1,143 @@
+"""Open a feature file; what is missing, damaged or made with other settings is refused with the remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.errors import BaseZarrError
+
+from wsi_vmamba.errors import IncompatibleStoreError, StoreError
+from wsi_vmamba.store.meta import FeatureMeta, differing_settings
+
+#: What zarr and its codecs raise on files that are gone, cut short or changed.
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, RuntimeError, BaseZarrError)
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """An open feature file; the arrays are read from disk when first used and kept.
+
+    Attributes:
+        path: the file.
+        meta: its attributes.
+        n_cells: number N of stored cells.
+        dim: length D of one feature.
+    """
+
+    path: Path
+    meta: FeatureMeta
+    n_cells: int
+    dim: int
+
+    @cached_property
+    def features(self) -> NDArray[np.float16]:
+        """Features, shape (N, D), float16.
+
+        Raises:
+            StoreError: a chunk is missing or damaged.
+        """
+        found: NDArray[np.float16] = self._read("features")
+        return found
+
+    @cached_property
+    def coords_l0(self) -> NDArray[np.int64]:
+        """Top-left corner (x, y) of each cell in level-0 pixels, shape (N, 2), int64.
+
+        Raises:
+            StoreError: a chunk is missing or damaged.
+        """
+        found: NDArray[np.int64] = self._read("coords_l0")
+        return found
+
+    def _read(self, name: str) -> NDArray[Any]:
+        try:
+            array = zarr.open_array(self.path / name, mode="r")
+            _refuse_missing_chunks(self.path, name, array)
+            return np.asarray(array[:])
+        except StoreError:
+            raise
+        except _DAMAGE as error:
+            raise _damaged(self.path, f"{name}: {_one_line(error)}") from error
+
+
+def open_features(path: Path) -> FeatureFile:
+    """Open a feature file and check that it is whole; the content of the chunks is checked when read.
+
+    Raises:
+        StoreError: there is no such file, it lacks parts, is damaged, or is of another schema version.
+    """
+    meta = _read_meta(path)
+    try:
+        for name in ("features", "coords_l0"):
+            _read_object(path / name / "zarr.json")
+        features = zarr.open_array(path / "features", mode="r")
+        coords_l0 = zarr.open_array(path / "coords_l0", mode="r")
+        _refuse_missing_chunks(path, "features", features)
+        _refuse_missing_chunks(path, "coords_l0", coords_l0)
+    except StoreError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(path, _one_line(error)) from error
+    shapes = (features.shape, features.dtype.name, coords_l0.shape, coords_l0.dtype.name)
+    if len(features.shape) != 2 or shapes[1:] != ("float16", (features.shape[0], 2), "int64"):
+        raise _damaged(path, f"expected float16 (N, D) and int64 (N, 2), got {shapes}")
+    return FeatureFile(path=path, meta=meta, n_cells=features.shape[0], dim=features.shape[1])
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a feature file exists under its final name; being there means it was written whole."""
+    return path.is_dir()
+
+
+def check_compatible(path: Path, meta: FeatureMeta) -> None:
+    """Refuse to take an existing feature file for the one that ``meta`` would make.
+
+    Raises:
+        IncompatibleStoreError: settings differ; each is named with both values.
+        StoreError: the file is missing or damaged.
+    """
+    differing = differing_settings(open_features(path).meta, meta)
+    if differing:
+        raise IncompatibleStoreError(
+            f"{path} was made with other settings ({'; '.join(differing)}); "
+            "choose another --out, or replace it with --overwrite"
+        )
+
+
+def _read_meta(path: Path) -> FeatureMeta:
+    if not path.is_dir():
+        raise StoreError(f"no feature file at {path}; make it with `wsi-vmamba extract`")
+    try:
+        attributes = dict(_read_object(path / "zarr.json")["attributes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"zarr.json: {_one_line(error)}") from error
+    return FeatureMeta.from_dict(attributes, where=path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise TypeError(f"{path.parent.name}: expected a JSON object, got a {type(found).__name__}")
+    return found
+
+
+def _refuse_missing_chunks(path: Path, name: str, array: Any) -> None:
+    # zarr reads a chunk that is not there as zeros, which would pass for features.
+    missing = array.nchunks - array.nchunks_initialized
+    if missing:
+        raise _damaged(path, f"{name}: {missing} of {array.nchunks} chunks are missing")
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(f"{path} is damaged ({what}); extract the slide again with --overwrite")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,190 @@
+"""Write one feature file: append while regions come, commit once; until then nothing has the final name."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from wsi_vmamba.errors import StoreError, UsageError
+from wsi_vmamba.store.durable import PartialFolder, describe_os_error
+from wsi_vmamba.store.meta import FeatureMeta
+from wsi_vmamba.store.reader import check_compatible
+
+#: Rows per chunk of ``features`` and of ``coords_l0``.
+CHUNK_ROWS = 512
+COORD_CHUNK_ROWS = 8192
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+class FeatureWriter:
+    """Context manager that writes one feature file; leaving it without `commit` removes what was written.
+
+    Example:
+        with FeatureWriter(path, meta, dim) as writer:
+            writer.append(features, coords_l0)
+            writer.commit()
+    """
+
+    def __init__(self, path: Path, meta: FeatureMeta, dim: int, *, overwrite: bool = False) -> None:
+        """Keep what to write; nothing touches the disk before ``with``.
+
+        Args:
+            path: final name, ``<features>/<slide_id>.zarr``.
+            meta: the attributes.
+            dim: length D of one feature.
+            overwrite: replace an existing file on commit; it stays whole until then.
+        """
+        if dim <= 0:
+            raise UsageError(f"a feature needs a positive length, got dim={dim}")
+        self.path = path
+        self.meta = meta
+        self.dim = dim
+        self.overwrite = overwrite
+        self._partial: PartialFolder | None = None
+        self._features: Any = None
+        self._rows = 0
+        self._pending: list[NDArray[np.float16]] = []
+        self._coords: list[NDArray[np.int64]] = []
+
+    def __enter__(self) -> Self:
+        if self.path.exists() and not self.overwrite:
+            raise StoreError(
+                f"{self.path} exists already; skip the slide, use --overwrite, or choose another --out"
+            )
+        try:
+            self._partial = PartialFolder(self.path)
+            group = zarr.create_group(self._partial.path, attributes=self.meta.to_dict())
+            self._features = _create(group, "features", np.zeros((0, self.dim), np.float16), CHUNK_ROWS)
+        except OSError as error:
+            self._abort()
+            raise self._failure(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._abort()
+
+    def append(self, features: NDArray[np.floating[Any]], coords_l0: NDArray[np.int64]) -> None:
+        """Add cells; their order in the file is the order of the calls.
+
+        Args:
+            features: (n, D) floating point; stored as float16.
+            coords_l0: (n, 2) int64, top-left corner (x, y) of each cell in level-0 pixels.
+
+        Raises:
+            UsageError: shapes or types do not match.
+            StoreError: a value is not finite or does not fit float16, or the disk refuses.
+        """
+        if self._partial is None:
+            raise UsageError(f"{self.path}: append only inside the with block and before commit")
+        self._check(features, coords_l0)
+        self._refuse_unstorable(features, coords_l0)
+        self._pending.append(features.astype(np.float16))
+        self._coords.append(coords_l0.copy())
+        waiting = sum(len(block) for block in self._pending)
+        if waiting >= CHUNK_ROWS:
+            self._flush(waiting - waiting % CHUNK_ROWS)
+
+    def commit(self) -> None:
+        """Write what is left, make it durable and give it its final name.
+
+        When another run has published the same file with the same settings meanwhile, that one stays.
+
+        Raises:
+            StoreError: nothing was appended, or the disk refuses; the partial file is gone.
+            IncompatibleStoreError: another run has published the file with other settings meanwhile.
+        """
+        if self._partial is None:
+            raise UsageError(f"{self.path}: commit once, inside the with block")
+        if not self._coords or not sum(map(len, self._coords)):
+            raise StoreError(f"{self.path}: no cell was appended; an empty feature file is never written")
+        self._flush(sum(len(block) for block in self._pending))
+        try:
+            coords_l0 = np.concatenate(self._coords)
+            group = zarr.open_group(self._partial.path, mode="r+")
+            _create(group, "coords_l0", coords_l0, COORD_CHUNK_ROWS)
+            self._publish(self._partial)
+        except OSError as error:
+            self._abort()
+            raise error if isinstance(error, StoreError) else self._failure(error) from error
+        self._partial = None
+
+    def _publish(self, partial: PartialFolder) -> None:
+        try:
+            partial.publish(replace=self.overwrite)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            check_compatible(self.path, self.meta)
+            partial.discard()
+
+    def _flush(self, n_rows: int) -> None:
+        """Write the first ``n_rows`` waiting rows; all but the last call write whole chunks."""
+        if n_rows == 0:
+            return
+        waiting = np.concatenate(self._pending)
+        try:
+            self._features.resize((self._rows + n_rows, self.dim))
+            self._features[self._rows :] = waiting[:n_rows]
+        except OSError as error:
+            self._abort()
+            raise self._failure(error) from error
+        self._rows += n_rows
+        self._pending = [waiting[n_rows:]]
+
+    def _check(self, features: NDArray[np.floating[Any]], coords_l0: NDArray[np.int64]) -> None:
+        if (
+            features.ndim != 2
+            or features.shape[1] != self.dim
+            or not np.issubdtype(features.dtype, np.floating)
+        ):
+            raise UsageError(
+                f"{self.path}: expected features of shape (n, {self.dim}), floating point; "
+                f"got {features.shape} {features.dtype}"
+            )
+        if coords_l0.shape != (len(features), 2) or coords_l0.dtype != np.int64:
+            raise UsageError(
+                f"{self.path}: expected coords_l0 of shape ({len(features)}, 2), int64; "
+                f"got {coords_l0.shape} {coords_l0.dtype}"
+            )
+
+    def _refuse_unstorable(self, features: NDArray[np.floating[Any]], coords_l0: NDArray[np.int64]) -> None:
+        storable = np.abs(features) <= FLOAT16_MAX  # False for NaN too
+        if storable.all():
+            return
+        row, column = np.argwhere(~storable)[0]
+        x_l0, y_l0 = coords_l0[row]
+        raise StoreError(
+            f"{self.path}: the cell at level-0 ({x_l0}, {y_l0}) has {features[row, column]} as feature "
+            f"{column}; {(~storable).sum()} value(s) are not finite or beyond float16's {FLOAT16_MAX:.0f}; "
+            f"nothing was stored. Check the weights of {self.meta.model}, or run it with --precision fp32"
+        )
+
+    def _abort(self) -> None:
+        if self._partial is not None:
+            self._partial.discard()
+            self._partial = None
+
+    def _failure(self, error: OSError) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        return StoreError(f"cannot write {self.path}: {describe_os_error(error)}; no partial file is left")
+
+
+def _create(group: Any, name: str, data: NDArray[Any], chunk_rows: int) -> Any:
+    """Create an array of the group; every chunk is written, even zeros, so that a lost one is noticed."""
+    return group.create_array(
+        name,
+        data=data,
+        chunks=(chunk_rows, data.shape[1]),
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )

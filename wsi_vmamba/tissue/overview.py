@@ -1,0 +1,100 @@
+"""A small picture of the whole slide, area-averaged from the best level, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.slide.base import Level, Slide
+
+#: Resolution of the tissue mask: coarse enough for memory, fine enough for a 100-um fragment.
+OVERVIEW_MPP = 8.0
+#: Side of the blocks a level is read in; with 8 threads about 100 MB at most.
+_BLOCK_PX = 2048
+_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Overview:
+    """The slide in small.
+
+    Attributes:
+        pixels: uint8 RGB, shape (height, width, 3).
+        downsample: level-0 pixels per pixel of the picture.
+        mpp: micrometres per pixel of the picture.
+    """
+
+    pixels: NDArray[np.uint8]
+    downsample: float
+    mpp: float
+
+
+def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MPP) -> Overview:
+    """Read the whole slide at about ``overview_mpp`` micrometres per pixel, never coarser.
+
+    The coarsest level that is fine enough is read in blocks and each block is averaged by a whole factor, so
+    memory stays small even where a huge slide has a single level. Pixels past the slide's edge repeat the edge.
+
+    Args:
+        slide: an open slide.
+        mpp: micrometres per level-0 pixel.
+        overview_mpp: resolution wanted; a slide coarser than that is read as it is.
+
+    Raises:
+        UnreadableSlideError: a block cannot be read.
+    """
+    index = _best_level(slide.levels, downsample=overview_mpp / mpp)
+    level = slide.levels[index]
+    # A hair of tolerance: 7.9999 um per pixel is meant to be 8, not to be averaged no further.
+    factor = max(1, math.floor(overview_mpp / (mpp * level.downsample) + 1e-3))
+    step = max(1, _BLOCK_PX // factor) * factor
+    out = np.empty(
+        (math.ceil(level.height_px / factor), math.ceil(level.width_px / factor), 3), dtype=np.uint8
+    )
+
+    def read_block(corner: tuple[int, int]) -> None:
+        y, x = corner
+        width, height = min(step, level.width_px - x), min(step, level.height_px - y)
+        block = slide.read_region(
+            x_l0=math.ceil(x * level.downsample - 1e-6),
+            y_l0=math.ceil(y * level.downsample - 1e-6),
+            level=index,
+            width_px=width,
+            height_px=height,
+        )
+        small = _average(block, factor)
+        out[y // factor : y // factor + small.shape[0], x // factor : x // factor + small.shape[1]] = small
+
+    corners = itertools.product(range(0, level.height_px, step), range(0, level.width_px, step))
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="overview") as pool:
+        # Reading the results raises the first error here.
+        for _ in pool.map(read_block, corners):
+            pass
+    downsample = level.downsample * factor
+    return Overview(pixels=out, downsample=downsample, mpp=mpp * downsample)
+
+
+def _best_level(levels: tuple[Level, ...], *, downsample: float) -> int:
+    """Index of the coarsest level that is at least as fine as ``downsample``; 0 where none is."""
+    fine_enough = [i for i, level in enumerate(levels) if level.downsample <= downsample * 1.001]
+    return max(fine_enough, key=lambda i: levels[i].downsample, default=0)
+
+
+def _average(block: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Area-average by a whole factor; a ragged right or bottom edge is filled up by repeating the last pixel."""
+    if factor == 1:
+        return block
+    height, width = block.shape[:2]
+    bottom, right = -height % factor, -width % factor
+    if bottom or right:
+        block = cv2.copyMakeBorder(block, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    size = (block.shape[1] // factor, block.shape[0] // factor)
+    small: NDArray[np.uint8] = cv2.resize(block, size, interpolation=cv2.INTER_AREA)
+    return small

@@ -1,0 +1,19 @@
+"""Train a slide classifier on bags of features, go on after an interruption, and use what was trained."""
+
+from wsi_vmamba.training.loop import TrainResult, train
+from wsi_vmamba.training.model import ModelSpec, Prediction, SlideClassifier, predict
+from wsi_vmamba.training.run import EpochReport, Run, load_run
+from wsi_vmamba.training.settings import TrainSettings
+
+__all__ = [
+    "EpochReport",
+    "ModelSpec",
+    "Prediction",
+    "Run",
+    "SlideClassifier",
+    "TrainResult",
+    "TrainSettings",
+    "load_run",
+    "predict",
+    "train",
+]

@@ -1,0 +1,257 @@
+"""The training loop: one slide a step, seeded, stopped early, resumable to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
+from wsi_vmamba.training.model import ModelSpec, SlideClassifier, feature_moments
+from wsi_vmamba.training.run import (
+    CHECKPOINT,
+    EpochReport,
+    load_run,
+    remove_run,
+    save_best,
+    write_metrics,
+    write_splits,
+)
+from wsi_vmamba.training.settings import TrainSettings
+from wsi_vmamba.training.slides import class_weights, divide, label_of
+
+LoadBag = Callable[[SlideRecord], Bag]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The best model, in evaluation mode, the epoch it is from, and all epochs."""
+
+    model: SlideClassifier
+    best: EpochReport
+    history: tuple[EpochReport, ...]
+    run_dir: Path
+
+
+def train(
+    records: Sequence[SlideRecord],
+    load_bag: LoadBag,
+    settings: TrainSettings,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> TrainResult:
+    """Train a classifier and keep the best one by validation AUC, at equal AUC by validation loss.
+
+    On a CPU the same call gives the same bits, whether or not it was interrupted and resumed, as long as the
+    number of torch threads is the same.
+
+    Args:
+        records: the whole data set. Slides of split "train" or None are trained on; where none has the split
+            "validation", a share of those patients is set apart; "test" is only checked for leakage.
+        load_bag: gives the bag of a record, for example a `BagLoader`.
+        settings: how to train.
+        run_dir: folder for checkpoint.pt, best.safetensors, model.json, metrics.csv and splits.csv.
+        resume: go on from checkpoint.pt; without one, start.
+        overwrite: replace the run in the folder.
+        device: where to compute.
+        on_epoch: called after each epoch, when its checkpoint is on disk.
+
+    Raises:
+        UsageError: the folder holds a run already, and neither resume nor overwrite is asked for.
+        DatasetError: labels are missing, a slide is listed twice, a patient is in two splits, or a split
+            lacks one of the labels.
+        TrainingError: loss or gradient is not finite, or the checkpoint is of another training.
+    """
+    checkpoint = _prepare_folder(run_dir, resume=resume, overwrite=overwrite)
+    test, training, validation = divide(records, settings)
+    write_splits(run_dir, [*training, *validation, *test])
+    where = torch.device(device)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        loop = _Loop(training, validation, load_bag, settings, run_dir, where, checkpoint)
+        while not loop.finished:
+            report = loop.run_epoch()
+            if on_epoch is not None:
+                on_epoch(report)
+    run = load_run(run_dir, device=device)
+    return TrainResult(model=run.model, best=run.best, history=tuple(loop.history), run_dir=run_dir)
+
+
+class _Loop:
+    """The state of a training; `run_epoch` moves it one epoch on and puts it on disk."""
+
+    def __init__(
+        self,
+        training: Sequence[SlideRecord],
+        validation: Sequence[SlideRecord],
+        load_bag: LoadBag,
+        settings: TrainSettings,
+        run_dir: Path,
+        device: torch.device,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.training = training
+        self.validation = validation
+        self.load_bag = load_bag
+        self.settings = settings
+        self.run_dir = run_dir
+        self.device = device
+        self.history: list[EpochReport] = []
+        self.class_weights = class_weights(training, balanced=settings.class_weights)
+        torch.manual_seed(settings.seed)
+        self.model = self._build_model().to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        if checkpoint is None:
+            mean, std = feature_moments(training, load_bag)
+            self.model.feature_mean.copy_(mean)
+            self.model.feature_std.copy_(std)
+        else:
+            self._restore(checkpoint)
+
+    @property
+    def best(self) -> EpochReport | None:
+        """The epoch whose model is kept."""
+        return next((report for report in reversed(self.history) if report.is_best), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or patience has run out."""
+        since_best = len(self.history) - self.best.epoch if self.best else 0
+        return len(self.history) >= self.settings.epochs or since_best >= self.settings.patience
+
+    def run_epoch(self) -> EpochReport:
+        """Train on each slide once, validate, and write best model, metrics and checkpoint, in this order."""
+        epoch = len(self.history) + 1
+        train_loss = self._train_epoch(epoch)
+        validation_loss, validation_auc = self._validate(epoch)
+        best = self.best
+        report = EpochReport(
+            epoch=epoch,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            train_loss=train_loss,
+            validation_loss=validation_loss,
+            validation_auc=validation_auc,
+            is_best=best is None
+            or (validation_auc, -validation_loss) > (best.validation_auc, -best.validation_loss),
+        )
+        self.history.append(report)
+        # The checkpoint is last: after a crash before it, the epoch is done again and writes the same files.
+        if report.is_best:
+            save_best(self.run_dir, self.model, self.settings, report)
+        write_metrics(self.run_dir, self.history)
+        self._checkpoint().save(self.run_dir / CHECKPOINT)
+        return report
+
+    def _train_epoch(self, epoch: int) -> float:
+        self.model.train()
+        order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.training))
+        losses = []
+        for place, index in enumerate(order):
+            step = (epoch - 1) * len(order) + place
+            rate = self.settings.rate_at(step, steps_per_epoch=len(order))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(self._step(self.training[index], epoch))
+        return float(np.mean(losses))
+
+    def _step(self, record: SlideRecord, epoch: int) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(self.model.forward_bag(self.load_bag(record)).logits, record)
+        value = _finite(loss.item(), "loss", record, epoch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        _finite(norm.item(), "gradient", record, epoch)
+        self.optimizer.step()
+        return value
+
+    def _validate(self, epoch: int) -> tuple[float, float]:
+        """Return the mean loss over the validation slides and their AUC."""
+        self.model.eval()
+        losses, scores = [], []
+        for record in self.validation:
+            bag = self.load_bag(record)
+            with torch.no_grad():
+                logits = self.model.forward_bag(bag).logits
+            losses.append(_finite(self._loss(logits, record).item(), "validation loss", record, epoch))
+            scores.append(torch.softmax(logits.double(), dim=0)[1].item())
+        labels = [record.label for record in self.validation]
+        return float(np.mean(losses)), float(roc_auc(np.array(labels), np.array(scores)))
+
+    def _loss(self, logits: Tensor, record: SlideRecord) -> Tensor:
+        label = label_of(record)
+        target = torch.tensor(label, device=logits.device)
+        return F.cross_entropy(logits, target) * self.class_weights[label]
+
+    def _build_model(self) -> SlideClassifier:
+        bag = self.load_bag(self.training[0])
+        spec = ModelSpec(
+            aggregator=self.settings.aggregator,
+            in_dim=bag.features.shape[1],
+            hidden_dim=self.settings.hidden_dim,
+            dropout=self.settings.dropout,
+            source=bag.source,
+        )
+        return SlideClassifier(spec)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings.to_dict(),
+            "spec": self.model.spec.to_dict(),
+            "training slides": [record.slide_id for record in self.training],
+            "validation slides": [record.slide_id for record in self.validation],
+        }
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            identity=self._identity(),
+            history=self.history,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            rng=random_state(self.device),
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        checkpoint.check_identity(self._identity(), where=self.run_dir / CHECKPOINT)
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        self.history = list(checkpoint.history)
+        restore_random_state(checkpoint.rng, self.device)
+
+
+def _prepare_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+    if resume and overwrite:
+        raise UsageError("resume and overwrite exclude each other: go on with the run, or replace it")
+    if overwrite:
+        remove_run(run_dir)
+    path = run_dir / CHECKPOINT
+    if not path.exists():
+        return None
+    if not resume:
+        raise UsageError(
+            f"{run_dir} holds a run already; go on with --resume, replace it with --overwrite, "
+            "or choose another --name"
+        )
+    return Checkpoint.load(path)
+
+
+def _finite(value: float, what: str, record: SlideRecord, epoch: int) -> float:
+    if not np.isfinite(value):
+        raise TrainingError(
+            f"epoch {epoch}, slide {record.slide_id}: the {what} is {value}; the checkpoint of the epoch "
+            "before is kept. Look at the slide's features, or lower the learning rate"
+        )
+    return value

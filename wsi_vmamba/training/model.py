@@ -1,0 +1,133 @@
+"""The slide classifier: features standardised as in training, then an aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
+from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
+from wsi_vmamba.mil import AGGREGATORS
+from wsi_vmamba.mil.base import MilOutput
+
+#: Normal and tumour; the metrics of this package are those of two classes.
+NUM_CLASSES = 2
+#: A feature that varies less than this over the training slides is only centred.
+SMALLEST_STD = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What it takes to build a classifier again, and the features it is for."""
+
+    aggregator: str
+    in_dim: int
+    hidden_dim: int
+    dropout: float
+    source: FeatureSource | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Rebuild a spec from `to_dict`; a TypeError names missing or unknown keys."""
+        source = values.get("source")
+        return cls(**{**values, "source": None if source is None else FeatureSource(**source)})
+
+
+class SlideClassifier(nn.Module):
+    """An aggregator behind the standardisation of its training slides."""
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("feature_mean", torch.zeros(spec.in_dim))
+        self.register_buffer("feature_std", torch.ones(spec.in_dim))
+        build = AGGREGATORS.resolve(spec.aggregator)
+        self.aggregator = build(spec.in_dim, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+
+    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """Classify one slide: features (N, in_dim), unstandardised, coords (N, 2) int64 (col, row)."""
+        output: MilOutput = self.aggregator((features - self.feature_mean) / self.feature_std, coords)
+        return output
+
+    def forward_bag(self, bag: Bag) -> MilOutput:
+        """Classify a bag on the device of the model.
+
+        Raises:
+            IncompatibleStoreError: the bag's features are not of the kind the model was trained on.
+        """
+        self._check_features(bag)
+        device = self.feature_mean.device
+        features = torch.from_numpy(np.require(bag.features, requirements=["C", "W"]))
+        return self.forward(features.to(device), torch.from_numpy(bag.coords_grid).to(device))
+
+    def _check_features(self, bag: Bag) -> None:
+        if self.spec.source is not None and bag.source is not None:
+            self.spec.source.check_same(bag.source, where=bag.slide_id)
+        if bag.features.shape[1] != self.spec.in_dim:
+            raise IncompatibleStoreError(
+                f"{bag.slide_id}: the model expects features of length {self.spec.in_dim}, "
+                f"got {bag.features.shape[1]}; extract with the backbone the model was trained on"
+            )
+
+
+class Prediction(NamedTuple):
+    """Probability of label 1, and the attention (N,) float32 of each cell where the aggregator has one."""
+
+    probability: float
+    attention: NDArray[np.float32] | None
+
+
+def predict(model: SlideClassifier, bag: Bag) -> Prediction:
+    """Classify a slide; leaves the model in evaluation mode.
+
+    Raises:
+        IncompatibleStoreError: the bag's features are not of the kind the model was trained on.
+    """
+    model.eval()
+    with torch.no_grad():
+        logits, attention = model.forward_bag(bag)
+    probability = torch.softmax(logits.double(), dim=0)[1].item()
+    return Prediction(probability, None if attention is None else attention.cpu().numpy())
+
+
+def feature_moments(
+    records: Sequence[SlideRecord], load: Callable[[SlideRecord], Bag]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature, both (D,) float32; each slide counts the same.
+
+    Raises:
+        TrainingError: a slide has a feature that is not finite.
+        IncompatibleStoreError: slides have features of different lengths.
+    """
+    means: list[NDArray[np.float64]] = []
+    squares: list[NDArray[np.float64]] = []
+    for record in records:
+        features = load(record).features
+        mean = features.mean(axis=0, dtype=np.float64)
+        square = np.square(features, dtype=np.float64).mean(axis=0)
+        if not np.isfinite(square).all():
+            raise TrainingError(f"{record.slide_id}: a feature is not finite; extract the slide again")
+        if means and len(mean) != len(means[0]):
+            raise IncompatibleStoreError(
+                f"{record.slide_id} has features of length {len(mean)}, "
+                f"{records[0].slide_id} of {len(means[0])}; extract all slides with the same backbone"
+            )
+        means.append(mean)
+        squares.append(square)
+    mean = np.mean(means, axis=0)
+    std = np.sqrt(np.maximum(np.mean(squares, axis=0) - np.square(mean), 0.0))
+    std[std < SMALLEST_STD] = 1.0
+    return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(std.astype(np.float32))

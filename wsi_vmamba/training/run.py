@@ -1,0 +1,128 @@
+"""The folder of a run: what `train` leaves there and how it is read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from wsi_vmamba.bags import SlideRecord
+from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
+from wsi_vmamba.store import write_bytes_atomic
+from wsi_vmamba.training.model import ModelSpec, SlideClassifier
+from wsi_vmamba.training.settings import TrainSettings
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "best.safetensors"
+MODEL = "model.json"
+METRICS = "metrics.csv"
+SPLITS = "splits.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """One row of metrics.csv; ``is_best`` says whether the model of this epoch became the one to keep."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_auc: float
+    is_best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished or interrupted run, with the best model so far, in evaluation mode.
+
+    Attributes:
+        path: the run's folder.
+        model: the best model.
+        settings: how it was trained.
+        best: the row of metrics.csv of the epoch it is from.
+        splits: slide_id -> split, of all slides of the data set.
+    """
+
+    path: Path
+    model: SlideClassifier
+    settings: TrainSettings
+    best: EpochReport
+    splits: Mapping[str, str]
+
+
+def load_run(run_dir: Path, *, device: str = "cpu") -> Run:
+    """Read a run's best model and what belongs to it.
+
+    Raises:
+        TrainingError: the folder holds no run, or a file of it is damaged.
+        WeightsError: the weights cannot be read or do not fit.
+    """
+    if not (run_dir / MODEL).is_file():
+        raise TrainingError(
+            f"no trained run at {run_dir} ({MODEL} is not there); make one with `wsi-vmamba train`"
+        )
+    try:
+        content = json.loads((run_dir / MODEL).read_text(encoding="utf-8"))
+        spec = ModelSpec.from_dict(content["spec"])
+        settings = TrainSettings(**content["settings"])
+        best = EpochReport(**content["best"])
+        splits = read_splits(run_dir)
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        raise TrainingError(f"{run_dir} is damaged ({type(error).__name__}: {error}); train again") from error
+    model = SlideClassifier(spec)
+    try:
+        weights = safetensors.torch.load_file(run_dir / WEIGHTS)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{run_dir / WEIGHTS}: {error}; train again, or restore the file") from error
+    return Run(path=run_dir, model=model.to(device).eval(), settings=settings, best=best, splits=splits)
+
+
+def save_best(run_dir: Path, model: SlideClassifier, settings: TrainSettings, best: EpochReport) -> None:
+    """Write best.safetensors and model.json."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes_atomic(run_dir / WEIGHTS, safetensors.torch.save(tensors))
+    content = {"spec": model.spec.to_dict(), "settings": settings.to_dict(), "best": asdict(best)}
+    write_bytes_atomic(run_dir / MODEL, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_metrics(run_dir: Path, history: Sequence[EpochReport]) -> None:
+    """Write metrics.csv, one row per epoch; numbers in full, so that equal runs give equal files."""
+    header = [field.name for field in fields(EpochReport)]
+    _write_csv(run_dir / METRICS, header, [list(asdict(report).values()) for report in history])
+
+
+def write_splits(run_dir: Path, records: Sequence[SlideRecord]) -> None:
+    """Write splits.csv, one row per slide of the data set, sorted by slide_id."""
+    rows = [
+        [record.slide_id, record.patient_id, "" if record.label is None else record.label, record.split or ""]
+        for record in sorted(records, key=lambda record: record.slide_id)
+    ]
+    _write_csv(run_dir / SPLITS, ["slide_id", "patient_id", "label", "split"], rows)
+
+
+def read_splits(run_dir: Path) -> dict[str, str]:
+    """Read splits.csv as slide_id -> split."""
+    with (run_dir / SPLITS).open(encoding="utf-8", newline="") as file:
+        return {row["slide_id"]: row["split"] for row in csv.DictReader(file)}
+
+
+def remove_run(run_dir: Path) -> None:
+    """Remove the files that `train` writes, and nothing else."""
+    for name in (CHECKPOINT, WEIGHTS, MODEL, METRICS, SPLITS):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes_atomic(path, text.getvalue().encode())

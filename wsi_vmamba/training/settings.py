@@ -1,0 +1,79 @@
+"""How to train: every number that shapes the result, in one frozen record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.mil import AGGREGATORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of one training.
+
+    Attributes:
+        aggregator: name in the AGGREGATORS table.
+        epochs: most passes over the training slides.
+        patience: epochs without a better validation AUC (or, at equal AUC, loss) after which to stop.
+        learning_rate: peak of the schedule.
+        weight_decay: of AdamW.
+        warmup_epochs: epochs of linear rise before the cosine fall; at least one epoch is left to the fall.
+        hidden_dim: width of the cell embedding.
+        dropout: share of the embedding dropped in training.
+        gradient_clip: largest norm of the gradient.
+        class_weights: weigh slides so that each label counts the same.
+        validation_fraction: share of patients set apart where the records have no validation split.
+        seed: of the split, the weights, the order and the dropout.
+    """
+
+    aggregator: str = "abmil"
+    epochs: int = 50
+    patience: int = 15
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-4
+    warmup_epochs: int = 2
+    hidden_dim: int = 128
+    dropout: float = 0.25
+    gradient_clip: float = 1.0
+    class_weights: bool = True
+    validation_fraction: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        AGGREGATORS.check(self.aggregator)
+        for name, least in (
+            ("epochs", 1),
+            ("patience", 1),
+            ("warmup_epochs", 0),
+            ("hidden_dim", 1),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise UsageError(f"{name} must be a whole number, at least {least}; got {value!r}")
+        for name in ("learning_rate", "gradient_clip"):
+            self._check_range(name, above=0.0, below=math.inf)
+        self._check_range("validation_fraction", above=0.0, below=1.0)
+        for name, below in (("weight_decay", math.inf), ("dropout", 1.0)):
+            if getattr(self, name) != 0:
+                self._check_range(name, above=0.0, below=below)
+
+    def _check_range(self, name: str, *, above: float, below: float) -> None:
+        value = getattr(self, name)
+        if not (isinstance(value, float | int) and above < value < below):
+            raise UsageError(f"{name} must lie between {above:g} and {below:g}, got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return asdict(self)
+
+    def rate_at(self, step: int, *, steps_per_epoch: int) -> float:
+        """Learning rate of a step, counted from 0: linear rise in the warm-up, then half a cosine to zero."""
+        total = self.epochs * steps_per_epoch
+        warmup = min(self.warmup_epochs, self.epochs - 1) * steps_per_epoch
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
