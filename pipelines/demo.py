@@ -39,7 +39,7 @@ CONTENDERS: Mapping[str, Contender] = {
         label="vmamba_pico, random weights", backbone="vmamba_pico", weights="random", aggregator="abmil"
     ),
     "colour": Contender(
-        label="mean colour of the slide", backbone="mean_colour", weights="auto", aggregator="mean"
+        label="colour mean and spread, no network", backbone="null", weights="auto", aggregator="mean"
     ),
 }
 

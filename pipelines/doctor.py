@@ -28,7 +28,7 @@ def run() -> int:
     console.say(
         f"{'cpu':<24} {os.cpu_count()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}"
     )
-    compiled = f"compiled, {ops.cpu.isa()}" if ops.cpu.available else f"not available: {ops.cpu.why}"
+    compiled = f"compiled, {ops.cpu.isa}" if ops.cpu.available else f"not available: {ops.cpu.why}"
     console.say(f"{'CPU scan kernel':<24} {compiled}")
     devices = ["cpu"]
     if torch.cuda.is_available():
@@ -38,7 +38,7 @@ def run() -> int:
         built = "this torch is a CPU build" if torch.version.cuda is None else "no device found"
         console.say(f"{'gpu':<24} none ({built})")
     for device in devices:
-        kernel, why = ops.choose_backend(device)
+        kernel, why = ops.choose_backend(torch.empty(0, device=device))
         console.say(f"{'active on ' + device:<24} {kernel}: {why}")
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from wsi_vmamba.pipelines.train import load_records, newest_run
 
 from wsi_vmamba import console
@@ -102,11 +101,6 @@ def save_results(out: Path, config: EvaluateConfig, scored: Sequence[Scored], re
     for item in ranked[: config.heatmaps]:
         heatmap.draw_attention(item.record, item.bag, item.prediction, out / "heatmaps")
     write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
-
-
-def attention_of(item: Scored) -> NDArray[np.float32] | None:
-    """The weight of each cell of the slide, where the aggregator has one."""
-    return item.prediction.attention
 
 
 def _slides_csv(scored: Sequence[Scored]) -> str:

@@ -25,13 +25,12 @@ def run(config: ExtractConfig) -> int:
             [(i, lv.width_px, lv.height_px, f"{lv.downsample:g}") for i, lv in enumerate(slide.levels)],
         )  # fmt: skip
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override)
-        plan = plan_slide(config, slide, mpp)
+        tissue, plan = plan_slide(config, slide, mpp)
         console.say(f"  mpp          {mpp.value:g} um/px ({mpp.source})")
-        console.say(f"  tissue       {plan.tissue_share:.1%} of the slide")
-        n_cells = sum(len(region.cells) for region in plan.regions)
+        console.say(f"  tissue       {tissue.share:.1%} of the slide")
         console.say(
             f"  plan         {len(plan.regions)} region(s) at {config.target_mpp:g} um/px from level {plan.level}, "
-            f"{n_cells} cells of {config.cell_px} px"
+            f"{plan.n_cells} cells of {config.cell_px} px"
         )
         for region in plan.regions:
             console.say(

@@ -63,7 +63,7 @@ class ExtractConfig(RunConfig):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = None
-    prefetch: Annotated[int, Field(ge=0, le=8)] = 1
+    prefetch: Annotated[int, Field(ge=1, le=8)] = 1
     """Regions decoded ahead of the one being encoded."""
     overwrite: bool = False
     seed: Annotated[int, Field(ge=0)] = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from wsi_vmamba.errors import NoTissueError, UsageError
 from wsi_vmamba.slide.base import Level
 from wsi_vmamba.tissue.mask import TissueMask
 
-#: A slide this much coarser than the target is still read, by interpolation; beyond it detail would be invented.
+#: A slide this much coarser than the target is still read, by interpolation; more would invent detail.
 MAX_UPSAMPLING = 1.05
 #: A coarser level may miss the target by this much: writers round the sizes of levels, so 4.0001 means 4.
 _LEVEL_SLACK = 1.005
-#: Scales nearer than this to a whole number are that number; the drift over a million pixels stays under 1/2 px.
+#: Scales nearer than this to a whole number are that number; over a million pixels that drifts 1/2 px.
 _WHOLE = 5e-7
 
 
@@ -73,7 +73,8 @@ class Region:
 
     Attributes:
         index: place in the plan, from 0.
-        x_px: left edge; y_px: top edge; a multiple of the cell, like width_px and height_px.
+        x_px: left edge; a multiple of the cell, like the three that follow.
+        y_px: top edge.
         width_px: width; it may reach past the slide, where pixels are white.
         height_px: height, likewise.
         cells: int64, shape (n, 2): (column, row) on the GLOBAL cell grid of each tissue cell, row by row.
@@ -84,7 +85,7 @@ class Region:
     y_px: int
     width_px: int
     height_px: int
-    cells: NDArray[np.int64]
+    cells: NDArray[np.int64] = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.cells.ndim != 2 or self.cells.shape[1] != 2 or len(self.cells) == 0:
@@ -113,10 +114,10 @@ class RegionPlan:
 
     Attributes:
         spec: what was asked for.
-        width_l0: width of the slide in level-0 pixels; height_l0: its height.
+        width_l0: width of the slide in level-0 pixels.
         height_l0: height of the slide in level-0 pixels.
         mpp: micrometres per level-0 pixel.
-        level: the level to read; downsample: that level's, relative to level 0.
+        level: the level to read.
         downsample: level-0 pixels per pixel of the level read.
         scale: pixels of the level per target pixel; at least 1 but for the little upsampling that is allowed.
         regions: the rectangles; together they hold every kept cell once.
@@ -175,12 +176,14 @@ class RegionPlan:
         return sum(region.width_px * region.height_px for region in self.regions)
 
     def coords_l0(self, region: Region) -> NDArray[np.int64]:
-        """Level-0 (x, y) of the top-left corner of each kept cell, int64, shape (n, 2), in the order of cells."""
-        return np.rint(region.cells * self.cell_l0).astype(np.int64)
+        """Level-0 (x, y) of the top-left corner of each kept cell, int64, shape (n, 2), in cell order."""
+        corners: NDArray[np.int64] = np.rint(region.cells * self.cell_l0).astype(np.int64)
+        return corners
 
     def cells_at(self, coords_l0: NDArray[np.int64]) -> NDArray[np.int64]:
         """Global (column, row) of the cells whose top-left corners are given: the inverse of `coords_l0`."""
-        return np.rint(coords_l0 / self.cell_l0).astype(np.int64)
+        cells: NDArray[np.int64] = np.rint(coords_l0 / self.cell_l0).astype(np.int64)
+        return cells
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON; cells are runs of [row, first column, count]."""
@@ -222,9 +225,9 @@ def plan_regions(
 ) -> RegionPlan:
     """Plan the regions of a slide.
 
-    Cells of the global grid with enough tissue are kept; the bounding box of all of them is cut into blocks of
-    ``spec.region_cells``, and each block shrinks to the bounding box of its own cells. A block without tissue
-    is dropped. The level is the coarsest that is as fine as the target.
+    Cells of the global grid with enough tissue are kept; the bounding box of all of them is cut into blocks
+    of ``spec.region_cells``, and each block shrinks to the bounding box of its own cells. A block without
+    tissue is dropped. The level is the coarsest that is as fine as the target.
 
     Args:
         width_l0: width of the slide in level-0 pixels.
@@ -268,7 +271,7 @@ def choose_level(*, mpp: float, levels: Sequence[Level], target_mpp: float) -> t
     scales = [target_mpp / (mpp * level.downsample) for level in levels]
     if scales[0] < 1 / MAX_UPSAMPLING:
         raise UsageError(
-            f"the slide has {mpp:.4g} um per pixel, the target is {target_mpp:.4g}: reading it would upsample "
+            f"the slide has {mpp:.4g} um per pixel, the target is {target_mpp:.4g}: that would upsample "
             f"{1 / scales[0]:.2f} times (at most {MAX_UPSAMPLING}); choose a target_mpp of {mpp:.4g} or more"
         )
     fine_enough = [i for i, scale in enumerate(scales) if scale >= 1 / _LEVEL_SLACK]
@@ -288,8 +291,8 @@ def require_tissue(plan: RegionPlan, *, slide: object, tissue: TissueMask) -> No
     found = "the tissue mask is empty"
     if tissue.mask.any():
         found = (
-            f"the tissue mask covers {tissue.area_um2:.0f} um2 ({tissue.share:.2%} of the slide), but no cell of "
-            f"{plan.spec.cell_px} px is {plan.spec.min_tissue:.0%} tissue"
+            f"the tissue mask covers {tissue.area_um2:.0f} um2 ({tissue.share:.2%} of the slide), but no cell "
+            f"of {plan.spec.cell_px} px is {plan.spec.min_tissue:.0%} tissue"
         )
     raise NoTissueError(
         slide,

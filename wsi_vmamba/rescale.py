@@ -9,7 +9,7 @@ pixel has the same bytes through any rectangle it is read in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Calls a function on each number, possibly in parallel, and returns when all are done.
-RunAll = Callable[[Callable[[int], None], Iterable[int]], None]
+RunAll = Callable[[Callable[[int], None], Sequence[int]], None]
 
 #: Bits of the weights down the rows, of the fraction kept between the passes, and of the weights along columns:
 #: 255 * 1.25 (the cubic's largest sum of absolute weights) * 2**15 < 2**24, and 1.25 times that in pass two.
@@ -46,7 +46,8 @@ class Taps:
     @property
     def end(self) -> NDArray[np.int64]:
         """One past the last source pixel of each target pixel, shape (n,)."""
-        return np.add(self.first, self.weights.shape[1])
+        ends: NDArray[np.int64] = self.first + self.weights.shape[1]
+        return ends
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,7 +157,7 @@ def _bands(taps: Taps, *, colours: int) -> list[_Band]:
         dense = np.zeros((len(first), stop - start), dtype=np.float32)
         columns = (first - start)[:, None] + np.arange(weights.shape[1])
         dense[np.arange(len(first))[:, None], columns] = weights
-        matrix = dense if colours == 1 else np.kron(dense.T, np.eye(colours, dtype=np.float32))
+        matrix = dense if colours == 1 else np.asarray(np.kron(dense.T, np.eye(colours)), dtype=np.float32)
         bands.append(_Band(start=start, stop=stop, matrix=matrix))
     return bands
 

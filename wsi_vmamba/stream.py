@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +17,11 @@ from wsi_vmamba.errors import UsageError
 from wsi_vmamba.regions import Region, RegionPlan
 from wsi_vmamba.rescale import Rescaler
 from wsi_vmamba.slide.base import Slide
+from wsi_vmamba.slide.workers import run_all
 
-#: Blocks begin on this grid of the level, so that a reader's rounding is the same whatever region asks. They
-#: are multiples of the usual tile sizes, so that hardly any tile is decoded twice.
-_BLOCK_WIDTH_PX = 4096
+#: Blocks lie on a fixed grid of the level, in multiples of the usual tile sizes: few tiles are decoded twice.
+_BLOCK_WIDTH_PX = 2048
 _BLOCK_HEIGHT_PX = 1024
-_MAX_THREADS = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,13 +45,13 @@ class StreamStats:
         decode_s: seconds the decode thread worked.
         wait_s: seconds the consumer waited for it: near zero where decoding hides behind the encoder.
         regions: regions handed out.
-        pixels_px: target pixels handed out.
+        target_px: target pixels handed out.
     """
 
     decode_s: float = 0.0
     wait_s: float = 0.0
     regions: int = 0
-    pixels_px: int = 0
+    target_px: int = 0
 
 
 def stream_regions(
@@ -64,7 +60,7 @@ def stream_regions(
     """Yield the regions of a plan in order, decoding ahead in a thread.
 
     At most ``prefetch`` regions are decoded or being decoded beside the one the consumer holds. Closing the
-    iterator (or leaving it to the garbage collector) stops the thread at the next strip of rows.
+    iterator, or dropping it, stops the thread at the next strip of rows.
 
     Args:
         slide: the slide the plan was made for; read from several threads.
@@ -86,19 +82,19 @@ def read_target(
 ) -> NDArray[np.uint8]:
     """Read one rectangle of a plan's target canvas, uint8 RGB, shape (height_px, width_px, 3).
 
-    The bytes of a pixel depend on its place on the canvas only, not on the rectangle. White outside the slide.
+    The bytes of a pixel depend on its place on the canvas, not on the rectangle. White outside the slide.
 
     Raises:
         UnreadableSlideError: a part of it cannot be read.
     """
-    with _Decoder(slide, plan) as decoder:
-        return decoder.read(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px)
+    return _Decoder(slide, plan).read(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px)
 
 
 def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -> Iterator[DecodedRegion]:
+    decoder = _Decoder(slide, plan)
     pending: deque[Future[DecodedRegion]] = deque()
     waiting = iter(plan.regions)
-    with _Decoder(slide, plan) as decoder, ThreadPoolExecutor(1, thread_name_prefix="regions") as ahead:
+    with ThreadPoolExecutor(1, thread_name_prefix="regions") as ahead:
 
         def submit_ahead() -> None:
             while len(pending) < prefetch and (region := next(waiting, None)):
@@ -112,7 +108,7 @@ def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -
                 stats.wait_s += time.perf_counter() - started
                 submit_ahead()
                 stats.regions += 1
-                stats.pixels_px += decoded.region.width_px * decoded.region.height_px
+                stats.target_px += decoded.region.width_px * decoded.region.height_px
                 yield decoded
                 # Let go before waiting, or a region that the consumer is done with would stay in memory.
                 del decoded
@@ -122,21 +118,17 @@ def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -
 
 
 class _Decoder:
-    """Reads rectangles of the target canvas, strip by strip, with a small pool of threads."""
+    """Reads rectangles of the target canvas strip by strip; each strip in parallel."""
 
     def __init__(self, slide: Slide, plan: RegionPlan) -> None:
         self.slide = slide
         self.plan = plan
         self.stop = threading.Event()
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="decode")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        base, level = slide.levels[0], slide.levels[plan.level]
+        sizes = (level.width_px * plan.downsample, level.height_px * plan.downsample)
+        # Where a level is no exact fraction of level 0, a reader may have to round the place it reads from.
+        # Reading every block from its own corner of the grid makes it round the same for every rectangle.
+        self._anchored = sizes != (base.width_px, base.height_px)
 
     def decode(self, region: Region, stats: StreamStats) -> DecodedRegion:
         """Read one region and note how long it took."""
@@ -151,12 +143,13 @@ class _Decoder:
         """Read a rectangle of target pixels, shape (height_px, width_px, 3)."""
         out = np.empty((height_px, width_px, 3), dtype=np.uint8)
         if self.plan.scale == 1:
-            self._read_into(out, x_px=x_px, y_px=y_px)
-            return out
-        rescaler = Rescaler(
-            x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, scale=self.plan.scale
-        )
-        self._rescale_strips(out, rescaler)
+            for strip in _cut_at_multiples(y_px, y_px + height_px, _BLOCK_HEIGHT_PX):
+                self._read_strip(out[strip.start - y_px : strip.stop - y_px], x_px=x_px, y_px=strip.start)
+        else:
+            rescaler = Rescaler(
+                x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, scale=self.plan.scale
+            )
+            self._rescale_strips(out, rescaler)
         return out
 
     def _rescale_strips(self, out: NDArray[np.uint8], rescaler: Rescaler) -> None:
@@ -164,72 +157,45 @@ class _Decoder:
         rows, left = rescaler.rows, rescaler.left
         held = np.empty((0, rescaler.right - left, 3), dtype=np.uint8)
         done = 0
-        for strip in _edges(int(rows.first[0]), int(rows.end[-1]), _strip_rows(self.plan.scale)):
+        for strip in _cut_at_multiples(int(rows.first[0]), int(rows.end[-1]), _strip_rows(self.plan.scale)):
             # Rows above the strip that the next target row still needs, then the strip.
             kept = held[max(0, int(rows.first[done]) - (strip.start - len(held))) :]
             held = np.empty((len(kept) + len(strip), rescaler.right - left, 3), dtype=np.uint8)
             held[: len(kept)] = kept
-            self._read_into(held[len(kept) :], x_px=left, y_px=strip.start)
+            self._read_strip(held[len(kept) :], x_px=left, y_px=strip.start)
             ready = int(np.searchsorted(rows.end, strip.stop, side="right"))
             if ready > done:
                 top = strip.stop - len(held)
-                rescaler.fill(out, held, start=done, stop=ready, source_y_px=top, run_all=self._run_all)
+                rescaler.fill(out, held, start=done, stop=ready, source_y_px=top, run_all=run_all)
                 done = ready
 
-    def _read_into(self, out: NDArray[np.uint8], *, x_px: int, y_px: int) -> None:
-        """Fill ``out`` with pixels of the plan's level; (x_px, y_px) is its top-left corner on that level."""
-        blocks = [
-            (x, y)
-            for y in _edges(y_px, y_px + out.shape[0], _BLOCK_HEIGHT_PX)
-            for x in _edges(x_px, x_px + out.shape[1], _BLOCK_WIDTH_PX)
-        ]
-
-        def read_block(index: int) -> None:
-            x, y = blocks[index]
-            pixels = self._read_block(x, y)
-            out[y.start - y_px : y.stop - y_px, x.start - x_px : x.stop - x_px] = pixels
-
-        self._run_all(read_block, range(len(blocks)))
-
-    def _read_block(self, x: range, y: range) -> NDArray[np.uint8]:
-        """Read a block of the level, always from the same anchor, and cut off what was not asked for."""
-        downsample = self.plan.downsample
-        # Where level pixels are level-0 pixels there is nothing to round, and no need to read from an anchor.
-        anchored = not downsample.is_integer()
-        x_from = x.start // _BLOCK_WIDTH_PX * _BLOCK_WIDTH_PX if anchored else x.start
-        y_from = (
-            y.start // _strip_rows(self.plan.scale) * _strip_rows(self.plan.scale) if anchored else y.start
-        )
-        pixels = self.slide.read_region(
-            # Upwards, so that a reader that rounds down and one that rounds to nearest both land on the pixel.
-            x_l0=math.ceil(x_from * downsample - 1e-6),
-            y_l0=math.ceil(y_from * downsample - 1e-6),
-            level=self.plan.level,
-            width_px=x.stop - x_from,
-            height_px=y.stop - y_from,
-        )
-        return pixels[y.start - y_from :, x.start - x_from :]
-
-    def _run_all(self, task: Callable[[int], None], numbers: Iterable[int]) -> None:
-        """Call ``task`` on each number in the pool; the first error is raised, and nothing runs afterwards."""
+    def _read_strip(self, out: NDArray[np.uint8], *, x_px: int, y_px: int) -> None:
+        """Fill a strip of rows with pixels of the plan's level; (x_px, y_px) is its corner on that level."""
         if self.stop.is_set():
             raise CancelledError
-        futures = [self._pool.submit(task, number) for number in numbers]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-            wait(futures)
+        strip_rows = _strip_rows(self.plan.scale)
+
+        def read_block(x: range) -> None:
+            x_from = x.start // _BLOCK_WIDTH_PX * _BLOCK_WIDTH_PX if self._anchored else x.start
+            y_from = y_px // strip_rows * strip_rows if self._anchored else y_px
+            pixels = self.slide.read_region(
+                x_l0=round(x_from * self.plan.downsample),
+                y_l0=round(y_from * self.plan.downsample),
+                level=self.plan.level,
+                width_px=x.stop - x_from,
+                height_px=y_px + len(out) - y_from,
+            )
+            out[:, x.start - x_px : x.stop - x_px] = pixels[y_px - y_from :, x.start - x_from :]
+
+        run_all(read_block, list(_cut_at_multiples(x_px, x_px + out.shape[1], _BLOCK_WIDTH_PX)))
 
 
 def _strip_rows(scale: float) -> int:
-    """Source rows read at a time: a power of two that keeps a strip of the largest region near 60 MB."""
-    return min(_BLOCK_HEIGHT_PX, max(64, 2 ** int(math.log2(2048 / max(scale, 1.0)))))
+    """Source rows read at a time: a power of two that keeps a strip of a 10,000-px region near 60 MB."""
+    return min(_BLOCK_HEIGHT_PX, max(64, 1 << int(math.log2(2048 / min(max(scale, 1.0), 2048)))))
 
 
-def _edges(start: int, stop: int, step: int) -> Iterator[range]:
+def _cut_at_multiples(start: int, stop: int, step: int) -> Iterator[range]:
     """Cut ``start`` to ``stop`` at the multiples of ``step``."""
     while start < stop:
         end = min(stop, (start // step + 1) * step)

@@ -143,8 +143,8 @@ print((after - before) / 1024)
 def test_200_000_cells_in_bounded_memory_with_gradients(name):
     done = subprocess.run([sys.executable, "-c", BIG, name], capture_output=True, text=True, check=True)
     grown_mib = float(done.stdout)
-    # One hidden layer of the whole slide; plain autograd would keep three and more of them.
-    assert grown_mib < 200_000 * 256 * 4 / 2**20
+    hidden_mib = 200_000 * 256 * 4 / 2**20
+    assert grown_mib < 4 * hidden_mib  # plain autograd takes 6.5 of them for gated attention
 
 
 def test_unknown_name_is_refused_by_listing():

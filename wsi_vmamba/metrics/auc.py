@@ -39,9 +39,10 @@ class AucResult:
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON, with ``auc`` for ``value``."""
+        """All fields, ready for JSON."""
         return {
-            "auc": self.value,
+            "metric": "auc",
+            "value": self.value,
             "ci95": list(self.ci95),
             "n_positive": self.n_positive,
             "n_negative": self.n_negative,
@@ -62,9 +63,15 @@ class BootstrappedResult:
     settings: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON, with the metric's name for ``value``."""
+        """All fields, ready for JSON."""
         fields: dict[str, Any] = plain(
-            {self.name: self.value, "ci95": self.ci95, "bootstrap": self.bootstrap.to_dict(), **self.settings}
+            {
+                "metric": self.name,
+                "value": self.value,
+                "ci95": self.ci95,
+                "bootstrap": self.bootstrap.to_dict(),
+                **self.settings,
+            }
         )
         return fields
 

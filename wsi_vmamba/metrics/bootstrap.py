@@ -60,7 +60,7 @@ def stratified_bootstrap(
     if resamples < 100:
         raise MetricError(f"a 95 % bootstrap interval needs at least 100 resamples, got {resamples}")
     draws = np.concatenate(
-        [statistic(labels, scores, weights) for weights in _resample(labels, resamples=resamples, seed=seed)]
+        [statistic(labels, scores, weights) for weights in resample(labels, resamples=resamples, seed=seed)]
     )
     low, high = np.percentile(draws, [2.5, 97.5])
     return BootstrapInterval(
@@ -91,7 +91,7 @@ def cumulative_counts(
     return true.cumsum(axis=1), false.cumsum(axis=1)
 
 
-def _resample(labels: Labels, *, resamples: int, seed: int) -> Iterator[Weights]:
+def resample(labels: Labels, *, resamples: int, seed: int) -> Iterator[Weights]:
     """Yield how often each slide is drawn, (B, N) at a time; positives are drawn first, then negatives."""
     generator = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)]

@@ -148,8 +148,8 @@ def _labels_under(slide: FrocSlide) -> NDArray[np.int32]:
         first = int(np.flatnonzero(outside)[0])
         _, x_l0, y_l0 = slide.detections.row(first)
         raise MetricError(
-            f"{slide.name}: {int(outside.sum())} of {len(outside)} detections lie outside the mask, the first in "
-            f"line {first + 1} at x={x_l0:g}, y={y_l0:g}; the mask of {width_px} x {height_px} px covers "
+            f"{slide.name}: {int(outside.sum())} of {len(outside)} detections lie outside the mask, the first "
+            f"in line {first + 1} at x={x_l0:g}, y={y_l0:g}; the mask of {width_px} x {height_px} px covers "
             f"level 0 up to {width_px * MASK_DOWNSAMPLE} x {height_px * MASK_DOWNSAMPLE}. Coordinates must "
             "be in level-0 pixels, and the mask that of the whole slide at level 5"
         )

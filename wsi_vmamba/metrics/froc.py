@@ -70,6 +70,8 @@ class FrocResult:
         """The scores, each labelled, both curves and one entry per slide, ready for JSON (NaN as null)."""
         fields: dict[str, Any] = plain(
             {
+                "metric": "froc",
+                "value": self.value,
                 "froc_score": self.value,
                 "ci95": self.ci95,
                 "froc_score_without_quirks": self.value_without_quirks,

@@ -54,9 +54,10 @@ class ThresholdResult:
         tp, fp, tn, fn = self.true_positive, self.false_positive, self.true_negative, self.false_negative
         fields: dict[str, Any] = plain(
             {
-                "threshold": self.threshold,
-                "balanced_accuracy": self.value,
+                "metric": "balanced_accuracy",
+                "value": self.value,
                 "ci95": self.ci95,
+                "threshold": self.threshold,
                 "confusion": {"tp": tp, "fp": fp, "tn": tn, "fn": fn},
                 "sensitivity": self.sensitivity,
                 "sensitivity_ci95": wilson_interval(tp, tp + fn),

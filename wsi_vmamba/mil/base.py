@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from wsi_vmamba.errors import DatasetError, UsageError
 
-#: Cells embedded at a time; bounds memory whatever the slide's size.
-CHUNK_CELLS = 8192
+#: Cells embedded at a time; bounds memory whatever the slide's size. Smaller pieces need more memory, not less:
+#: their blocks come from the heap, where the results in between keep the freed ones from being used again.
+CHUNK_CELLS = 65_536
 
 T = TypeVar("T")
 

@@ -22,7 +22,6 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -58,11 +57,18 @@ def segment_offset(
 
 @triton.jit
 def softplus(z):
-    """log(1 + exp(z)) for float32, to a few units in the last place on both sides."""
+    """log(1 + exp(z)) for float32, to 2e-7 of its value however small."""
     small = tl.exp2(-tl.abs(z) * LOG2E)
-    # 1 + small would round small away; below 1/32 four terms of the series are exact to float32.
-    series = small * (1.0 - small * (0.5 - small * (0.33333334 - small * 0.25)))
-    return tl.maximum(z, 0.0) + tl.where(small < 0.03125, series, tl.log2(1.0 + small) * LN2)
+    # log(1 + x) / x on [0, 1], minimax: keeps small steps exact and spares the special-function unit.
+    p = 0.0052326880395412445 * small - 0.029505213722586632
+    p = p * small + 0.07822591066360474
+    p = p * small - 0.13663242757320404
+    p = p * small + 0.19106005132198334
+    p = p * small - 0.2484298199415207
+    p = p * small + 0.3331909775733948
+    p = p * small - 0.4999949336051941
+    p = p * small + 0.9999999403953552
+    return tl.maximum(z, 0.0) + p * small
 
 
 @triton.jit
@@ -132,15 +138,32 @@ def segments_of_tile(
 
 
 @triton.jit
+def at_border(values, FIRST: tl.constexpr, K: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
+    """Spread one value per segment over a tile: zero but at the first (else the last) token of direction K."""
+    spread = tl.expand_dims(values, 1 - K % 2)
+    if K % 2 == 0:
+        along = tl.arange(0, TW)[None, :, None]
+        last = TW - 1
+    else:
+        along = tl.arange(0, TH)[:, None, None]
+        last = TH - 1
+    return tl.where(along == (0 if (K < 2) == FIRST else last), spread, 0.0)
+
+
+@triton.jit
 def summary_kernel(
-    u_ptr, proj_ptr, weight_ptr, bias_ptr, a_logs_ptr, step_ptr, state_ptr,
+    u_ptr, gy_ptr, proj_ptr, weight_ptr, bias_ptr, a_logs_ptr, step_ptr, state_ptr, adjoint_ptr,
     height, width, channels, rank, first_channel, group,
     tiles_h, tiles_w, channel_blocks,
-    u_stride_b, u_stride_h, u_stride_w, proj_stride_b, proj_stride_h, proj_stride_w,
+    u_stride_b, u_stride_h, u_stride_w, gy_stride_b, gy_stride_h, gy_stride_w,
+    proj_stride_b, proj_stride_h, proj_stride_w,
     N: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
 ):  # fmt: skip
-    """Write the sum of delta and the state from nothing of each segment of a tile, four directions."""
+    """Write the sum of delta and the state from nothing of each segment of a tile, four directions.
+
+    ADJOINT also writes what the output gradients ``gy`` of a segment send back to the token before it.
+    """
     batch, tile_row, tile_column, block = tile_position(tiles_h, tiles_w, channel_blocks)
     row = tile_row * TH + tl.arange(0, TH)
     column = tile_column * TW + tl.arange(0, TW)
@@ -152,6 +175,9 @@ def summary_kernel(
     u_token = token_offset(batch, row[:, None], column[None, :], u_stride_b, u_stride_h, u_stride_w)
     token = token_offset(batch, row[:, None], column[None, :], proj_stride_b, proj_stride_h, proj_stride_w)
     u = tl.load(u_ptr + u_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
+    if ADJOINT:
+        gy_token = token_offset(batch, row[:, None], column[None, :], gy_stride_b, gy_stride_h, gy_stride_w)
+        gy = tl.load(gy_ptr + gy_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
     for k in tl.static_range(4):
         first = k * (rank + 2 * N)
         low = load_low_rank(proj_ptr, token, inside, rank, first, RP)
@@ -167,11 +193,17 @@ def summary_kernel(
         # What a token adds decays over the tokens after it, in the direction of the walk.
         after = tl.cumsum(delta, axis=1 - k % 2, reverse=k < 2) - delta
         drive = delta * u
+        if ADJOINT:
+            until = tl.cumsum(delta, axis=1 - k % 2, reverse=k >= 2)
         for n in range(N):
             rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
             B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)
             state = tl.sum(tl.exp2(after * rate[None, None, :]) * drive * B[:, :, None], axis=1 - k % 2)
             tl.store(state_ptr + segment[:, None] * N + n * group + slot[None, :], state, mask=mask)
+            if ADJOINT:
+                C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)
+                sent = tl.sum(tl.exp2(until * rate[None, None, :]) * gy * C[:, :, None], axis=1 - k % 2)
+                tl.store(adjoint_ptr + segment[:, None] * N + n * group + slot[None, :], sent, mask=mask)
 
 
 @triton.jit
@@ -204,12 +236,11 @@ def chunk_kernel(
     total = tl.zeros((BD,), tl.float32)
     carry = tl.zeros((BD,), tl.float32)
     begin = tl.cast(chunk, tl.int64) * chunk_length
-    for i in range(chunk_length):
+    for i in range(tl.minimum(count - begin, chunk_length)):
         s = begin + i
-        mask = ok & (s < count)
         where = (base + (count - 1 - s if REVERSE else s)) * group
-        step = tl.load(step_ptr + where + slot, mask=mask, other=0.0)
-        state = tl.load(state_ptr + where * N + n * group + slot, mask=mask, other=0.0)
+        step = tl.load(step_ptr + where + slot, mask=ok, other=0.0)
+        state = tl.load(state_ptr + where * N + n * group + slot, mask=ok, other=0.0)
         total += step
         carry = tl.exp2(step * rate) * carry + state
     place = ((batch * 4 + k) * chunks + chunk) * group
@@ -259,13 +290,12 @@ def enter_kernel(
     place = ((batch * 4 + k) * chunks + chunk) * group
     carry = tl.load(chunk_state_ptr + place * N + n * group + slot, mask=ok, other=0.0)
     begin = tl.cast(chunk, tl.int64) * chunk_length
-    for i in range(chunk_length):
+    for i in range(tl.minimum(count - begin, chunk_length)):
         s = begin + i
-        mask = ok & (s < count)
         where = (base + (count - 1 - s if REVERSE else s)) * group
-        step = tl.load(step_ptr + where + slot, mask=mask, other=0.0)
-        state = tl.load(state_ptr + where * N + n * group + slot, mask=mask, other=0.0)
-        tl.store(state_ptr + where * N + n * group + slot, carry, mask=mask)
+        step = tl.load(step_ptr + where + slot, mask=ok, other=0.0)
+        state = tl.load(state_ptr + where * N + n * group + slot, mask=ok, other=0.0)
+        tl.store(state_ptr + where * N + n * group + slot, carry, mask=ok)
         carry = tl.exp2(step * rate) * carry + state
 
 
@@ -307,24 +337,13 @@ def apply_kernel(
             batch, tile_row, tile_column, row, column, height, width, tiles_h, tiles_w, group, k
         )
         mask = exists[:, None] & channel_ok[None, :]
-        along_h = tl.arange(0, TH)[:, None, None]
-        along_w = tl.arange(0, TW)[None, :, None]
         for n in range(N):
             rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
             B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)
             C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)
             enter = tl.load(enter_ptr + segment[:, None] * N + n * group + slot[None, :], mask=mask, other=0.0)
             decay = tl.exp2(delta * rate[None, None, :])
-            entering = tl.expand_dims(enter, 1 - k % 2)
-            if k == 0:
-                entering = tl.where(along_w == 0, entering, 0.0)
-            elif k == 1:
-                entering = tl.where(along_h == 0, entering, 0.0)
-            elif k == 2:
-                entering = tl.where(along_w == TW - 1, entering, 0.0)
-            else:
-                entering = tl.where(along_h == TH - 1, entering, 0.0)
-            drive = delta * u * B[:, :, None] + decay * entering
+            drive = delta * u * B[:, :, None] + decay * at_border(enter, True, k, TH, TW)
             _, h = tl.associative_scan((decay, drive), 1 - k % 2, follow, reverse=k >= 2)
             y += h * C[:, :, None]
     y_token = token_offset(batch, row[:, None], column[None, :], y_stride_b, y_stride_h, y_stride_w)

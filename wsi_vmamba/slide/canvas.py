@@ -49,7 +49,9 @@ class CanvasSlide(ABC):
         self.reader = reader
         self.levels = levels
         self.mpp = None if mpp is None else (mpp.x + mpp.y) / 2
-        recorded = {} if mpp is None else {"mpp_x": f"{mpp.x!r}", "mpp_y": f"{mpp.y!r}", "mpp_source": mpp.source}
+        recorded = (
+            {} if mpp is None else {"mpp_x": f"{mpp.x!r}", "mpp_y": f"{mpp.y!r}", "mpp_source": mpp.source}
+        )
         self.properties: Mapping[str, str] = MappingProxyType({**properties, **recorded})
 
     @abstractmethod
@@ -120,7 +122,8 @@ def pyramid(sizes_px: list[tuple[int, int]]) -> tuple[Level, ...]:
     """
     width, height = sizes_px[0]
     return tuple(
-        Level(width_px=w, height_px=h, downsample=_downsample(width / w, height / h, w, h)) for w, h in sizes_px
+        Level(width_px=w, height_px=h, downsample=_downsample(width / w, height / h, w, h))
+        for w, h in sizes_px
     )
 
 

@@ -12,7 +12,8 @@ from wsi_vmamba.slide.dicom import is_dicom, series_uid
 #: Endings that announce a slide. A file that has one is listed even if damaged, so that a run names it as
 #: failed instead of passing it over.
 SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .btf .tf8 .tf2 .ndpi .mrxs .scn .bif .svslide .vms .vmu .czi .avs .qptiff".split()
+    {".svs", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
+    | {".svslide", ".vms", ".vmu", ".czi", ".avs"}
 )
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 

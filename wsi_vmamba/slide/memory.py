@@ -35,7 +35,12 @@ class ArraySlide(CanvasSlide):
         Raises:
             UsageError: the array is not (h, w, 3) uint8, or the downsamples do not begin with 1 and rise.
         """
-        if array_hwc.dtype != np.uint8 or array_hwc.ndim != 3 or array_hwc.shape[2] != 3 or not array_hwc.size:
+        if (
+            array_hwc.dtype != np.uint8
+            or array_hwc.ndim != 3
+            or array_hwc.shape[2] != 3
+            or not array_hwc.size
+        ):
             raise UsageError(f"expected uint8 (h, w, 3), got {array_hwc.dtype} {array_hwc.shape}")
         if not downsamples or downsamples[0] != 1 or list(downsamples) != sorted(set(downsamples)):
             raise UsageError(f"downsamples begin with 1 and rise, got {tuple(downsamples)}")
@@ -64,7 +69,9 @@ def _block_mean(array_hwc: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
         return array_hwc
     height, width = array_hwc.shape[0] // factor, array_hwc.shape[1] // factor
     if not height or not width:
-        raise UsageError(f"downsample {factor} leaves nothing of {array_hwc.shape[1]} x {array_hwc.shape[0]} px")
+        raise UsageError(
+            f"downsample {factor} leaves nothing of {array_hwc.shape[1]} x {array_hwc.shape[0]} px"
+        )
     blocks = array_hwc[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
     mean: NDArray[np.uint8] = np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
     return mean

@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 
 from wsi_vmamba.errors import SlideError, UnreadableSlideError
-from wsi_vmamba.slide.readers import READERS
 from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide
 from wsi_vmamba.slide.find import is_feature_store, is_zarr_folder
+from wsi_vmamba.slide.readers import READERS
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: How the beginning of a file that is no slide is described to the user.
@@ -86,7 +86,9 @@ def _open(reader: str, path: Path) -> Slide:
 
 def _sniff_folder(path: Path) -> str:
     if not is_zarr_folder(path):
-        raise UnreadableSlideError(path, "expected a slide, found a folder; name the slide, or `extract` the folder")
+        raise UnreadableSlideError(
+            path, "expected a slide, found a folder; name the slide, or `extract` the folder"
+        )
     if is_feature_store(path):
         raise UnreadableSlideError(path, "expected a slide, found a feature file of this package")
     return "zarr"

@@ -20,8 +20,9 @@ _STRIP_ROWS = 1024
 class OpenSlideSlide(CanvasSlide):
     """A slide opened by OpenSlide; transparent pixels are laid over white.
 
-    On levels whose downsample is not a whole number OpenSlide interpolates between pixels; see
-    `docs/slides.md`. Level 0 and whole downsamples are the stored pixels.
+    Level 0, and levels whose ratio to it is a whole number, give the stored pixels. On other levels OpenSlide
+    interpolates by up to half a level-0 pixel, except where a read begins at the slide's corner; `TiffSlide`
+    always gives the stored pixels.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,7 +71,9 @@ class OpenSlideSlide(CanvasSlide):
         except openslide.OpenSlideError as error:
             self._replace(handle)
             where = self._tiles_at(level, corner_px, size_px)
-            raise BadTileError(self.path, f"level {level}, {where}: OpenSlide cannot decode it ({error})") from error
+            raise BadTileError(
+                self.path, f"level {level}, {where}: OpenSlide cannot decode it ({error})"
+            ) from error
 
     def _tiles_at(self, level: int, corner_px: tuple[int, int], size_px: tuple[int, int]) -> str:
         """Name the tiles under a rectangle; OpenSlide does not say which one of them is bad."""
@@ -79,9 +82,12 @@ class OpenSlideSlide(CanvasSlide):
             return f"rectangle {corner_px} + {size_px} px"
         first = tuple(start // int(side or 1) for start, side in zip(corner_px, sides, strict=True))
         last = tuple(
-            (start + size - 1) // int(side or 1) for start, size, side in zip(corner_px, size_px, sides, strict=True)
+            (start + size - 1) // int(side or 1)
+            for start, size, side in zip(corner_px, size_px, sides, strict=True)
         )
-        return f"tile (col, row) {first}" if first == last else f"one of the tiles (col, row) {first} to {last}"
+        return (
+            f"tile (col, row) {first}" if first == last else f"one of the tiles (col, row) {first} to {last}"
+        )
 
     def _replace(self, failed: openslide.OpenSlide) -> None:
         """Open afresh: an OpenSlide handle refuses everything after its first error.
@@ -99,10 +105,10 @@ class OpenSlideSlide(CanvasSlide):
 
 
 def _open(path: str | Path) -> openslide.OpenSlide:
+    if not Path(path).exists():
+        raise UnreadableSlideError(path, "no such file")
     try:
         return openslide.OpenSlide(str(path))
-    except FileNotFoundError as error:
-        raise UnreadableSlideError(path, "no such file") from error
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise UnreadableSlideError(path, "not a format that OpenSlide knows") from error
     except openslide.OpenSlideError as error:

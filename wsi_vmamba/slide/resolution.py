@@ -38,8 +38,9 @@ def resolve_mpp(slide: Slide, *, mpp_override: float | None = None) -> ResolvedM
     source = slide.properties.get("mpp_source", "file")
     if slide.mpp is None:
         raise MissingMppError(slide.path, f"the file records no micrometres per pixel; {REMEDY}")
+    value = _in_range(slide, slide.mpp, source)
     _check_square(slide, source)
-    return ResolvedMpp(value=_in_range(slide, slide.mpp, source), source=source)
+    return ResolvedMpp(value=value, source=source)
 
 
 def _in_range(slide: Slide, mpp: float, source: str) -> float:
@@ -47,7 +48,7 @@ def _in_range(slide: Slide, mpp: float, source: str) -> float:
     if not math.isfinite(mpp) or not low <= mpp <= high:
         raise MissingMppError(
             slide.path,
-            f"{source} says {mpp:g} um per pixel; expected {low:g} to {high:g}, the range of tissue microscopy; "
+            f"{mpp:g} um per pixel (from {source}); expected {low:g} to {high:g}, the range of tissue microscopy; "
             f"{REMEDY}",
         )
     return float(mpp)
@@ -62,6 +63,6 @@ def _check_square(slide: Slide, source: str) -> None:
     if abs(mpp_x - mpp_y) > ISOTROPY * min(mpp_x, mpp_y):
         raise MissingMppError(
             slide.path,
-            f"{source} says {mpp_x:g} um per pixel in x but {mpp_y:g} in y; expected square pixels (within "
+            f"{mpp_x:g} um per pixel in x but {mpp_y:g} in y (from {source}); expected square pixels (within "
             f"{ISOTROPY:.1%}); resample the slide, or {REMEDY}",
         )

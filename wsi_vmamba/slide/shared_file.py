@@ -51,7 +51,9 @@ class SharedFile:
     def read_at(self, offset: int, length: int) -> bytes:
         """Read ``length`` bytes at ``offset``; fewer where the file ends. Call inside `reading`."""
         data = os.pread(self._descriptor, length, offset)
-        while 0 < len(data) < length and (more := os.pread(self._descriptor, length - len(data), offset + len(data))):
+        while 0 < len(data) < length and (
+            more := os.pread(self._descriptor, length - len(data), offset + len(data))
+        ):
             data += more
         return data
 

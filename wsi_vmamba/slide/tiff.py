@@ -26,8 +26,9 @@ from wsi_vmamba.slide.workers import run_all
 class TiffSlide(CanvasSlide):
     """Tiled or stripped TIFF, BigTIFF, Aperio SVS and OME-TIFF; 8-bit RGB, YCbCr or grey.
 
-    Pixels equal OpenSlide's wherever both decode with libjpeg-turbo or OpenJPEG. Tiles that were never
-    written are white.
+    Pixels equal OpenSlide's bit for bit on level 0 and whole downsamples: JPEG comes from libjpeg-turbo and JPEG
+    2000 from OpenJPEG on both sides, with the same upsampling; the lossless codecs leave no room. The one
+    exception is Aperio's YCbCr JPEG 2000, where rounding may differ by 1. Tiles never written are white.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -79,13 +80,21 @@ class TiffSlide(CanvasSlide):
             try:
                 self._paste_tile(target, table, tile, x_in_tile=x0 - left, y_in_tile=y0 - top)
             except (DamagedTileError, OSError) as error:
-                raise BadTileError(self.path, f"level {level}, tile (col, row) ({column}, {row}): {error}") from error
+                raise BadTileError(
+                    self.path, f"level {level}, tile (col, row) ({column}, {row}): {error}"
+                ) from error
 
         with self._file.reading():
             run_all(paste, [(column, row) for row in rows for column in columns])
 
     def _paste_tile(
-        self, target: NDArray[np.uint8], table: TiffLevel, tile: tuple[int, int], *, x_in_tile: int, y_in_tile: int
+        self,
+        target: NDArray[np.uint8],
+        table: TiffLevel,
+        tile: tuple[int, int],
+        *,
+        x_in_tile: int,
+        y_in_tile: int,
     ) -> None:
         """Decode one tile, all its planes, and put the part that is wanted into ``target``."""
         column, row = tile

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import defusedxml
 import numpy as np
 import tifffile
-from defusedxml import ElementTree
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.tiff_facts import check_vendor, read_facts
 from wsi_vmamba.slide.tile_codecs import (
     CODEC_NAMES,
     JPEG,
@@ -39,10 +37,16 @@ _MAX_RATIO = 4000
 _BOMB_FLOOR_BYTES = 1 << 30
 #: How far the aspect of a level may stray: writers round each level's size.
 _ASPECT_TOLERANCE = 0.01
-_UM_PER_UNIT = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 #: What tifffile raises on damaged directories, found by flipping bytes of sound files.
-_DAMAGE = (tifffile.TiffFileError, struct.error, ValueError, LookupError, TypeError, ArithmeticError, EOFError)
+_DAMAGE = (
+    tifffile.TiffFileError,
+    struct.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    EOFError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,42 +116,31 @@ def read_layout(path: str, *, size_bytes: int) -> TiffLayout:
 
 
 def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int) -> TiffLayout:
-    _check_vendor(path, tif)
+    check_vendor(path, tif)
     pages = [tif.pages[i] for i in range(min(len(tif.pages), _MAX_PAGES))]
     if not pages:
         raise UnreadableSlideError(path, "the TIFF holds no picture; it is damaged or was never finished")
+    _check_numbers(path, pages)
     base = _base_page(pages)
-    ome = _ome_pixels(path, tif)
-    _check_ome_planes(path, ome, base)
-    levels = tuple(_level(path, page, size_bytes) for page in [base, *_reduced_pages(base, pages)])
-    form = levels[0].form
-    properties = {
-        "format": _format_name(tif),
-        "codec": form.codec,
+    facts = read_facts(path, tif, base)
+    levels = tuple(_level(path, page, size_bytes) for page in [base, *_reduced_pages(path, base, pages)])
+    stored = {
+        "codec": levels[0].form.codec,
         "tile": f"{levels[0].tile_width_px} x {levels[0].tile_height_px}",
-        "description": base.description,
-        "software": base.software,
     }
-    if tif.is_svs:
-        properties |= {"vendor": "aperio"}
-        power = re.search(r"\bAppMag\s*=\s*([\d.]+)", base.description)
-        properties |= {"objective_power": power[1]} if power else {}
-    return TiffLayout(
-        levels=levels, mpp=_recorded_mpp(tif, base, ome), properties={k: v for k, v in properties.items() if v}
-    )
+    return TiffLayout(levels=levels, mpp=facts.mpp, properties={**facts.properties, **stored})
 
 
-def _check_vendor(path: str, tif: tifffile.TiffFile) -> None:
-    """Leave layouts whose tiles overlap, carry offsets, or hide sizes in XML to OpenSlide, which knows them."""
-    kinds = {"Hamamatsu NDPI": "is_ndpi", "Leica SCN": "is_scn", "Ventana BIF": "is_bif", "Philips TIFF": "is_philips"}
-    for name, flag in kinds.items():
-        if getattr(tif, flag):
-            raise NeedsOtherReaderError(path, f"{name} is read through OpenSlide")
-
-
-def _format_name(tif: tifffile.TiffFile) -> str:
-    name = "Aperio SVS" if tif.is_svs else "OME-TIFF" if tif.is_ome else "TIFF"
-    return f"{name} (BigTIFF)" if tif.is_bigtiff else name
+def _check_numbers(path: str, pages: list[tifffile.TiffPage]) -> None:
+    """Refuse sizes that are no numbers: a flipped bit in a tag's type makes them texts or tuples."""
+    names = ("imagewidth", "imagelength", "tilewidth", "tilelength", "samplesperpixel", "bitspersample")
+    for page in pages:
+        for name in names:
+            value = getattr(page, name)
+            if not isinstance(value, int) or not 0 <= value < 2**31:
+                raise UnreadableSlideError(
+                    path, f"the TIFF directory is damaged ({name} is {str(value)[:40]})"
+                )
 
 
 def _base_page(pages: list[tifffile.TiffPage]) -> tifffile.TiffPage:
@@ -156,20 +149,27 @@ def _base_page(pages: list[tifffile.TiffPage]) -> tifffile.TiffPage:
     return max(tiled, key=lambda page: page.imagewidth * page.imagelength, default=pages[0])
 
 
-def _reduced_pages(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+def _reduced_pages(
+    path: str, base: tifffile.TiffPage, pages: list[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
     """Pages that show the same picture smaller, finest first.
 
     Labels and macros have another aspect; thumbnails are stripped where the slide is tiled, and not marked as
     reduced resolution where it is not.
     """
-    others = [page for page in pages if page is not base]
-    if base.subifds:
-        others += list(base.pages)[:_MAX_PAGES]
+    subpages = list(base.pages)[:_MAX_PAGES] if base.subifds else []
+    _check_numbers(path, subpages)
+    others = [page for page in pages if page is not base] + subpages
     found: dict[int, tifffile.TiffPage] = {}
     for page in others:
         belongs = page.is_tiled if base.is_tiled else not page.is_tiled and page.subfiletype == 1
         width, height = page.imagewidth, page.imagelength
-        if not belongs or not 0 < width < base.imagewidth or height <= 0 or page.samplesperpixel != base.samplesperpixel:
+        if (
+            not belongs
+            or not 0 < width < base.imagewidth
+            or height <= 0
+            or page.samplesperpixel != base.samplesperpixel
+        ):
             continue
         height_due = base.imagelength * width / base.imagewidth
         if abs(height - height_due) <= max(2.0, _ASPECT_TOLERANCE * height_due):
@@ -183,7 +183,15 @@ def _level(path: str, page: tifffile.TiffPage, size_bytes: int) -> TiffLevel:
     tile_width, tile_height = (
         (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
     )
-    _check_claims(path, (width, height), (tile_width, tile_height), page.samplesperpixel, form, size_bytes)
+    _check_claims(
+        path,
+        (width, height),
+        (tile_width, tile_height),
+        page.samplesperpixel,
+        form,
+        size_bytes,
+        is_tiled=page.is_tiled,
+    )
     offsets, counts = (
         np.array(table, dtype=np.uint64).astype(np.int64) for table in (page.dataoffsets, page.databytecounts)
     )
@@ -222,6 +230,8 @@ def _check_claims(
     samples: int,
     form: TileFormat,
     size_bytes: int,
+    *,
+    is_tiled: bool,
 ) -> None:
     """Refuse sizes that the file cannot hold, before anything is allocated for them."""
     if min(*size_px, *tile_px) <= 0:
@@ -233,7 +243,7 @@ def _check_claims(
             f"the header claims {size_px[0]} x {size_px[1]} px, {pixel_bytes / 2**30:.0f} GiB, in a file of "
             f"{size_bytes} bytes; it is damaged, cut short or made to exhaust memory",
         )
-    banded = form.compression == 1 and tile_px[0] == size_px[0]
+    banded = form.compression == 1 and not is_tiled and tile_px == size_px
     if math.prod(tile_px) * samples > _MAX_TILE_BYTES and not banded:
         raise UnreadableSlideError(
             path,
@@ -249,16 +259,20 @@ def _tile_format(path: str, page: tifffile.TiffPage) -> tuple[TileFormat, int]:
     own_colours = compression == JPEG or compression in JPEG2000
     colours = {1: (MIN_IS_WHITE, MIN_IS_BLACK), 3: (RGB, YCBCR) if own_colours else (RGB,), 4: (RGB,)}
     problems = {
-        f"{page.bitspersample} bits per sample, expected 8": page.bitspersample != 8 or page.sampleformat != 1,
+        f"{page.bitspersample} bits per sample, expected 8": page.bitspersample != 8
+        or page.sampleformat != 1,
         f"{samples} samples per pixel, expected 1, 3 or 4": samples not in colours,
         f"compression {compression}": compression not in CODEC_NAMES,
-        f"photometric interpretation {photometric} of {samples} samples": photometric not in colours.get(samples, ()),
+        f"photometric interpretation {photometric} of {samples} samples": photometric
+        not in colours.get(samples, ()),
         f"predictor {page.predictor}": page.predictor not in (1, 2),
         "reversed bit order": page.fillorder != 1,
         "a volume": page.imagedepth != 1,
         "opacity in JPEG or in planes": samples == 4 and (own_colours or planes > 1),
         "YCbCr in planes": planes > 1 and photometric != RGB,
     }
+    if page.jpegtables is not None and not isinstance(page.jpegtables, bytes):
+        raise UnreadableSlideError(path, "the TIFF directory is damaged (its JPEG tables are no bytes)")
     for problem, found in problems.items():
         if found:
             raise NeedsOtherReaderError(path, f"{problem} is not decoded natively")
@@ -269,60 +283,3 @@ def _tile_format(path: str, page: tifffile.TiffPage) -> tuple[TileFormat, int]:
         predictor=1 if own_colours else int(page.predictor),
         jpeg_tables=page.jpegtables,
     ), planes
-
-
-def _ome_pixels(path: str, tif: tifffile.TiffFile) -> Mapping[str, str]:
-    """Attributes of the first picture's Pixels element; empty for what is not OME-TIFF."""
-    if not tif.is_ome:
-        return {}
-    try:
-        pixels = ElementTree.fromstring(tif.ome_metadata).find(".//{*}Image/{*}Pixels")
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException) as error:
-        raise UnreadableSlideError(path, f"the OME-XML is damaged ({error})") from error
-    return {} if pixels is None else dict(pixels.attrib)
-
-
-def _check_ome_planes(path: str, ome: Mapping[str, str], base: tifffile.TiffPage) -> None:
-    """Refuse stacks: taking their first plane for the slide would be a silent guess."""
-    sizes = {axis: int(ome.get(f"Size{axis}", 1)) for axis in "ZTC"}
-    if sizes["Z"] > 1 or sizes["T"] > 1 or sizes["C"] > max(1, base.samplesperpixel):
-        raise UnreadableSlideError(
-            path,
-            f"expected one RGB picture, the OME-TIFF has {sizes['C']} channels of {base.samplesperpixel} samples, "
-            f"{sizes['Z']} focal planes and {sizes['T']} times; export one plane as RGB",
-        )
-
-
-def _recorded_mpp(
-    tif: tifffile.TiffFile, base: tifffile.TiffPage, ome: Mapping[str, str]
-) -> RecordedMpp | None:
-    if tif.is_svs:
-        found = re.search(r"\bMPP\s*=\s*([\d.]+(?:[eE][-+]?\d+)?)", base.description)
-        return _mpp(found and found[1], found and found[1], 1.0, 1.0, "Aperio's MPP")
-    if "PhysicalSizeX" in ome:
-        x, y = ome["PhysicalSizeX"], ome.get("PhysicalSizeY", ome["PhysicalSizeX"])
-        units = [_UM_PER_UNIT.get(ome.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
-        return _mpp(x, y, *units, "OME PhysicalSizeX")
-    unit = _UM_PER_RESOLUTION_UNIT.get(_tag(base, "ResolutionUnit", 2))
-    per_unit = [_tag(base, f"{axis}Resolution", (0, 1)) for axis in "XY"]
-    if unit is None or not all(numerator and denominator for numerator, denominator in per_unit):
-        return None
-    x, y = (unit * denominator / numerator for numerator, denominator in per_unit)
-    return RecordedMpp(x=x, y=y, source="TIFF resolution tags")
-
-
-def _tag(page: tifffile.TiffPage, name: str, default: object) -> object:
-    tag = page.tags.get(name)
-    return default if tag is None else tag.value
-
-
-def _mpp(
-    x: str | None, y: str | None, x_unit_um: float | None, y_unit_um: float | None, source: str
-) -> RecordedMpp | None:
-    """None where the file says nothing, or nothing that is a length."""
-    if x is None or y is None or x_unit_um is None or y_unit_um is None:
-        return None
-    mpp_x, mpp_y = float(x) * x_unit_um, float(y) * y_unit_um
-    if not (0 < mpp_x < math.inf and 0 < mpp_y < math.inf):
-        return None
-    return RecordedMpp(x=mpp_x, y=mpp_y, source=source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -96,11 +97,12 @@ def _decode_bytes(data: bytes, form: TileFormat, width_px: int, height_px: int) 
     return pixels
 
 
-def _into_buffer(decode: Callable[..., NDArray[np.uint8]]) -> Callable[[bytes, int], NDArray[np.uint8]]:
+def _into_buffer(decode: Callable[..., Any]) -> Callable[[bytes, int], NDArray[np.uint8]]:
     """Decode into a buffer of the wanted size, so that a bomb cannot ask for more."""
 
     def inflate(data: bytes, wanted_bytes: int) -> NDArray[np.uint8]:
-        return decode(data, out=np.empty(wanted_bytes, dtype=np.uint8))
+        pixels: NDArray[np.uint8] = decode(data, out=np.empty(wanted_bytes, dtype=np.uint8))
+        return pixels
 
     return inflate
 

@@ -24,7 +24,8 @@ SEGMENTERS = Table(
 class Segmenter(Protocol):
     """Finds the tissue of one slide; ``mpp`` is the resolved micrometres per level-0 pixel."""
 
-    def __call__(self, slide: Slide, *, mpp: float) -> TissueMask: ...
+    def __call__(self, slide: Slide, *, mpp: float) -> TissueMask:
+        """Return the tissue of ``slide``."""
 
 
 def segment_tissue(slide: Slide, *, mpp: float, segmenter: str = "otsu") -> TissueMask:

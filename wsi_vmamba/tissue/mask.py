@@ -15,9 +15,9 @@ class TissueMask:
     """Tissue (True) and everything else, at low resolution.
 
     Attributes:
-        mask: bool, shape (height, width) in mask pixels; mask pixel (row i, column j) covers the level-0 square
-            that begins at (x_l0, y_l0) = (j * downsample, i * downsample). The last row and column may reach
-            past the slide.
+        mask: bool, shape (height, width) in mask pixels; mask pixel (row i, column j) covers the level-0
+            square that begins at (x_l0, y_l0) = (j * downsample, i * downsample). The last row and column may
+            reach past the slide.
         downsample: level-0 pixels per mask pixel, at least 1.
         mpp: micrometres per mask pixel.
     """
@@ -29,7 +29,7 @@ class TissueMask:
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_ or self.mask.size == 0:
             raise UsageError(
-                f"a tissue mask is a non-empty 2-D bool array, got {self.mask.dtype} of shape {self.mask.shape}"
+                f"a tissue mask is a non-empty 2-D bool array, got {self.mask.dtype} {self.mask.shape}"
             )
         if not self.downsample > 0 or not self.mpp > 0:
             raise UsageError(f"downsample and mpp must be positive, got {self.downsample} and {self.mpp}")

@@ -21,9 +21,9 @@ class OtsuSettings:
     """How saturation becomes tissue. Saturation and value are HSV, 0 to 255.
 
     Attributes:
-        min_saturation: never call tissue below this: on a blank slide Otsu only splits the noise of the glass.
-        max_saturation: never ask for more than this: in a crop that is all tissue Otsu splits strong stain from
-            weak, and the weak half would be lost.
+        min_saturation: never call tissue below this: on a blank slide Otsu only splits noise of the glass.
+        max_saturation: never ask for more than this: in a crop that is all tissue Otsu splits strong stain
+            from weak, and the weak half would be lost.
         smooth_um: side of the median window that removes noise of single pixels.
         close_um: gaps narrower than this are bridged.
         min_object_um2: smaller pieces of tissue are specks.
@@ -108,7 +108,7 @@ def _ink(
     seeds = np.asarray(black | green | blue)
     large = _drop_small(seeds, min_area_px=min_area_px) | _touching_border(black)
     # The rim of a stroke is mixed with glass and no longer has the colour; take two pixels more.
-    return cv2.dilate(large.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_)
+    return np.asarray(cv2.dilate(large.astype(np.uint8), np.ones((5, 5), np.uint8)), dtype=np.bool_)
 
 
 def _touching_border(mask: Mask) -> Mask:
@@ -119,7 +119,8 @@ def _touching_border(mask: Mask) -> Mask:
     keep = counts >= 16
     keep = np.concatenate([keep, np.zeros(int(labels.max()) + 1 - keep.size, dtype=np.bool_)])
     keep[0] = False
-    return keep[labels]
+    touching: Mask = keep[labels]
+    return touching
 
 
 def _close(mask: Mask, *, size_px: int) -> Mask:
@@ -127,9 +128,9 @@ def _close(mask: Mask, *, size_px: int) -> Mask:
     if size_px < 3:
         return mask
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size_px, size_px))
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), *(4 * [size_px]), cv2.BORDER_REPLICATE)
+    padded = np.pad(mask.astype(np.uint8), size_px, mode="edge")
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)
-    return closed[size_px:-size_px, size_px:-size_px].astype(np.bool_)
+    return np.asarray(closed[size_px:-size_px, size_px:-size_px], dtype=np.bool_)
 
 
 def _drop_small(mask: Mask, *, min_area_px: float) -> Mask:

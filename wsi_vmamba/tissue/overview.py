@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -13,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.slide.base import Level, Slide
+from wsi_vmamba.slide.workers import run_all
 
 #: Resolution of the tissue mask: coarse enough for memory, fine enough for a 100-um fragment.
 OVERVIEW_MPP = 8.0
-#: Side of the blocks a level is read in; with 8 threads about 100 MB at most.
+#: Side of the blocks a level is read in, 12 MB each; every thread holds one.
 _BLOCK_PX = 2048
-_THREADS = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,7 +38,7 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
     """Read the whole slide at about ``overview_mpp`` micrometres per pixel, never coarser.
 
     The coarsest level that is fine enough is read in blocks and each block is averaged by a whole factor, so
-    memory stays small even where a huge slide has a single level. Pixels past the slide's edge repeat the edge.
+    memory stays small even where a huge slide has a single level. A ragged edge repeats its last pixel.
 
     Args:
         slide: an open slide.
@@ -63,8 +61,8 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
         y, x = corner
         width, height = min(step, level.width_px - x), min(step, level.height_px - y)
         block = slide.read_region(
-            x_l0=math.ceil(x * level.downsample - 1e-6),
-            y_l0=math.ceil(y * level.downsample - 1e-6),
+            x_l0=round(x * level.downsample),
+            y_l0=round(y * level.downsample),
             level=index,
             width_px=width,
             height_px=height,
@@ -72,11 +70,9 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
         small = _average(block, factor)
         out[y // factor : y // factor + small.shape[0], x // factor : x // factor + small.shape[1]] = small
 
-    corners = itertools.product(range(0, level.height_px, step), range(0, level.width_px, step))
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="overview") as pool:
-        # Reading the results raises the first error here.
-        for _ in pool.map(read_block, corners):
-            pass
+    run_all(
+        read_block, list(itertools.product(range(0, level.height_px, step), range(0, level.width_px, step)))
+    )
     downsample = level.downsample * factor
     return Overview(pixels=out, downsample=downsample, mpp=mpp * downsample)
 
@@ -88,7 +84,7 @@ def _best_level(levels: tuple[Level, ...], *, downsample: float) -> int:
 
 
 def _average(block: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Area-average by a whole factor; a ragged right or bottom edge is filled up by repeating the last pixel."""
+    """Area-average by a whole factor; a ragged right or bottom edge is filled up with its last pixel."""
     if factor == 1:
         return block
     height, width = block.shape[:2]

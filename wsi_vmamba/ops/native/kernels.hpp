@@ -37,8 +37,8 @@ struct Strip {
   int64_t width;
 };
 
-// One direction's transition through a strip: state_out = decay * state_in + state. Rows of the map have one
-// transition per strip, [state][padded]; columns one per column, [width][state][padded].
+// One direction's transition through a strip: state_out = decay * state_in + state, laid out as
+// [padded / 16][state][width][16]. Rows of the map have one transition per strip (width 1), columns one each.
 struct Transition {
   float* decay;
   float* state;
@@ -64,15 +64,15 @@ struct Kernels {
   int lanes;
 
   // Set (fresh) or continue (not fresh) the forward transitions and set the backward transitions of a strip.
-  // `row_forward` says whether the row-forward transition is wanted at all.
-  void (*summarize)(const ScanWeights&, const Strip&, const Carry&, bool fresh, bool row_forward, int64_t first,
-                    int64_t last);
+  // `row_forward` and `row_backward` say whether those transitions are wanted: nobody needs what leaves the map.
+  void (*summarize)(const ScanWeights&, const Strip&, const Carry&, bool fresh, bool row_forward,
+                    bool row_backward, int64_t first, int64_t last);
   // Scan a strip in four directions from the entering states in `carry`, which become the leaving states.
   void (*apply)(const ScanWeights&, const Strip&, const Carry&, float* y, int64_t first, int64_t last);
-  // Turn the transitions [slots][width][lanes] of one direction into entering states, visiting slots inside
-  // columns; `entry` is scratch, 3 * width * lanes floats. Only lanes [first, last) are touched.
-  void (*combine)(const float* decay, float* state, int64_t slots, int64_t width, int64_t lanes, bool backward,
-                  float* entry, int64_t first, int64_t last);
+  // Turn the transitions of one direction into entering states, for one block of channels and one n: (slots,
+  // width, 16) with slots `pitch` floats apart. `entry` is scratch, 2 * width * 16 floats.
+  void (*combine)(const float* decay, float* state, int64_t slots, int64_t pitch, int64_t width, bool backward,
+                  float* entry);
 
   // Gradients for channels [first, last) of one image; `u` and `grad_y` are float32. `scratch` holds
   // backward_scratch(...) floats.

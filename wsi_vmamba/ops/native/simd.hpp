@@ -16,6 +16,11 @@
 #error "VMAMBA_LANES (floats per vector: 16, 8 or 4) must be defined by the build"
 #endif
 #define VMAMBA_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define VMAMBA_UNROLL _Pragma("unroll")
+#else
+#define VMAMBA_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace {
 
@@ -58,17 +63,12 @@ VMAMBA_INLINE Vec load(const Bf16* from) {
 
 // Round to nearest even; a NaN stays a NaN (made quiet), which plain rounding could turn into an infinity.
 VMAMBA_INLINE void store(Bf16* to, Vec value) {
-#if defined(__AVX512BF16__)
-  const __m256bh half = _mm512_cvtneps_pbh(value);
-  memcpy(to, &half, sizeof half);
-#else
   const VecU bits = bits_as<VecU>(value);
   const VecU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const VecU quiet = (bits >> 16) | 0x40u;
   const VecU is_nan = bits_as<VecU>(value != value);
   const VecH half = __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), VecH);
   memcpy(to, &half, sizeof half);
-#endif
 }
 
 // The first `count` lanes from memory, zeros after them; nothing behind the end is touched.
@@ -122,12 +122,16 @@ VMAMBA_INLINE Vec at_most(float bound, Vec x) { return -at_least(-bound, -x); }
 VMAMBA_INLINE Vec negative_abs(Vec x) { return bits_as<Vec>(bits_as<VecU>(x) | 0x80000000u); }
 
 VMAMBA_INLINE float sum_lanes(Vec x) {
+#if defined(__AVX512F__) && VMAMBA_LANES == 16
+  return _mm512_reduce_add_ps(x);
+#else
   float lanes[kLanes];
   store(lanes, x);
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];
+#endif
 }
 
 }  // namespace

@@ -1,0 +1,129 @@
+"""Resampling against an independent float64 computation, and its independence of the rectangle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_vmamba.rescale import Rescaler, is_whole
+
+SCALES = [0.961, 1.0021, 1.37, 2.0062, 3.7, 8.05]
+
+
+def _in_order(task, numbers):
+    for number in numbers:
+        task(number)
+
+
+def _rescale(canvas, scale, *, x_px, y_px, width_px, height_px, origin=64):
+    """Resample a rectangle of a canvas whose pixel (0, 0) is at (origin, origin) of the array."""
+    rescaler = Rescaler(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, scale=scale)
+    top, bottom = int(rescaler.rows.first[0]), int(rescaler.rows.end[-1])
+    source = canvas[origin + top : origin + bottom, origin + rescaler.left : origin + rescaler.right]
+    assert source.shape[:2] == (bottom - top, rescaler.right - rescaler.left)
+    out = np.zeros((height_px, width_px, 3), dtype=np.uint8)
+    rescaler.fill(out, source, start=0, stop=height_px, source_y_px=top, run_all=_in_order)
+    return out
+
+
+def _weights(x, scale, length, origin=64):
+    """One target pixel's weights over a whole canvas axis: Keys' cubic written from its interpolation property."""
+    stretch = max(1.0, scale)
+    t = np.abs((np.arange(length) - origin + 0.5 - (x + 0.5) * scale) / stretch)
+    w = np.zeros(length)
+    inner, outer = t <= 1, (t > 1) & (t < 2)
+    w[inner] = 1.5 * t[inner] ** 3 - 2.5 * t[inner] ** 2 + 1
+    w[outer] = -0.5 * t[outer] ** 3 + 2.5 * t[outer] ** 2 - 4 * t[outer] + 2
+    return w / w.sum()
+
+
+@pytest.fixture(scope="module")
+def canvas():
+    return np.random.default_rng(5).integers(0, 256, (700, 800, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_fractional_scales_equal_the_float64_cubic(canvas, scale):
+    width, height = 37, 29
+    got = _rescale(canvas, scale, x_px=11, y_px=5, width_px=width, height_px=height)
+    down = np.array([_weights(y, scale, canvas.shape[0]) for y in range(5, 5 + height)])
+    along = np.array([_weights(x, scale, canvas.shape[1]) for x in range(11, 11 + width)])
+    exact = np.clip(
+        np.einsum("yi,ijc,xj->yxc", down, canvas.astype(np.float64), along, optimize=True), 0, 255
+    )
+    # Half a grey level of rounding, and a little for the weights' 13 bits.
+    assert np.abs(got - exact).max() < 0.75
+    assert np.abs(got - exact).mean() < 0.3
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 5, 8, 16])
+def test_whole_scales_are_the_area_mean(canvas, scale):
+    got = _rescale(canvas, float(scale), x_px=3, y_px=2, width_px=20, height_px=17)
+    part = canvas[64 + 2 * scale : 64 + 19 * scale, 64 + 3 * scale : 64 + 23 * scale].astype(np.float64)
+    exact = part.reshape(17, scale, 20, scale, 3).mean(axis=(1, 3))
+    assert np.abs(got - exact).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("scale", [*SCALES, 2.0])
+@pytest.mark.parametrize("grey", [0, 1, 127, 255])
+def test_a_flat_area_keeps_its_value(scale, grey):
+    flat = np.full((400, 400, 3), grey, dtype=np.uint8)
+    assert (_rescale(flat, scale, x_px=2, y_px=1, width_px=20, height_px=20) == grey).all()
+
+
+@pytest.mark.parametrize("scale", [0.961, 1.37, 2.0062])
+def test_a_ramp_stays_where_it_is(scale):
+    ramp = np.full((256, 256, 3), 7, dtype=np.uint8)
+    ramp[..., 0] = np.arange(256)[None, :]
+    ramp[..., 1] = np.arange(256)[:, None]
+    got = _rescale(ramp, scale, x_px=20, y_px=10, width_px=60, height_px=50).astype(np.float64)
+    x = (np.arange(20, 80) + 0.5) * scale - 0.5 + 64
+    y = (np.arange(10, 60) + 0.5) * scale - 0.5 + 64
+    # A grey level is a source pixel; rounding is half of one, and an eighth between the passes.
+    assert np.abs(got[..., 0] - x).max() < 0.65
+    assert np.abs(got[..., 1] - y[:, None]).max() < 0.65
+    assert (got[..., 2] == 7).all()
+
+
+@given(
+    scale=st.sampled_from([1.0021, 1.37, 2.0, 2.0062, 3.0]),
+    x=st.integers(0, 100),
+    y=st.integers(0, 80),
+    left=st.integers(0, 40),
+    top=st.integers(0, 40),
+    right=st.integers(0, 40),
+    bottom=st.integers(0, 40),
+)
+def test_a_pixel_has_the_same_bytes_in_every_rectangle(canvas, scale, x, y, left, top, right, bottom):
+    inner = _rescale(canvas, scale, x_px=x, y_px=y, width_px=33, height_px=21)
+    x0, y0 = max(0, x - left), max(0, y - top)
+    outer = _rescale(
+        canvas, scale, x_px=x0, y_px=y0, width_px=x - x0 + 33 + right, height_px=y - y0 + 21 + bottom
+    )
+    np.testing.assert_array_equal(outer[y - y0 : y - y0 + 21, x - x0 : x - x0 + 33], inner)
+
+
+@pytest.mark.parametrize("scale", [1.37, 2.0062, 4.0])
+def test_sums_stay_exact_in_float32(scale):
+    rescaler = Rescaler(x_px=0, y_px=0, width_px=5000, height_px=5000, scale=scale)
+    weights = rescaler.rows.weights.astype(np.float64)
+    np.testing.assert_array_equal(weights, np.rint(weights))
+    if not is_whole(scale):
+        assert (weights.sum(axis=1) == 2**15).all()
+        # The first pass, and the second on its largest result with two bits of fraction.
+        largest = 255 * np.abs(weights).sum(axis=1).max()
+        assert largest < 2**24
+        assert largest / 2**13 * (np.abs(weights).sum(axis=1).max() / 4) < 2**24
+
+
+def test_extreme_contrast_is_clipped_not_wrapped():
+    edge = np.zeros((400, 400, 3), dtype=np.uint8)
+    edge[:, 200:] = 255
+    got = _rescale(edge, 1.37, x_px=80, y_px=10, width_px=40, height_px=9)
+    profile = got[4, :, 0].astype(int)
+    assert profile[:10].max() == 0
+    assert profile[-10:].min() == 255
+    middle = np.flatnonzero((profile > 30) & (profile < 225))
+    assert len(middle) <= 2

@@ -1,0 +1,157 @@
+"""Region of pixels -> map of features -> one feature per cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.model import build_backbone
+from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.regions import Region
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Encoder(Protocol):
+    """Turns a region into a feature map; built by `build_encoder`.
+
+    Attributes:
+        name: of the backbone, in the BACKBONES table.
+        dim: features per token.
+        stride_px: region pixels per token, along each axis.
+        weights_hash: SHA-256 (hex) of the backbone's parameters.
+        precision: what the maps are kept in, "fp32" or "bf16": the resolved choice, never "auto".
+        device: where it computes, as torch names it.
+    """
+
+    name: str
+    dim: int
+    stride_px: int
+    weights_hash: str
+    precision: Precision
+    device: str
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB (H, W, 3) in one forward pass -> (ceil(H/stride_px), ceil(W/stride_px), dim)."""
+        ...
+
+
+class WholeMapEncoder:
+    """The backbone as it is, every map whole in memory."""
+
+    def __init__(self, name: str, backbone: nn.Module, *, precision: Precision, device: str) -> None:
+        """Take over ``backbone``; it is moved to ``device`` and put in evaluation mode."""
+        self.name = name
+        self.precision: Precision = precision
+        self.device = device
+        self.weights_hash = weights_hash(backbone)
+        self._backbone = backbone.to(device).eval()
+        self.dim = int(backbone.dim)  # type: ignore[arg-type]
+        self.stride_px = int(backbone.stride_px)  # type: ignore[arg-type]
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder.encode`."""
+        check_pixels(pixels)
+        low = self.precision == "bf16"
+        with torch.inference_mode(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=low):
+            image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float() / 255
+            mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+            features = self._backbone.forward_features((image - mean) / std)  # type: ignore[operator]
+            result: NDArray[np.float32] = features[0].permute(1, 2, 0).float().contiguous().cpu().numpy()
+        return result
+
+
+def build_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    memory_limit: int | None = None,
+) -> Encoder:
+    """Build the encoder for a backbone of the BACKBONES table.
+
+    Args:
+        name: of the backbone.
+        weights: checkpoint; None draws random weights from ``seed``.
+        precision: storage of maps and matmul inputs; "auto" takes bf16 where the device multiplies it natively.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: of random weights.
+        memory_limit: most bytes the encoder may use; None = what the machine has free.
+
+    Raises:
+        UnknownNameError: no such backbone.
+        WeightsError: the checkpoint does not fit.
+        UsageError: an unknown precision, or a device this machine lacks.
+    """
+    if precision not in ("auto", *get_args(Precision)):
+        raise UsageError(f"unknown precision {precision!r}; choose from auto, bf16, fp32")
+    backbone = build_backbone(name, weights=weights, seed=seed)
+    return WholeMapEncoder(
+        name, backbone, precision="fp32" if precision == "auto" else precision, device=_resolve_device(device)
+    )
+
+
+def pool_cells(
+    feature_map: NDArray[np.float32], region: Region, *, cell_px: int, stride_px: int
+) -> NDArray[np.float32]:
+    """Average the tokens of each kept cell of a region.
+
+    Args:
+        feature_map: (h, w, D), the encoding of ``region``.
+        region: its cells are (column, row) on the global grid.
+        cell_px: side of a cell in target pixels, a multiple of ``stride_px``.
+        stride_px: target pixels per token.
+
+    Returns:
+        (n, D), in the order of ``region.cells``.
+
+    Raises:
+        UsageError: the cell is no multiple of the stride, or the map is not that of the region.
+    """
+    if cell_px % stride_px:
+        raise UsageError(
+            f"cell_px must be a multiple of the encoder's stride of {stride_px} px, got {cell_px}; "
+            f"try {max(1, round(cell_px / stride_px)) * stride_px}"
+        )
+    tokens = cell_px // stride_px
+    columns, rows = -(-region.width_px // cell_px), -(-region.height_px // cell_px)
+    height, width, dim = feature_map.shape
+    if (height, width) != (-(-region.height_px // stride_px), -(-region.width_px // stride_px)):
+        raise UsageError(
+            f"a region of {region.width_px} x {region.height_px} px does not give a map of {width} x {height} tokens"
+        )
+    if (height, width) != (rows * tokens, columns * tokens):
+        raise UsageError(
+            f"a region must be whole cells of {cell_px} px; got {region.width_px} x {region.height_px}"
+        )
+    means = feature_map.reshape(rows, tokens, columns, tokens, dim).mean(axis=(1, 3), dtype=np.float32)
+    column = region.cells[:, 0] - region.x_px // cell_px
+    row = region.cells[:, 1] - region.y_px // cell_px
+    picked: NDArray[np.float32] = means[row, column]
+    return picked
+
+
+def check_pixels(pixels: NDArray[np.uint8]) -> None:
+    """Refuse anything but a non-empty uint8 RGB image (H, W, 3)."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise UsageError(f"expected uint8 RGB pixels (H, W, 3), got {pixels.dtype} {pixels.shape}")
+
+
+def _resolve_device(device: str) -> str:
+    """Turn "auto" into a device, and refuse one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UsageError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} was asked for, but torch sees no CUDA device; use cpu or auto")
+    return device

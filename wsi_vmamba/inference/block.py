@@ -1,0 +1,162 @@
+"""One VMamba block over a map, in two passes of strips, in place.
+
+Pass one computes the scan input of every strip and what the strip does to the states passing through it; pass two,
+with the states known, computes the scan itself and everything after it, and adds to the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from wsi_vmamba.inference.packed import PackedBlock
+from wsi_vmamba.inference.plan import RowRange, StagePlan
+from wsi_vmamba.inference.workers import Profile, Workers
+from wsi_vmamba.ops import cpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRun:
+    """One block on one map: what all its workers share.
+
+    Attributes:
+        x: the residual map (height, width, d_model), changed in place.
+        kept_u: (height, width, d_inner), or None to compute the scan input in both passes.
+        scratch: one dictionary per worker, of `StagePlan.worker_layout`.
+    """
+
+    block: PackedBlock
+    stage: StagePlan
+    x: Tensor
+    kept_u: Tensor | None
+    scratch: list[dict[str, Tensor]]
+    profile: Profile
+
+    def run(self, workers: Workers) -> None:
+        """Apply the block."""
+        ranges = self.stage.ranges
+        strips = [len(part.strips) for part in ranges]
+        carries = cpu.StripCarries(self.block.scan, width=self.stage.width, ranges=strips)
+        first_strip = [sum(strips[:i]) for i in range(len(strips))]
+        # Rows just outside each range, as they were: pass two of the neighbour changes them.
+        borders = [self._border(part) for part in ranges]
+        plans = list(zip(ranges, first_strip, borders, self.scratch, strict=False))
+        workers.run([partial(self._summarize, carries, *plan) for plan in plans])
+        with self.profile.measure("scan combine"):
+            carries.combine(threads=workers.count)
+        workers.run([partial(self._apply, carries, *plan) for plan in plans])
+
+    def _border(self, part: RowRange) -> tuple[Tensor | None, Tensor | None]:
+        above = self.x[part.first - 1 : part.first].clone() if part.first > 0 else None
+        below = self.x[part.last : part.last + 1].clone() if part.last < self.stage.height else None
+        return above, below
+
+    def _summarize(
+        self,
+        carries: cpu.StripCarries,
+        part: RowRange,
+        strip: int,
+        border: tuple[Tensor | None, Tensor | None],
+        scratch: dict[str, Tensor],
+    ) -> None:
+        for i, (_, _, u) in enumerate(self._scan_inputs(part, border, scratch)):
+            proj = self._project(u, scratch)
+            with self.profile.measure("scan pass 1"):
+                carries.summarize(u, proj, strip=strip + i)
+
+    def _apply(
+        self,
+        carries: cpu.StripCarries,
+        part: RowRange,
+        strip: int,
+        border: tuple[Tensor | None, Tensor | None],
+        scratch: dict[str, Tensor],
+    ) -> None:
+        inputs = self._kept(part) if self.kept_u is not None else self._scan_inputs(part, border, scratch)
+        for i, (first, last, u) in enumerate(inputs):
+            proj = self._project(u, scratch)
+            y = scratch["y"][: last - first]
+            with self.profile.measure("scan pass 2"):
+                carries.apply(u, proj, y, strip=strip + i)
+            self._finish(self.x[first:last].flatten(0, 1), y.flatten(0, 1), scratch["norm"])
+
+    def _kept(self, part: RowRange) -> Iterator[tuple[int, int, Tensor]]:
+        assert self.kept_u is not None
+        for first, last in part.strips:
+            yield first, last, self.kept_u[first:last]
+
+    def _scan_inputs(
+        self, part: RowRange, border: tuple[Tensor | None, Tensor | None], scratch: dict[str, Tensor]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (first row, last row, u) strip by strip: SiLU of the depthwise convolution of in_proj.
+
+        The two lowest projected rows of a strip are handed to the next, so each row is projected once, and
+        before pass two changes it.
+        """
+        rows = scratch["rows"]
+        above, below = border
+        ready = 0  # rows of the window above the first missing one
+        for first, last in part.strips:
+            count = last - first
+            if ready:
+                rows[:2].copy_(rows[ready - 2 : ready].clone())
+            else:
+                self._project_in(above, rows[:1], scratch["norm"])
+            start = first if not ready else first + 1
+            inside = min(last + 1, part.last)
+            offset = start - first + 1
+            self._project_in(self.x[start:inside], rows[offset : offset + inside - start], scratch["norm"])
+            if last == part.last:
+                self._project_in(below, rows[count + 1 : count + 2], scratch["norm"])
+            ready = count + 2
+            u = scratch["u"][:count] if self.kept_u is None else self.kept_u[first:last]
+            with self.profile.measure("dwconv + SiLU"):
+                cpu.depthwise_silu(rows[:ready], self.block.conv_weight, self.block.conv_bias, out=u)
+            yield first, last, u
+
+    def _project_in(self, x: Tensor | None, out: Tensor, norm: Tensor) -> None:
+        """in_proj of the norm of rows of the map; rows outside the map (None) are zeros after it."""
+        if x is None:
+            out.zero_()
+            return
+        with self.profile.measure("norm + in_proj"):
+            flat, target = x.flatten(0, 1), out.flatten(0, 1)
+            for i in range(0, len(flat), self.stage.chunk_tokens):
+                piece = flat[i : i + self.stage.chunk_tokens]
+                normed = self.block.norm(piece, _fit(norm, piece))
+                target[i : i + len(piece)] = self.block.in_proj(normed)
+
+    def _project(self, u: Tensor, scratch: dict[str, Tensor]) -> Tensor:
+        """x_proj of a strip, float32."""
+        proj = scratch["proj"][: len(u)]
+        with self.profile.measure("x_proj"):
+            flat, target = u.flatten(0, 1), proj.flatten(0, 1)
+            for i in range(0, len(flat), self.stage.chunk_tokens):
+                piece = flat[i : i + self.stage.chunk_tokens]
+                target[i : i + len(piece)] = self.block.x_proj(piece)
+        return proj
+
+    def _finish(self, x: Tensor, y: Tensor, norm: Tensor) -> None:
+        """From the scan ``y`` (tokens, d_inner) to the new residual ``x`` (tokens, d_model), in place."""
+        for i in range(0, len(x), self.stage.chunk_tokens):
+            here, scanned = x[i : i + self.stage.chunk_tokens], y[i : i + self.stage.chunk_tokens]
+            with self.profile.measure("norm + out_proj"):
+                gate = self._gate(here, norm)
+                here.add_(self.block.out_proj(self.block.out_norm(scanned, _fit(norm, scanned), gate=gate)))
+            if self.block.norm2 is not None and self.block.fc1 is not None and self.block.fc2 is not None:
+                with self.profile.measure("norm + MLP"):
+                    here.add_(self.block.fc2(self.block.fc1(self.block.norm2(here, _fit(norm, here)))))
+
+    def _gate(self, x: Tensor, norm: Tensor) -> Tensor | None:
+        """SiLU of the z half of in_proj, float32 as the scan is; None without a gate."""
+        if self.block.gate is None:
+            return None
+        return cpu.silu_(self.block.gate(self.block.norm(x, _fit(norm, x))).float())
+
+
+def _fit(scratch: Tensor, like: Tensor) -> Tensor:
+    """A contiguous (tokens, D) piece of scratch of the size of ``like``."""
+    return scratch.view(-1)[: like.numel()].view(like.shape)

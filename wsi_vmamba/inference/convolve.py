@@ -1,0 +1,97 @@
+"""Stem and downsampling in strips of rows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsi_vmamba.inference.packed import CENTRE, PackedConv, PackedMerge, PackedStem
+from wsi_vmamba.inference.plan import conv_groups
+from wsi_vmamba.inference.workers import Profile, Workers
+from wsi_vmamba.model.blocks import merge_neighbours
+
+
+def embed(pixels: Tensor, stem: PackedStem, out: Tensor, workers: Workers, profile: Profile) -> None:
+    """Stem: uint8 RGB (H, W, 3) -> ``out`` (~H/4, ~W/4, dim)."""
+
+    def rows(first: int, last: int) -> None:
+        with profile.measure("stem"):
+            out[first:last] = _stem_rows(pixels, stem, first, last)
+
+    for group in conv_groups(out.shape[0], workers.count):
+        workers.run([partial(rows, first, last) for first, last in group])
+
+
+def downsample(
+    x: Tensor, layer: PackedConv | PackedMerge, out: Tensor, workers: Workers, profile: Profile
+) -> None:
+    """Halve a map (H, W, C) into ``out``, which may be the memory of ``x`` (see `plan.shrinks_in_place`)."""
+    results: dict[int, Tensor] = {}
+
+    def rows(first: int, last: int) -> None:
+        with profile.measure("downsample"):
+            results[first] = (
+                _merge_rows(x, layer, first, last)
+                if isinstance(layer, PackedMerge)
+                else _conv_rows(x, layer, first, last)
+            )
+
+    for group in conv_groups(out.shape[0], workers.count):
+        workers.run([partial(rows, first, last) for first, last in group])
+        with profile.measure("downsample"):  # only when all have read what they need
+            for first, last in group:
+                out[first:last] = results.pop(first)
+
+
+def _stem_rows(pixels: Tensor, stem: PackedStem, first: int, last: int) -> Tensor:
+    if stem.second is None:
+        return _pixel_rows(pixels, stem, first, last)
+    height = (pixels.shape[0] + 1) // 2
+    top, bottom = 2 * first - 1, 2 * last
+    inner = _pixel_rows(pixels, stem, max(top, 0), min(bottom, height))
+    inner = F.gelu(inner)
+    return _convolve(inner, stem.second, above=top < 0, below=bottom > height)
+
+
+def _pixel_rows(pixels: Tensor, stem: PackedStem, first: int, last: int) -> Tensor:
+    """Rows [first, last) of the first convolution and its norm."""
+    conv = stem.first
+    height, width = pixels.shape[:2]
+    kernel, pad = conv.weight.shape[2], conv.padding
+    top, bottom = first * conv.stride - pad, (last - 1) * conv.stride - pad + kernel
+    window = stem.fill.expand(bottom - top, width + 2 * pad, 3).contiguous()
+    inside = pixels[max(top, 0) : min(bottom, height)]
+    place = window[max(-top, 0) : max(-top, 0) + len(inside), pad : pad + width]
+    place.copy_(inside)
+    place.sub_(torch.tensor(CENTRE, dtype=window.dtype))
+    return _normed(F.conv2d(window.permute(2, 0, 1)[None], conv.weight, conv.bias, conv.stride), conv)
+
+
+def _conv_rows(x: Tensor, conv: PackedConv, first: int, last: int) -> Tensor:
+    top = first * conv.stride - conv.padding
+    bottom = (last - 1) * conv.stride - conv.padding + conv.weight.shape[2]
+    height = x.shape[0]
+    return _convolve(x[max(top, 0) : min(bottom, height)], conv, above=top < 0, below=bottom > height)
+
+
+def _convolve(x: Tensor, conv: PackedConv, *, above: bool, below: bool) -> Tensor:
+    """Convolve rows (n, W, C) with a row of zeros put above or below where the map ends, zeros left and right."""
+    if above or below:
+        x = F.pad(x, (0, 0, 0, 0, int(above), int(below)))
+    padding = (0, conv.padding)
+    return _normed(F.conv2d(x.permute(2, 0, 1)[None], conv.weight, conv.bias, conv.stride, padding), conv)
+
+
+def _merge_rows(x: Tensor, merge: PackedMerge, first: int, last: int) -> Tensor:
+    squares = merge_neighbours(x[None, 2 * first : 2 * last])[0]
+    flat = squares.flatten(0, 1)
+    return merge.reduction(merge.norm(flat, flat)).view(*squares.shape[:2], -1)
+
+
+def _normed(x: Tensor, conv: PackedConv) -> Tensor:
+    """Norm of a convolution's result (1, C, n, W), as rows (n, W, C)."""
+    rows = x[0].permute(1, 2, 0).contiguous()
+    return conv.norm(rows, rows)

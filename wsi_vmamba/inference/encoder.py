@@ -1,0 +1,152 @@
+"""The strip encoder: a region of any size through a VMamba in one pass on the CPU."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsi_vmamba.errors import MemoryLimitError, UsageError
+from wsi_vmamba.inference.block import BlockRun
+from wsi_vmamba.inference.convolve import downsample, embed
+from wsi_vmamba.inference.memory import Arena, available_bytes, carve, layout_bytes, resident_bytes
+from wsi_vmamba.inference.packed import PackedVMamba
+from wsi_vmamba.inference.plan import EncodePlan, StagePlan, plan_encode, shrinks_in_place
+from wsi_vmamba.inference.workers import Profile, Workers
+from wsi_vmamba.model.vmamba import VMamba
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class StripForward:
+    """Feature maps of whole regions, computed strip by strip; not to be used from two threads at once.
+
+    Attributes:
+        profile: CPU seconds per operator of all regions so far.
+    """
+
+    def __init__(
+        self,
+        model: VMamba,
+        *,
+        precision: str,
+        threads: int | None = None,
+        memory_limit: int | None = None,
+        strip_rows: int | None = None,
+    ) -> None:
+        """Pack the weights of ``model``.
+
+        Args:
+            model: stays as it is and may be dropped afterwards.
+            precision: "fp32" or "bf16" storage of maps and matmul inputs; sums and scans are float32.
+            threads: None takes the processors this process may use.
+            memory_limit: most bytes the process may hold; None = what the machine has free.
+            strip_rows: rows per strip; None chooses.
+        """
+        self.config = model.config
+        self.dtype = _DTYPES[precision]
+        self.threads = threads if threads is not None else len(os.sched_getaffinity(0))
+        self.profile = Profile()
+        self._packed = PackedVMamba.of(model, self.dtype)
+        self._memory_limit = memory_limit
+        self._strip_rows = strip_rows
+        self._maps, self._scratch = Arena(), Arena()
+
+    def plan(self, *, height_px: int, width_px: int) -> EncodePlan:
+        """Strips and memory of a region."""
+        return plan_encode(
+            self.config,
+            height_px=height_px,
+            width_px=width_px,
+            dtype=self.dtype,
+            workers=self.threads,
+            strip_rows=self._strip_rows,
+        )
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (h, w, dim) of RGB pixels (H, W, 3).
+
+        Raises:
+            MemoryLimitError: it would not fit; nothing has been allocated, and the message has a size that fits.
+            UsageError: the region is smaller than one token.
+        """
+        height_px, width_px = pixels.shape[:2]
+        plan = self.plan(height_px=height_px, width_px=width_px)
+        if min(min(stage.height, stage.width) for stage in plan.stages) < 1:
+            raise UsageError(f"a region of {width_px} x {height_px} px is too small for this backbone")
+        self._check_memory(plan)
+        maps = self._maps.take(plan.map_bytes)
+        scratch = self._scratch.take(plan.scratch_bytes)
+        with torch.inference_mode(), Workers(self.threads) as workers:
+            x = carve(maps, plan.stages[0].map_layout)["x"]
+            embed(torch.from_numpy(pixels), self._packed.stem, x, workers, self.profile)
+            for i, stage in enumerate(plan.stages):
+                x = self._stage(i, stage, x, maps, scratch, workers)
+                if i + 1 < len(plan.stages):
+                    x = self._downsample(i, plan, x, maps, workers)
+            features: NDArray[np.float32] = self._packed.norm(
+                x, x.new_empty(x.shape, dtype=torch.float32)
+            ).numpy()
+        return features
+
+    def _stage(
+        self, index: int, stage: StagePlan, x: Tensor, maps: Tensor, scratch: Tensor, workers: Workers
+    ) -> Tensor:
+        """Run the blocks of a stage on ``x``, which lies at the start or at the end of ``maps``."""
+        tensors = carve(maps, stage.map_layout)
+        if x.data_ptr() != tensors["x"].data_ptr():
+            tensors["x"].copy_(x)
+        each = layout_bytes(stage.worker_layout)
+        pieces = [
+            carve(scratch[i * each : (i + 1) * each], stage.worker_layout) for i in range(stage.workers)
+        ]
+        for block in self._packed.stages[index]:
+            BlockRun(
+                block=block,
+                stage=stage,
+                x=tensors["x"],
+                kept_u=tensors.get("u"),
+                scratch=pieces,
+                profile=self.profile,
+            ).run(workers)
+        return tensors["x"]
+
+    def _downsample(self, index: int, plan: EncodePlan, x: Tensor, maps: Tensor, workers: Workers) -> Tensor:
+        source, target = plan.stages[index : index + 2]
+        layout = {"x": target.map_layout["x"]}
+        start = 0 if shrinks_in_place(source, target) else layout_bytes({"x": source.map_layout["x"]})
+        out = carve(maps[start:], layout)["x"]
+        downsample(x, self._packed.downsamples[index], out, workers, self.profile)
+        return out
+
+    def _check_memory(self, plan: EncodePlan) -> None:
+        allowed = self._allowed_bytes()
+        if plan.total_bytes <= allowed:
+            return
+        side_px = self._largest_side_px(allowed)
+        raise MemoryLimitError(
+            f"a region of {plan.width_px} x {plan.height_px} px needs {plan.total_bytes / 1e9:.1f} GB, "
+            f"but {max(allowed, 0) / 1e9:.1f} GB are left; "
+            + (f"use --region-px {side_px} or less" if side_px else "no region would fit")
+            + ", --precision bf16, or a higher --memory-limit-gb"
+        )
+
+    def _allowed_bytes(self) -> int:
+        """Bytes this encoder may hold, what it holds already included."""
+        held = self._maps.held_bytes + self._scratch.held_bytes
+        free = available_bytes()
+        if self._memory_limit is not None:
+            free = min(free, self._memory_limit - resident_bytes())
+        return free + held
+
+    def _largest_side_px(self, allowed: int) -> int:
+        """Side of the largest square region that fits, in steps of 256 px; 0 if none does."""
+        low, high = 0, 1 << 10  # sides / 256; one that fits, one that may not
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.plan(height_px=256 * middle, width_px=256 * middle).total_bytes <= allowed
+            low, high = (middle, high) if fits else (low, middle)
+        return 256 * low

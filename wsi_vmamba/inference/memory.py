@@ -1,0 +1,101 @@
+"""Memory of the encoder: one reused block of huge pages, and what the machine can still give."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_HUGE_PAGE = 2 << 20
+_ALIGNMENT = 64
+
+#: Name -> (shape, dtype) of tensors that live side by side in one block of memory.
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def layout_bytes(layout: Layout) -> int:
+    """Bytes that `carve` needs for a layout."""
+    return sum(_padded(prod(shape) * dtype.itemsize) for shape, dtype in layout.values())
+
+
+def carve(memory: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Cut uninitialised tensors out of ``memory``, a flat uint8 tensor of at least `layout_bytes`."""
+    tensors: dict[str, Tensor] = {}
+    start = 0
+    for name, (shape, dtype) in layout.items():
+        stop = start + prod(shape) * dtype.itemsize
+        tensors[name] = memory[start:stop].view(dtype).view(shape)
+        start += _padded(stop - start)
+    return tensors
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+class Arena:
+    """A block of memory that grows when a larger region comes and is reused otherwise.
+
+    Fresh pages cost more time than most operators that fill them, so they are touched once, and asked for in
+    huge pages where the system has them.
+    """
+
+    def __init__(self) -> None:
+        self._block: Tensor | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held now."""
+        return 0 if self._block is None else self._block.numel()
+
+    def take(self, n_bytes: int) -> Tensor:
+        """A flat uint8 tensor of ``n_bytes``, uninitialised; what was taken before is no longer valid."""
+        if self._block is None or self._block.numel() < n_bytes:
+            self._block = None  # give the old block back before the new one is made
+            self._block = _huge_pages(max(n_bytes, 1))
+        return self._block[:n_bytes]
+
+
+def _huge_pages(n_bytes: int) -> Tensor:
+    pages = mmap.mmap(-1, (-(-n_bytes // _HUGE_PAGE) + 1) * _HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without huge pages: ordinary ones do, slower
+    block = torch.frombuffer(pages, dtype=torch.uint8)
+    start = -block.data_ptr() % _HUGE_PAGE
+    return block[start : start + n_bytes]
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in memory now; its peak where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Bytes that can still be had without swapping: of the machine, or of the control group if that is less."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, int(limit) - used)

@@ -1,0 +1,74 @@
+"""Backbones: the VMamba family and a stand-in without weights.
+
+Importing this module loads no torch; building a backbone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.model.config import VMambaConfig
+from wsi_vmamba.registry import Table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["BACKBONES", "VMambaConfig", "build_backbone"]
+
+_VARIANT = "wsi_vmamba.model.build:variant"
+
+#: Name -> builder, called as ``builder(name, num_classes=, weights=, seed=)``; what it returns is an nn.Module
+#: with ``dim``, ``stride_px`` and ``forward_features(x (B, 3, H, W)) -> (B, dim, ~H/stride, ~W/stride)``.
+BACKBONES = Table(
+    "backbone",
+    {
+        "vmamba_pico": _VARIANT,
+        "vmamba_tiny_s1l8": _VARIANT,
+        "vmamba_tiny_s2l5": _VARIANT,
+        "vmamba_small_s1l20": _VARIANT,
+        "vmamba_small_s2l15": _VARIANT,
+        "vmamba_base_s1l20": _VARIANT,
+        "vmamba_base_s2l15": _VARIANT,
+        "vmamba_tiny_v0": _VARIANT,
+        "vmamba_small_v0": _VARIANT,
+        "vmamba_base_v0": _VARIANT,
+        "null": "wsi_vmamba.model.build:null",
+    },
+)
+
+
+def build_backbone(
+    name_or_config: str | VMambaConfig | Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Build a backbone by name, from a `VMambaConfig`, or from a plain mapping of its fields.
+
+    Args:
+        name_or_config: a name in `BACKBONES`, or the numbers of a VMamba.
+        num_classes: outputs of the head; None takes the weights file's, else the configuration's.
+        weights: a .pth or .safetensors file; None initialises at random from ``seed``.
+        seed: of the initialisation; the global random state is left alone.
+
+    Raises:
+        UnknownNameError: no such backbone; the message lists them.
+        UsageError: a field of the configuration is unknown or wrong.
+        WeightsError: the file does not fit, or is not safe to load.
+    """
+    if isinstance(name_or_config, str):
+        builder = BACKBONES.resolve(name_or_config)
+        backbone: nn.Module = builder(name_or_config, num_classes=num_classes, weights=weights, seed=seed)
+        return backbone
+    if not isinstance(name_or_config, VMambaConfig | Mapping):
+        raise UsageError(
+            "a backbone is a name, a VMambaConfig or a mapping of its fields; "
+            f"got {type(name_or_config).__name__}"
+        )
+    from wsi_vmamba.model.build import from_config
+
+    return from_config(name_or_config, num_classes=num_classes, weights=weights, seed=seed)

@@ -1,0 +1,128 @@
+"""What a VMamba is made of besides the scan: block, MLP, stem and downsampling. Maps are (B, H, W, C)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsi_vmamba.model.config import VMambaConfig
+from wsi_vmamba.model.ss2d import SS2D
+
+
+class Permute(nn.Module):
+    """Reorder axes; it has no parameters and keeps the numbering of the published nn.Sequential keys."""
+
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute ``x`` to the axes given at construction."""
+        return x.permute(self.axes)
+
+
+def _to_last() -> Permute:
+    return Permute(0, 2, 3, 1)
+
+
+def _to_first() -> Permute:
+    return Permute(0, 3, 1, 2)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear, on every token."""
+
+    def __init__(self, d_model: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(d_model, hidden)
+        self.fc2 = nn.Linear(hidden, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., d_model) -> (..., d_model)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """``x += SS2D(norm(x))``, then ``x += MLP(norm2(x))`` where the variant has an MLP."""
+
+    norm2: nn.LayerNorm | None
+    mlp: Mlp | None
+
+    def __init__(self, config: VMambaConfig, stage: int) -> None:
+        super().__init__()
+        d_model = config.dims[stage]
+        self.norm = nn.LayerNorm(d_model)
+        self.op = SS2D(
+            d_model=d_model,
+            d_inner=config.d_inner(stage),
+            d_state=config.d_state,
+            dt_rank=config.dt_rank(stage),
+            gated=config.gated,
+            conv_bias=config.conv_bias,
+            share_directions=config.share_directions,
+        )
+        has_mlp = config.mlp_ratio > 0
+        self.norm2 = nn.LayerNorm(d_model) if has_mlp else None
+        self.mlp = Mlp(d_model, int(config.mlp_ratio * d_model)) if has_mlp else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+        x = x + self.op(self.norm(x))
+        if self.norm2 is not None and self.mlp is not None:
+            x = x + self.mlp(self.norm2(x))
+        return x
+
+
+def patch_embed(config: VMambaConfig) -> nn.Sequential:
+    """Stem from an image (B, 3, H, W) to tokens (B, ~H/4, ~W/4, dims[0])."""
+    width = config.dims[0]
+    if config.patch_embed == 1:
+        return nn.Sequential(nn.Conv2d(3, width, 4, stride=4), _to_last(), nn.LayerNorm(width))
+    return nn.Sequential(
+        nn.Conv2d(3, width // 2, 3, stride=2, padding=1),
+        _to_last(),
+        nn.LayerNorm(width // 2),
+        _to_first(),
+        nn.GELU(),
+        nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        _to_last(),
+        nn.LayerNorm(width),
+    )
+
+
+class PatchMerging(nn.Module):
+    """2x2 neighbours side by side, normalised and projected; an odd last row or column is padded with zeros."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * d_in, d_out, bias=False)
+        self.norm = nn.LayerNorm(4 * d_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_in) -> (B, ceil(H/2), ceil(W/2), d_out)."""
+        out: Tensor = self.reduction(self.norm(merge_neighbours(x)))
+        return out
+
+
+def merge_neighbours(x: Tensor) -> Tensor:
+    """Stack each 2x2 square of tokens along the channels in the published order (column by column)."""
+    height, width = x.shape[1:3]
+    x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+    batch, height, width, channels = x.shape
+    squares = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
+    return squares.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def downsample(config: VMambaConfig, stage: int) -> nn.Module:
+    """What stands between ``stage`` and the next: halves height and width (rounding up for versions 1 and 3)."""
+    if stage == len(config.dims) - 1:
+        return nn.Identity()
+    d_in, d_out = config.dims[stage : stage + 2]
+    if config.downsample == 1:
+        return PatchMerging(d_in, d_out)
+    if config.downsample == 2:
+        conv = nn.Conv2d(d_in, d_out, 2, stride=2)
+    else:
+        conv = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
+    return nn.Sequential(_to_first(), conv, _to_last(), nn.LayerNorm(d_out))

@@ -1,0 +1,46 @@
+"""Weights that come with the package, and what the word given to `--weights` stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_vmamba.errors import UsageError
+
+FOLDER = Path(__file__).parent / "pretrained"
+#: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
+SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_synthetic.safetensors"}
+#: Backbones that have no weights at all.
+WITHOUT_WEIGHTS = frozenset({"null"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedWeights:
+    """The file to load (None: none is loaded), and a line for people about what that means."""
+
+    path: Path | None
+    note: str
+
+
+def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
+    """Resolve ``auto`` (shipped with the backbone), ``random`` or a file name.
+
+    Raises:
+        UsageError: nothing is shipped with the backbone, or the file does not exist.
+    """
+    if backbone in WITHOUT_WEIGHTS:
+        return ResolvedWeights(path=None, note="it has no weights")
+    if choice == "random":
+        return ResolvedWeights(path=None, note="random weights, of no use but for tests and baselines")
+    if choice != "auto":
+        path = Path(choice)
+        if not path.is_file():
+            raise UsageError(f"no weights file at {path.absolute()}; give a .safetensors or .pth file, auto or random")
+        return ResolvedWeights(path=path, note=f"weights from {path}")
+    if backbone not in SHIPPED:
+        raise UsageError(
+            f"no weights are shipped with {backbone}; give --weights FILE (a published .pth or a .safetensors), "
+            f"or --weights random to test the pipeline. Shipped with weights: {', '.join(SHIPPED)}"
+        )
+    return ResolvedWeights(path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on generated images only")

@@ -1,0 +1,94 @@
+"""SS2D: the two-dimensional selective scan layer. Maps are channels-last, (B, H, W, C), throughout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsi_vmamba.ops import ss2d_scan
+
+DIRECTIONS = 4
+#: Range the softplus of the initial dt biases is drawn from (log-uniform), and its floor.
+_DT_RANGE = (1e-3, 0.1)
+_DT_FLOOR = 1e-4
+
+
+class SS2D(nn.Module):
+    """in_proj, depthwise 3x3 + SiLU, four scans added, LayerNorm, (gate,) out_proj.
+
+    x_proj, dt_proj, A and D are separate per direction, as in every published checkpoint, unless
+    ``share_directions``; parameter names and shapes are the checkpoints' own.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        d_inner: int,
+        d_state: int,
+        dt_rank: int,
+        gated: bool,
+        conv_bias: bool,
+        share_directions: bool = False,
+    ) -> None:
+        super().__init__()
+        self.d_inner, self.d_state, self.dt_rank, self.gated = d_inner, d_state, dt_rank, gated
+        sets = 1 if share_directions else DIRECTIONS
+        self.in_proj = nn.Linear(d_model, d_inner * (2 if gated else 1), bias=False)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=conv_bias)
+        self.x_proj_weight = nn.Parameter(torch.empty(sets, dt_rank + 2 * d_state, d_inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(sets, d_inner, dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(sets, d_inner))
+        self.A_logs = nn.Parameter(torch.empty(sets * d_inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(sets * d_inner))
+        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.reset_scan_parameters()
+
+    @torch.no_grad()
+    def reset_scan_parameters(self) -> None:
+        """Draw the scan's own parameters: A = -(1..N), D = 1, step sizes log-uniform in [0.001, 0.1]."""
+        bound = 1 / math.sqrt(self.d_inner)  # the default of nn.Linear with this fan-in
+        self.x_proj_weight.uniform_(-bound, bound)
+        self.dt_projs_weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        low, high = (math.log(limit) for limit in _DT_RANGE)
+        dt = torch.empty_like(self.dt_projs_bias).uniform_(low, high).exp_().clamp_min_(_DT_FLOOR)
+        self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.A_logs.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_logs))
+        self.Ds.fill_(1.0)
+
+    def scan_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(x_proj (4, R + 2N, d_inner), dt weight, dt bias, A_logs, Ds) with all four directions spelt out."""
+        sets = self.x_proj_weight.shape[0]
+        own = (self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        if sets == DIRECTIONS:
+            return own
+        x_proj, dt_weight, dt_bias, A_logs, Ds = own
+        return (
+            x_proj.expand(DIRECTIONS, -1, -1),
+            dt_weight.expand(DIRECTIONS, -1, -1),
+            dt_bias.expand(DIRECTIONS, -1),
+            A_logs.repeat(DIRECTIONS, 1),
+            Ds.repeat(DIRECTIONS),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+        u = self.in_proj(x)
+        gate: Tensor | None = None
+        if self.gated:
+            u, gate = u.chunk(2, dim=-1)
+        u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
+        # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
+        proj = F.linear(u, x_proj.reshape(-1, self.d_inner))
+        work = torch.promote_types(u.dtype, torch.float32)  # recurrences are never run in half precision
+        y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)
+        y = self.out_norm(y.to(u.dtype))
+        if gate is not None:
+            y = y * F.silu(gate)
+        out: Tensor = self.out_proj(y)
+        return out

@@ -1,0 +1,95 @@
+"""VMamba as published, in plain torch: the readable model that the fast encoder is measured against."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.model.blocks import Block, downsample, patch_embed
+from wsi_vmamba.model.config import VMambaConfig
+
+
+class Stage(nn.Module):
+    """The blocks of one stage and the downsampling after them."""
+
+    def __init__(self, config: VMambaConfig, stage: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block(config, stage) for _ in range(config.depths[stage])))
+        self.downsample = downsample(config, stage)
+
+
+class VMamba(nn.Module):
+    """Image classifier and backbone; parameter names are those of the published checkpoints.
+
+    Inputs are images (B, 3, H, W) of any size from `min_side_px` on, normalised by `IMAGENET_MEAN` and `IMAGENET_STD`.
+    A token of the last map stands for ``stride_px`` x ``stride_px`` pixels.
+    """
+
+    def __init__(self, config: VMambaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = patch_embed(config)
+        self.layers = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
+        head = OrderedDict(norm=nn.LayerNorm(self.dim), head=nn.Linear(self.dim, config.num_classes))
+        self.classifier = nn.Sequential(head)
+        self.apply(_init_linear)
+
+    @property
+    def dim(self) -> int:
+        """Channels of the feature map."""
+        return self.config.dims[-1]
+
+    @property
+    def stride_px(self) -> int:
+        """Input pixels per feature-map token, along each axis."""
+        return self.config.stride_px
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images (B, 3, H, W) -> logits (B, num_classes)."""
+        pooled = self._features_last(x).mean(dim=(1, 2))
+        logits: Tensor = self.classifier.get_submodule("head")(pooled)
+        return logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Last map after the classifier's norm, (B, C, ~H/stride, ~W/stride)."""
+        return self._hand_out(self._features_last(x))
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Output of each stage's blocks, before its downsampling: list of (B, C_i, H_i, W_i)."""
+        return [self._hand_out(tokens) for tokens in self._stages(x)]
+
+    def _features_last(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.classifier.get_submodule("norm")(self._stages(x)[-1])
+        return normed
+
+    def _stages(self, x: Tensor) -> list[Tensor]:
+        """As `forward_stages`, channels last."""
+        least_px = 4 if self.config.patch_embed == 1 else 1
+        if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < least_px:
+            raise UsageError(
+                f"expected images (B, 3, H, W) with sides of at least {least_px} px, got {tuple(x.shape)}"
+            )
+        tokens = self.patch_embed(x)
+        outputs: list[Tensor] = []
+        for stage in self.layers:
+            tokens = stage.get_submodule("blocks")(tokens)
+            outputs.append(tokens)
+            tokens = stage.get_submodule("downsample")(tokens)
+        return outputs
+
+    def _hand_out(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, C, H, W) in the memory order the configuration asks for."""
+        channels_first = tokens.permute(0, 3, 1, 2)
+        return channels_first.contiguous() if self.config.norm_layout == "ln2d" else channels_first
+
+
+@torch.no_grad()
+def _init_linear(module: nn.Module) -> None:
+    """Published initialisation of linear layers; norms and convolutions keep torch's own."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,182 @@
+"""Weights in and out: published .pth checkpoints and .safetensors, never through a blind unpickle."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wsi_vmamba.errors import WeightsError
+
+#: Where checkpoints keep their state dict; a mapping of tensors alone is taken as it is.
+_CONTAINERS = ("model", "state_dict")
+#: Names of earlier releases of the published code -> today's.
+_RENAMES = (
+    (re.compile(r"^module\."), ""),
+    (re.compile(r"^patch_embed\.proj\."), "patch_embed.0."),
+    (re.compile(r"^patch_embed\.norm\."), "patch_embed.2."),
+    (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.ln_1\."), r"\1.norm."),
+    (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.self_attention\."), r"\1.op."),
+    (re.compile(r"^(norm|head)\."), r"classifier.\1."),
+)
+_HEAD = "classifier.head.weight"
+_LISTED = 6
+
+
+class _Settings(dict[str, Any]):
+    """Inert stand-in for the configuration objects that published checkpoints carry; its content is ignored."""
+
+    def __setstate__(self, state: object) -> None:
+        """Drop the state: nothing of it is used."""
+
+
+#: What a checkpoint may name besides tensors and plain containers; nothing here runs code of the file's choice.
+_ALLOWED: list[Any] = [
+    (_Settings, "yacs.config.CfgNode"),
+    (_Settings, "argparse.Namespace"),
+    (_Settings, "easydict.EasyDict"),
+    (np.dtype, "numpy.dtype"),
+    *(
+        (getattr(np.dtypes, name), f"numpy.dtypes.{name}")
+        for name in ("Float32DType", "Float64DType", "Int64DType")
+    ),
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into ``model``, every key accounted for.
+
+    Raises:
+        WeightsError: the file is missing, damaged or holds anything but tensors and plain values; or keys are
+            missing, unexpected or of the wrong shape, which the message lists.
+    """
+    apply_state(model, read_state(path), source=str(path))
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a .pth/.pt/.bin or .safetensors file into a state dict with today's key names.
+
+    Raises:
+        WeightsError: see `load_weights`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise WeightsError(f"no weights file at {file}; give the path of a .pth or .safetensors file")
+    try:
+        content: Any
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        else:
+            with torch.serialization.safe_globals(_ALLOWED):
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{file} was refused: it holds more than tensors and plain values, and unpickling it could run code "
+            f"({_first_line(error)}). Save the state dict alone, or convert it to .safetensors"
+        ) from None
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:
+        raise WeightsError(f"{file} is damaged or not a checkpoint: {_first_line(error)}") from error
+    return _state_dict(content, source=str(file))
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the checkpoint's head has; None without a head."""
+    return int(state[_HEAD].shape[0]) if _HEAD in state else None
+
+
+@torch.no_grad()
+def apply_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy a state dict into ``model``; nothing is copied unless everything fits.
+
+    Raises:
+        WeightsError: listing missing, unexpected and mis-shaped keys. ``source`` names the file.
+    """
+    own = model.state_dict()
+    given = {key: _squeeze(value, own[key]) if key in own else value for key, value in state.items()}
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, the model has {tuple(own[key].shape)}"
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {kind}: {_some(keys)}"
+        for kind, keys in (
+            ("missing", [key for key in own if key not in given]),
+            ("unexpected", [key for key in given if key not in own]),
+            ("of another shape", shapes),
+        )
+        if keys
+    ]
+    if problems:
+        hint = "; check that the model name fits the file"
+        if len(shapes) == 2 and all("classifier.head" in line for line in shapes):
+            hint = "; leave num_classes out to take the head of the file"
+        raise WeightsError(f"{source} does not fit this model: {'; '.join(problems)}{hint}")
+    model.load_state_dict(given, strict=True)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of all parameters and buffers; the device is no part."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _state_dict(content: object, *, source: str) -> dict[str, Tensor]:
+    """Find the state dict in a checkpoint and bring its names up to date."""
+    if isinstance(content, Mapping):
+        for name in _CONTAINERS:
+            if isinstance(content.get(name), Mapping):
+                content = content[name]
+                break
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise WeightsError(
+            f"{source} holds no state dict: expected a mapping of names to tensors, at the top or under "
+            f"{' or '.join(repr(name) for name in _CONTAINERS)}"
+        )
+    return {_rename(key): value for key, value in content.items()}
+
+
+def _rename(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def _squeeze(value: Tensor, own: Tensor) -> Tensor:
+    """Turn the weight of a 1x1 convolution into that of the linear layer it is."""
+    if value.ndim == 4 and own.ndim == 2 and value.shape[2:] == (1, 1):
+        return value.flatten(1)
+    return value
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,60 @@
+"""The compiled module `wsi_vmamba.ops._cpu`: whether it is here, and why not where it is missing."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wsi_vmamba.errors import UsageError
+
+module: ModuleType | None
+try:
+    from wsi_vmamba.ops import _cpu as module
+except ImportError as error:
+    module = None
+    why = f"the C++ extension cannot be imported ({error}); install with a C++ compiler to get it"
+else:
+    why = ""
+
+available = module is not None
+#: Instruction sets that were compiled in and that this machine offers, best first.
+instruction_sets: tuple[str, ...] = tuple(module.instruction_sets()) if module is not None else ()
+#: The instruction set used unless a call asks for another.
+isa = instruction_sets[0] if instruction_sets else "none"
+
+
+def native() -> Any:
+    """The compiled module.
+
+    Raises:
+        UsageError: when it is missing; the message says why.
+    """
+    if module is None:
+        raise UsageError(f"the C++ scan was asked for, but {why}; use backend='reference'")
+    return module
+
+
+def array(tensor: Tensor, name: str, *dtypes: torch.dtype) -> Tensor:
+    """Check a tensor for the kernels and return it as they take it: detached, bfloat16 as its bits.
+
+    Raises:
+        UsageError: when it is not a contiguous CPU tensor of one of ``dtypes`` (default float32).
+    """
+    wanted = dtypes or (torch.float32,)
+    if tensor.device.type != "cpu" or tensor.dtype not in wanted or not tensor.is_contiguous():
+        names = " or ".join(str(d).removeprefix("torch.") for d in wanted)
+        raise UsageError(
+            f"{name} must be a contiguous {names} tensor on the CPU, got {tensor.dtype} on {tensor.device}, "
+            f"shape {tuple(tensor.shape)}, strides {tensor.stride()}"
+        )
+    tensor = tensor.detach()
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def check_shape(tensor: Tensor, name: str, *expected: int) -> None:
+    """Raise `UsageError` unless ``tensor`` has exactly the expected shape."""
+    if tuple(tensor.shape) != expected:
+        raise UsageError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")

@@ -1,0 +1,85 @@
+// All kernels for one instruction set. The build compiles this file several times, each with its own flags,
+// VMAMBA_LANES and VMAMBA_ISA (the name of the function that hands out the table).
+#include "backward.hpp"
+#include "local.hpp"
+
+namespace {
+
+using vmamba::Kernels;
+
+void summarize(const ScanWeights& w, const Strip& strip, const Carry& carry, bool fresh, bool row_forward,
+               bool row_backward, int64_t first, int64_t last) {
+  const bool half = strip.storage == Storage::bfloat16;
+  const auto run = w.state == 1 ? (half ? summarize_strip<1, Bf16> : summarize_strip<1, float>)
+                                : (half ? summarize_strip<0, Bf16> : summarize_strip<0, float>);
+  run(w, strip, carry, fresh, row_forward, row_backward, first, last);
+}
+
+void apply(const ScanWeights& w, const Strip& strip, const Carry& carry, float* y, int64_t first, int64_t last) {
+  const bool half = strip.storage == Storage::bfloat16;
+  const auto run = w.state == 1 ? (half ? apply_strip<1, Bf16> : apply_strip<1, float>)
+                                : (half ? apply_strip<0, Bf16> : apply_strip<0, float>);
+  run(w, strip, carry, y, first, last);
+}
+
+template <class X>
+void norm_from(const void* x, void* out, Storage to, const void* gate, const float* weight, const float* bias,
+               float eps, int64_t tokens, int64_t channels) {
+  const X* in = static_cast<const X*>(x);
+  const X* factor = static_cast<const X*>(gate);
+  if (to == Storage::bfloat16) {
+    layer_norm(in, static_cast<Bf16*>(out), factor, weight, bias, eps, tokens, channels);
+  } else {
+    layer_norm(in, static_cast<float*>(out), factor, weight, bias, eps, tokens, channels);
+  }
+}
+
+void norm(const void* x, Storage from, void* out, Storage to, const void* gate, const float* weight,
+          const float* bias, float eps, int64_t tokens, int64_t channels) {
+  const auto run = from == Storage::bfloat16 ? norm_from<Bf16> : norm_from<float>;
+  run(x, out, to, gate, weight, bias, eps, tokens, channels);
+}
+
+void depthwise(const void* rows, void* out, Storage storage, const float* weight, const float* bias,
+               int64_t out_rows, int64_t width, int64_t channels) {
+  if (storage == Storage::bfloat16) {
+    depthwise_silu(static_cast<const Bf16*>(rows), static_cast<Bf16*>(out), weight, bias, out_rows, width, channels);
+  } else {
+    depthwise_silu(static_cast<const float*>(rows), static_cast<float*>(out), weight, bias, out_rows, width,
+                   channels);
+  }
+}
+
+void silu_any(void* x, Storage storage, int64_t count) {
+  if (storage == Storage::bfloat16) {
+    silu_in_place(static_cast<Bf16*>(x), count);
+  } else {
+    silu_in_place(static_cast<float*>(x), count);
+  }
+}
+
+template <void (*Function)(Vec*)>
+void map_floats(const float* x, float* out, int64_t count) {
+  int64_t i = 0;
+  for (; i < count; i += kLanes) {
+    const int64_t live = count - i < kLanes ? count - i : kLanes;
+    Vec value = load_some(x + i, live);
+    Function(&value);
+    store_some(out + i, value, live);
+  }
+}
+
+constexpr const char* kName = VMAMBA_LANES == 16 ? "avx512" : VMAMBA_LANES == 8 ? "avx2" : "baseline";
+
+const Kernels table = {kName,          kLanes,
+                       summarize,      apply,
+                       combine_block, backward_range,
+                       backward_scratch_floats, norm,
+                       depthwise,      silu_any,
+                       map_floats<exp2_bounded<1>>, map_floats<softplus2<1>>};
+
+}  // namespace
+
+namespace vmamba {
+const Kernels* VMAMBA_ISA() { return &table; }
+}  // namespace vmamba

@@ -1,0 +1,477 @@
+// The Python module `_cpu`: checks of dtype and layout (nanobind), choice of instruction set, threads.
+//
+// cpu.py is the only caller and checks shapes against each other; here every array is checked for its dtype,
+// its device, contiguity and its total size, so a wrong call raises instead of reading past an end.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "kernels.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace vmamba;
+
+namespace {
+
+using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+// An activation: float32, or bfloat16 passed as its bits (int16).
+using Activation = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using ConstActivation = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Release = nb::call_guard<nb::gil_scoped_release>;
+
+std::atomic<bool> poison_scratch{false};
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <class Array>
+void require_size(const Array& array, int64_t expected, const char* name) {
+  require(static_cast<int64_t>(array.size()) == expected, std::string(name) + " has " +
+                                                              std::to_string(array.size()) + " elements, expected " +
+                                                              std::to_string(expected));
+}
+
+template <class Array>
+Storage storage_of(const Array& array, const char* name) {
+  if (array.dtype() == nb::dtype<float>()) return Storage::float32;
+  require(array.dtype() == nb::dtype<int16_t>(), std::string(name) + " must be float32, or bfloat16 viewed as int16");
+  return Storage::bfloat16;
+}
+
+// ---- instruction sets ------------------------------------------------------------------------------------
+
+bool machine_has(const std::string& name) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (name == "avx512") {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+  }
+  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return name == "baseline";
+}
+
+std::vector<const Kernels*> usable_kernels() {
+  std::vector<const Kernels*> found;
+  for (const Kernels* kernels : {kernels_avx512(), kernels_avx2(), kernels_baseline()}) {
+    if (kernels != nullptr && machine_has(kernels->name)) found.push_back(kernels);
+  }
+  return found;
+}
+
+const Kernels& choose(const std::string& isa) {
+  static const std::vector<const Kernels*> usable = usable_kernels();
+  if (isa.empty()) return *usable.front();
+  for (const Kernels* kernels : usable) {
+    if (isa == kernels->name) return *kernels;
+  }
+  throw std::invalid_argument("instruction set '" + isa + "' is not compiled in or not offered by this machine");
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : usable_kernels()) names.emplace_back(kernels->name);
+  return names;
+}
+
+// ---- scratch and threads -----------------------------------------------------------------------------------
+
+struct Free {
+  void operator()(float* memory) const { std::free(memory); }
+};
+
+// Uninitialised memory on a cache line boundary; NaN everywhere when a test asks for it.
+std::unique_ptr<float[], Free> scratch_floats(int64_t count) {
+  const size_t bytes = (static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(float) + 63) / 64 * 64;
+  auto* memory = static_cast<float*>(std::aligned_alloc(64, bytes));
+  if (memory == nullptr) throw std::bad_alloc();
+  if (poison_scratch) std::fill_n(memory, bytes / sizeof(float), std::numeric_limits<float>::quiet_NaN());
+  return std::unique_ptr<float[], Free>(memory);
+}
+
+// Results below 1e-38 become zero while this lives: decays underflow by design, and denormals are slow.
+class FlushDenormals {
+#if defined(__x86_64__)
+ public:
+  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(saved_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  unsigned saved_;
+#else
+ public:
+  FlushDenormals() {}
+#endif
+};
+
+// Run job(0) .. job(count - 1) on up to `threads` threads, the caller's among them. The first exception wins.
+template <class Job>
+void parallel_for(int64_t count, int64_t threads, const Job& job) {
+  std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+  std::mutex failure_lock;
+  auto work = [&] {
+    const FlushDenormals guard;
+    try {
+      for (int64_t i; (i = next.fetch_add(1)) < count;) job(i);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(failure_lock);
+      if (!failure) failure = std::current_exception();
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int64_t t = 1; t < std::min(threads, count); ++t) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+// A range of channels small enough for one row of column states to stay in the second-level cache, and enough
+// ranges to keep every thread busy.
+struct ChannelSplit {
+  int64_t span, count;
+
+  ChannelSplit(int64_t padded, int64_t images, int64_t threads, int64_t widest) {
+    const int64_t blocks = padded / kBlock;
+    const int64_t wanted = std::max<int64_t>((threads + images - 1) / images, (padded + widest - 1) / widest);
+    const int64_t parts = std::min(blocks, (wanted + threads - 1) / threads * threads);
+    span = (blocks + parts - 1) / parts * kBlock;
+    count = (padded + span - 1) / span;
+  }
+};
+
+// ---- the scan ------------------------------------------------------------------------------------------------
+
+ScanWeights scan_weights(const ConstFloats& weight, const ConstFloats& bias, const ConstFloats& rate,
+                         const ConstFloats& skip, int64_t channels) {
+  require(weight.ndim() == 4 && rate.ndim() == 3, "weight must be (4, blocks, rank, 16) and rate (4, state, padded)");
+  const auto padded = static_cast<int64_t>(rate.shape(2));
+  const auto rank = static_cast<int64_t>(weight.shape(2));
+  const auto state = static_cast<int64_t>(rate.shape(1));
+  require(padded == (channels + kBlock - 1) / kBlock * kBlock, "padded channels do not match the channels of u");
+  require(state >= 1 && rank >= 1 && channels >= 1, "state, rank and channels must be at least 1");
+  require_size(weight, 4 * padded * rank, "weight");
+  require_size(bias, 4 * padded, "bias");
+  require_size(rate, 4 * state * padded, "rate");
+  require_size(skip, padded, "skip");
+  return {weight.data(), bias.data(), rate.data(), skip.data(), channels, padded, rank, state};
+}
+
+// Images of u: (images, rows, width, channels).
+struct Images {
+  int64_t count, rows, width, channels;
+
+  template <class Array>
+  explicit Images(const Array& u) {
+    require(u.ndim() == 4, "u must be (images, rows, width, channels)");
+    count = static_cast<int64_t>(u.shape(0));
+    rows = static_cast<int64_t>(u.shape(1));
+    width = static_cast<int64_t>(u.shape(2));
+    channels = static_cast<int64_t>(u.shape(3));
+    require(count >= 1 && rows >= 1 && width >= 1, "u must hold at least one token");
+  }
+
+  int64_t tokens() const { return rows * width; }
+};
+
+int64_t proj_width(const ScanWeights& w) { return 4 * (w.rank + 2 * w.state); }
+
+Strip strip_of(const ConstActivation& u, const ConstFloats& proj, const ScanWeights& w, const Images& shape,
+               int64_t image) {
+  const Storage storage = storage_of(u, "u");
+  const int64_t size = storage == Storage::float32 ? 4 : 2;
+  const char* base = static_cast<const char*>(u.data());
+  return {base + image * shape.tokens() * shape.channels * size, storage,
+          proj.data() + image * shape.tokens() * proj_width(w), shape.rows, shape.width};
+}
+
+// Decay and state of the four directions of one image, carved from one allocation.
+class WholeMapCarry {
+ public:
+  WholeMapCarry(const ScanWeights& w, int64_t width)
+      : row_(w.state * w.padded), column_(width * row_), memory_(scratch_floats(4 * row_ + 4 * column_)) {}
+
+  Carry carry() const {
+    float* p = memory_.get();
+    auto take = [&p](int64_t count) {
+      const Transition t{p, p + count};
+      p += 2 * count;
+      return t;
+    };
+    const Transition a = take(row_), b = take(row_), c = take(column_), d = take(column_);
+    return {a, b, c, d};
+  }
+
+ private:
+  int64_t row_, column_;
+  std::unique_ptr<float[], Free> memory_;
+};
+
+// One image, one range of channels, from start to end; no other range is touched.
+void scan_range(const Kernels& kernels, const ScanWeights& w, const Strip& map, const Carry& carry, float* y,
+                int64_t first, int64_t last) {
+  kernels.summarize(w, map, carry, true, false, false, first, last);
+  const int64_t pitch = map.width * kBlock;
+  const auto entry = scratch_floats(2 * pitch);
+  for (int64_t g = first / kBlock * w.state; g < last / kBlock * w.state; ++g) {
+    const Transition &down = carry.column_forward, &up = carry.column_backward;
+    kernels.combine(down.decay + g * pitch, down.state + g * pitch, 1, pitch, map.width, false, entry.get());
+    kernels.combine(up.decay + g * pitch, up.state + g * pitch, 1, pitch, map.width, true, entry.get());
+  }
+  kernels.apply(w, map, carry, y, first, last);
+}
+
+void forward(const ConstActivation& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,
+             const ConstFloats& rate, const ConstFloats& skip, const Floats& y, int64_t threads,
+             const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const Images shape(u);
+  const ScanWeights w = scan_weights(weight, bias, rate, skip, shape.channels);
+  require_size(proj, shape.count * shape.tokens() * proj_width(w), "proj");
+  require_size(y, shape.count * shape.tokens() * shape.channels, "y");
+  const ChannelSplit split(w.padded, shape.count, threads, 64);
+  std::vector<WholeMapCarry> memory;
+  for (int64_t i = 0; i < shape.count; ++i) memory.emplace_back(w, shape.width);
+  parallel_for(shape.count * split.count, threads, [&](int64_t job) {
+    const int64_t image = job / split.count, first = job % split.count * split.span;
+    scan_range(kernels, w, strip_of(u, proj, w, shape, image), memory[image].carry(),
+               y.data() + image * shape.tokens() * shape.channels, first, std::min(first + split.span, w.padded));
+  });
+}
+
+// How many shares of the gradient of `proj` and of scratch `backward` works with.
+int64_t backward_ranges(int64_t channels, int64_t images, int64_t threads) {
+  return ChannelSplit((channels + kBlock - 1) / kBlock * kBlock, images, threads, std::max<int64_t>(channels, 1))
+      .count;
+}
+
+void backward(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,
+              const ConstFloats& rate, const ConstFloats& skip, const ConstFloats& grad_y, const Floats& grad_u,
+              const Floats& grad_proj, const Floats& grad_weight, const Floats& grad_bias, const Floats& grad_rate,
+              const Floats& grad_skip, int64_t threads, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const Images shape(u);
+  const ScanWeights w = scan_weights(weight, bias, rate, skip, shape.channels);
+  const ChannelSplit split(w.padded, shape.count, threads, w.padded);
+  const int64_t map = shape.tokens() * shape.channels, projected = shape.tokens() * proj_width(w);
+  require_size(proj, shape.count * projected, "proj");
+  require_size(grad_y, shape.count * map, "grad_y");
+  require_size(grad_u, shape.count * map, "grad_u");
+  require_size(grad_proj, split.count * shape.count * projected, "grad_proj");
+  require_size(grad_weight, shape.count * 4 * w.padded * w.rank, "grad_weight");
+  require_size(grad_bias, shape.count * 4 * w.padded, "grad_bias");
+  require_size(grad_rate, shape.count * 4 * w.state * w.padded, "grad_rate");
+  require_size(grad_skip, shape.count * w.padded, "grad_skip");
+  parallel_for(shape.count * split.count, threads, [&](int64_t job) {
+    const int64_t image = job / split.count, part = job % split.count;
+    const int64_t first = part * split.span, last = std::min(first + split.span, w.padded);
+    const Strip strip{u.data() + image * map, Storage::float32, proj.data() + image * projected, shape.rows,
+                      shape.width};
+    const Gradients grad{grad_u.data() + image * map,
+                         grad_proj.data() + (part * shape.count + image) * projected,
+                         grad_weight.data() + image * 4 * w.padded * w.rank,
+                         grad_bias.data() + image * 4 * w.padded,
+                         grad_rate.data() + image * 4 * w.state * w.padded,
+                         grad_skip.data() + image * w.padded};
+    const auto scratch = scratch_floats(kernels.backward_scratch(w, shape.rows, shape.width, first, last));
+    kernels.backward(w, strip, grad_y.data() + image * map, grad, scratch.get(), first, last);
+  });
+}
+
+// ---- strips --------------------------------------------------------------------------------------------------
+
+// Transitions of one direction: decay and state, each holding `lanes` = columns * state * padded per slot.
+Transition slot_of(const nb::object& decay, const Floats& state, int64_t slot, int64_t lanes, const char* name) {
+  require(state.size() % static_cast<size_t>(lanes) == 0 && slot >= 0 &&
+              (slot + 1) * lanes <= static_cast<int64_t>(state.size()),
+          std::string(name) + " has no such slot");
+  float* decays = nullptr;
+  if (!decay.is_none()) {
+    const auto array = nb::cast<Floats>(decay);
+    require_size(array, static_cast<int64_t>(state.size()), name);
+    decays = array.data() + slot * lanes;
+  }
+  return {decays, state.data() + slot * lanes};
+}
+
+// The arrays of StripCarries: for each of the four directions a state and, until combined, a decay.
+class CarryArrays {
+ public:
+  CarryArrays(const std::vector<nb::object>& decays, const std::vector<Floats>& states)
+      : decays_(decays), states_(states) {
+    require(decays.size() == 4 && states.size() == 4, "four directions expected");
+  }
+
+  Carry at(const ScanWeights& w, int64_t width, int64_t forward_slot, int64_t backward_slot) const {
+    const int64_t row = w.state * w.padded, column = width * row;
+    return {slot_of(decays_[0], states_[0], forward_slot, row, "row_forward"),
+            slot_of(decays_[2], states_[2], backward_slot, row, "row_backward"),
+            slot_of(decays_[1], states_[1], forward_slot, column, "column_forward"),
+            slot_of(decays_[3], states_[3], backward_slot, column, "column_backward")};
+  }
+
+ private:
+  const std::vector<nb::object>& decays_;
+  const std::vector<Floats>& states_;
+};
+
+struct StripCall {
+  Images shape;
+  ScanWeights weights;
+  Strip strip;
+
+  StripCall(const ConstActivation& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,
+            const ConstFloats& rate, const ConstFloats& skip)
+      : shape(u), weights(scan_weights(weight, bias, rate, skip, shape.channels)) {
+    require(shape.count == 1, "a strip belongs to one image");
+    require_size(proj, shape.tokens() * proj_width(weights), "proj");
+    strip = strip_of(u, proj, weights, shape, 0);
+  }
+};
+
+void summarize_strip(const ConstActivation& u, const ConstFloats& proj, const ConstFloats& weight,
+                     const ConstFloats& bias, const ConstFloats& rate, const ConstFloats& skip,
+                     const std::vector<nb::object>& decays, const std::vector<Floats>& states, int64_t forward_slot,
+                     int64_t backward_slot, bool fresh, bool row_forward, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const StripCall call(u, proj, weight, bias, rate, skip);
+  for (const nb::object& decay : decays) require(!decay.is_none(), "the transitions have already been combined");
+  const Carry carry = CarryArrays(decays, states).at(call.weights, call.shape.width, forward_slot, backward_slot);
+  const nb::gil_scoped_release release;
+  const FlushDenormals guard;
+  kernels.summarize(call.weights, call.strip, carry, fresh, row_forward, backward_slot > 0, 0, call.weights.padded);
+}
+
+void apply_strip(const ConstActivation& u, const ConstFloats& proj, const ConstFloats& weight,
+                 const ConstFloats& bias, const ConstFloats& rate, const ConstFloats& skip,
+                 const std::vector<Floats>& states, int64_t forward_slot, int64_t backward_slot, const Floats& y,
+                 const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const StripCall call(u, proj, weight, bias, rate, skip);
+  require_size(y, call.shape.tokens() * call.shape.channels, "y");
+  const std::vector<nb::object> no_decays(4, nb::none());
+  const Carry carry = CarryArrays(no_decays, states).at(call.weights, call.shape.width, forward_slot, backward_slot);
+  const nb::gil_scoped_release release;
+  const FlushDenormals guard;
+  kernels.apply(call.weights, call.strip, carry, y.data(), 0, call.weights.padded);
+}
+
+// decay and state: (slots, groups, width, 16), a group being one block of channels and one n.
+void combine(const ConstFloats& decay, const Floats& state, bool backward, int64_t threads, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  require(state.ndim() == 4 && state.shape(3) == kBlock, "state must be (slots, groups, width, 16)");
+  require_size(decay, static_cast<int64_t>(state.size()), "decay");
+  const auto slots = static_cast<int64_t>(state.shape(0)), groups = static_cast<int64_t>(state.shape(1)),
+             width = static_cast<int64_t>(state.shape(2));
+  const int64_t size = width * kBlock;
+  parallel_for(groups, threads, [&](int64_t g) {
+    const auto entry = scratch_floats(2 * size);
+    kernels.combine(decay.data() + g * size, state.data() + g * size, slots, groups * size, width, backward,
+                    entry.get());
+  });
+}
+
+// ---- local operators ---------------------------------------------------------------------------------------------
+
+void layer_norm(const ConstActivation& x, const Activation& out, const nb::object& gate, const ConstFloats& weight,
+                const ConstFloats& bias, float eps, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const auto channels = static_cast<int64_t>(weight.size());
+  require(channels >= 1 && x.size() % static_cast<size_t>(channels) == 0, "x does not hold whole tokens");
+  require_size(bias, channels, "bias");
+  require_size(out, static_cast<int64_t>(x.size()), "out");
+  const Storage from = storage_of(x, "x"), to = storage_of(out, "out");
+  const void* factor = nullptr;
+  if (!gate.is_none()) {
+    const auto array = nb::cast<ConstActivation>(gate);
+    require_size(array, static_cast<int64_t>(x.size()), "gate");
+    require(storage_of(array, "gate") == from, "gate must have the dtype of x");
+    factor = array.data();
+  }
+  const nb::gil_scoped_release release;
+  kernels.layer_norm(x.data(), from, out.data(), to, factor, weight.data(), bias.data(), eps,
+                     static_cast<int64_t>(x.size()) / channels, channels);
+}
+
+void depthwise_silu(const ConstActivation& rows, const ConstFloats& weight, const nb::object& bias,
+                    const Activation& out, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  require(rows.ndim() == 3 && out.ndim() == 3 && rows.shape(0) == out.shape(0) + 2 && rows.shape(1) == out.shape(1) &&
+              rows.shape(2) == out.shape(2),
+          "rows must be (n + 2, width, channels) and out (n, width, channels)");
+  const auto channels = static_cast<int64_t>(rows.shape(2));
+  require_size(weight, 9 * channels, "weight");
+  const Storage storage = storage_of(rows, "rows");
+  require(storage_of(out, "out") == storage, "out must have the dtype of rows");
+  const float* shift = nullptr;
+  if (!bias.is_none()) {
+    const auto array = nb::cast<ConstFloats>(bias);
+    require_size(array, channels, "bias");
+    shift = array.data();
+  }
+  const nb::gil_scoped_release release;
+  kernels.depthwise_silu(rows.data(), out.data(), storage, weight.data(), shift, static_cast<int64_t>(out.shape(0)),
+                         static_cast<int64_t>(out.shape(1)), channels);
+}
+
+void silu_in_place(const Activation& x, const std::string& isa) {
+  choose(isa).silu(x.data(), storage_of(x, "x"), static_cast<int64_t>(x.size()));
+}
+
+void exp2_floats(const ConstFloats& x, const Floats& out, const std::string& isa) {
+  require_size(out, static_cast<int64_t>(x.size()), "out");
+  choose(isa).exp2(x.data(), out.data(), static_cast<int64_t>(x.size()));
+}
+
+void softplus2_floats(const ConstFloats& x, const Floats& out, const std::string& isa) {
+  require_size(out, static_cast<int64_t>(x.size()), "out");
+  choose(isa).softplus2(x.data(), out.data(), static_cast<int64_t>(x.size()));
+}
+
+}  // namespace
+
+NB_MODULE(_cpu, m) {
+  m.doc() = "C++ kernels of wsi_vmamba.ops; call them through wsi_vmamba.ops.cpu.";
+  m.attr("BLOCK") = kBlock;
+  m.def("instruction_sets", &instruction_sets, "Instruction sets compiled in and offered here, best first.");
+  m.def("poison_scratch", [](bool on) { poison_scratch = on; }, "on"_a, "Fill new scratch with NaN (for tests).");
+  m.def("forward", &forward, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "y"_a, "threads"_a,
+        "isa"_a = "", Release());
+  m.def("backward_ranges", &backward_ranges, "channels"_a, "images"_a, "threads"_a);
+  m.def("backward", &backward, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "grad_y"_a, "grad_u"_a,
+        "grad_proj"_a, "grad_weight"_a, "grad_bias"_a, "grad_rate"_a, "grad_skip"_a, "threads"_a, "isa"_a = "",
+        Release());
+  m.def("summarize_strip", &summarize_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "decays"_a,
+        "states"_a, "forward_slot"_a, "backward_slot"_a, "fresh"_a, "row_forward"_a, "isa"_a = "");
+  m.def("apply_strip", &apply_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "states"_a,
+        "forward_slot"_a, "backward_slot"_a, "y"_a, "isa"_a = "");
+  m.def("combine", &combine, "decay"_a, "state"_a, "backward"_a, "threads"_a, "isa"_a = "", Release());
+  m.def("layer_norm", &layer_norm, "x"_a, "out"_a, "gate"_a.none(), "weight"_a, "bias"_a, "eps"_a, "isa"_a = "");
+  m.def("depthwise_silu", &depthwise_silu, "rows"_a, "weight"_a, "bias"_a.none(), "out"_a, "isa"_a = "");
+  m.def("silu_in_place", &silu_in_place, "x"_a, "isa"_a = "", Release());
+  m.def("exp2", &exp2_floats, "x"_a, "out"_a, "isa"_a = "");
+  m.def("softplus2", &softplus2_floats, "x"_a, "out"_a, "isa"_a = "");
+}

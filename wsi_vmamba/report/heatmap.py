@@ -1,0 +1,255 @@
+"""What a model looked at, laid over the slide: one colour per cell, exactly where the cell lies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from wsi_vmamba.bags import Bag, SlideRecord, grid_coords
+from wsi_vmamba.errors import MissingDataError, UsageError
+from wsi_vmamba.metrics.base import plain
+from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
+from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
+from wsi_vmamba.tissue.overview import Overview, read_overview
+from wsi_vmamba.training import Prediction
+
+#: Long side of the picture of the slide, at least; at most twice that.
+OVERVIEW_PX = 1200
+_COLOURS = "plasma"
+_OPACITY = 0.5
+#: Weights of red, green and blue in the grey of the slide beneath the colours (Rec. 601).
+_GREY = np.array([0.299, 0.587, 0.114])
+_PALER = 0.75
+#: Attention is very uneven; above this percentile of the cells the colour no longer changes.
+_TOP_PERCENTILE = 99.0
+_LISTED_CELLS = 50
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellValues:
+    """One value per cell of a slide and how to show it.
+
+    Attributes:
+        values: shape (N,), finite.
+        coords_l0: shape (N, 2) int64, top-left corner (x, y) of each cell in level-0 pixels.
+        cell_l0: side of a cell in level-0 pixels.
+        low: value of the first colour.
+        high: value of the last colour; larger values share it.
+        quantity: what the value is, for the colour bar.
+    """
+
+    values: Floats
+    coords_l0: NDArray[np.int64]
+    cell_l0: float
+    low: float
+    high: float
+    quantity: str
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or self.coords_l0.shape != (len(self.values), 2):
+            raise UsageError(
+                f"expected values (N,) and coords_l0 (N, 2), got {self.values.shape} and {self.coords_l0.shape}"
+            )
+        if not np.isfinite(self.values).all():
+            raise UsageError(f"{int((~np.isfinite(self.values)).sum())} cell values are not finite")
+        if not self.low < self.high:
+            raise UsageError(f"the colour range must rise, got {self.low} to {self.high}")
+
+
+def draw_attention(record: SlideRecord, bag: Bag, prediction: Prediction, folder: Path) -> FigureFiles:
+    """Draw the attention of a slide classifier over the slide, as multiples of the slide's mean.
+
+    Returns:
+        ``<slide_id>.png`` and ``<slide_id>.json`` in ``folder``.
+
+    Raises:
+        UsageError: the aggregator gives no attention.
+        MissingDataError: the slide's file is not known or not there.
+    """
+    if prediction.attention is None:
+        raise UsageError(
+            f"{record.slide_id}: this aggregator gives no attention, so there is no heatmap to draw; "
+            "train with an attention aggregator such as abmil"
+        )
+    if record.path is None or not Path(record.path).exists():
+        raise MissingDataError(
+            f"{record.slide_id}: a heatmap is drawn over the slide, but its file is "
+            f"{'not named in the data set' if record.path is None else f'not at {record.path}'}"
+        )
+    cells = attention_cells(prediction.attention, bag)
+    known = "" if record.label is None else f", label {record.label}"
+    title = f"{record.slide_id}: probability {prediction.probability:.3f}{known}"
+    with open_slide(record.path) as slide:
+        return draw_cells(
+            slide, cells, folder, mpp=_mpp_of(slide, bag, record), name=record.slide_id, title=title
+        )
+
+
+def draw_probability(
+    slide: Slide, probability: Floats, bag: Bag, folder: Path, *, mpp: float, name: str, title: str = ""
+) -> FigureFiles:
+    """Draw the tumour probability of each cell, on a scale fixed at 0–1 so that slides compare."""
+    cells = CellValues(
+        values=np.asarray(probability, dtype=np.float64), coords_l0=bag.coords_l0, cell_l0=bag.cell_l0,
+        low=0.0, high=1.0, quantity="tumour probability",
+    )  # fmt: skip
+    return draw_cells(slide, cells, folder, mpp=mpp, name=name, title=title)
+
+
+def attention_cells(attention: NDArray[np.float32], bag: Bag) -> CellValues:
+    """Attention (N,) as multiples of its mean over the slide: 1 is what every cell would get if none stood out."""
+    weights = np.asarray(attention, dtype=np.float64)
+    total = float(weights.sum())
+    if total <= 0:
+        raise UsageError(f"{bag.slide_id}: the attention sums to {total}; expected positive weights")
+    relative = weights * (len(weights) / total)
+    return CellValues(
+        values=relative, coords_l0=bag.coords_l0, cell_l0=bag.cell_l0, low=0.0,
+        high=max(2.0, float(np.percentile(relative, _TOP_PERCENTILE))),
+        quantity="attention / mean of the slide",
+    )  # fmt: skip
+
+
+def draw_cells(
+    slide: Slide, cells: CellValues, folder: Path, *, mpp: float, name: str, title: str = ""
+) -> FigureFiles:
+    """Draw the slide and, beside it, the slide under the colours of its cells, both with a scale bar.
+
+    Args:
+        slide: an open slide.
+        cells: what to show.
+        folder: made if need be.
+        mpp: micrometres per level-0 pixel.
+        name: stem of the two files.
+        title: above the picture.
+    """
+    level0 = slide.levels[0]
+    wanted = mpp * max(1.0, max(level0.width_px, level0.height_px) / OVERVIEW_PX)
+    overview = read_overview(slide, mpp=mpp, overview_mpp=wanted)
+    heat = paint_cells(cells, shape_px=overview.pixels.shape[:2], downsample=overview.downsample)
+    with house_style():
+        figure = _draw(overview, heat, cells, title=title or name)
+        return save(figure, _describe(cells, overview, mpp=mpp, name=name), folder=folder, name=name)
+
+
+def paint_cells(cells: CellValues, *, shape_px: tuple[int, int], downsample: float) -> Floats:
+    """Return the value under each pixel of a picture of the slide, NaN where there is no cell.
+
+    A pixel takes the cell that its centre lies in, computed from level-0 coordinates for each pixel by
+    itself, so that nothing drifts along the slide and cells whose side is no whole number of pixels are
+    placed right.
+
+    Args:
+        cells: the values and where they lie.
+        shape_px: height and width of the picture; its first pixel begins at level-0 (0, 0).
+        downsample: level-0 pixels per pixel of the picture.
+    """
+    places = grid_coords(cells.coords_l0, cell_l0=cells.cell_l0, slide_id="heatmap")
+    n_columns, n_rows = (int(n) + 1 for n in places.max(axis=0, initial=0))
+    grid = np.full((n_rows + 1, n_columns + 1), np.nan)
+    grid[places[:, 1], places[:, 0]] = cells.values
+    # The extra last row and column stay empty and stand for everything beyond the cells.
+    row, column = (
+        np.minimum(np.floor((np.arange(size) + 0.5) * downsample / cells.cell_l0).astype(np.int64), limit)
+        for size, limit in zip(shape_px, (n_rows, n_columns), strict=True)
+    )
+    painted: Floats = grid[row[:, None], column[None, :]]
+    return painted
+
+
+def blend(pixels: NDArray[np.uint8], heat: Floats, *, low: float, high: float) -> NDArray[np.uint8]:
+    """Lay colours over the slide in pale grey, so that colour means the value and nothing else.
+
+    Args:
+        pixels: RGB, shape (H, W, 3).
+        heat: shape (H, W); NaN leaves the grey as it is.
+        low: value of the first colour.
+        high: value of the last colour.
+
+    Returns:
+        RGB, shape (H, W, 3).
+    """
+    grey = np.repeat((255 - _PALER * (255 - pixels @ _GREY))[..., None], 3, axis=-1)
+    shade = np.clip((np.nan_to_num(heat, nan=low) - low) / (high - low), 0, 1)
+    colours = mpl.colormaps[_COLOURS](shade)[..., :3] * 255
+    mixed = np.where(np.isnan(heat)[..., None], grey, grey * (1 - _OPACITY) + colours * _OPACITY)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def scale_bar_um(width_um: float) -> float:
+    """Longest of 1, 2, 5 times a power of ten that is at most a quarter of the width, in micrometres."""
+    power = 10.0 ** math.floor(math.log10(width_um / 4))
+    return max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
+
+
+def _draw(overview: Overview, heat: Floats, cells: CellValues, *, title: str) -> Any:
+    height_px, width_px = overview.pixels.shape[:2]
+    beside = width_px < 1.6 * height_px
+    shape = (1, 2) if beside else (2, 1)
+    panel_in = 4.2 if beside else 6.0
+    tall_in = panel_in * height_px / width_px
+    figure = new_figure(width_in=panel_in * shape[1] + 0.9, height_in=min(12.0, tall_in * shape[0] + 0.7))
+    left, right = figure.subplots(*shape)
+    painted = blend(overview.pixels, heat, low=cells.low, high=cells.high)
+    for axes, picture in ((left, overview.pixels), (right, painted)):
+        axes.imshow(picture, interpolation="antialiased")
+        axes.set_axis_off()
+        _add_scale_bar(axes, width_px=width_px, height_px=height_px, mpp=overview.mpp)
+    scale = mpl.cm.ScalarMappable(norm=Normalize(cells.low, cells.high), cmap=_COLOURS)
+    over = bool((cells.values > cells.high).any())
+    place = {"ax": [left, right], "shrink": 0.8, "aspect": 30, "pad": 0.02}
+    # As opaque as on the slide, so that a colour on white tissue is that of the bar.
+    bar = figure.colorbar(scale, alpha=_OPACITY, extend="max" if over else "neither", **place)
+    bar.set_label(cells.quantity)
+    bar.outline.set_linewidth(0.6)
+    figure.suptitle(title, fontsize=10, fontweight="bold", x=0.02, ha="left")
+    return figure
+
+
+def _add_scale_bar(axes: Any, *, width_px: int, height_px: int, mpp: float) -> None:
+    length_um = scale_bar_um(width_px * mpp)
+    length_px = length_um / mpp
+    margin, thick = 0.03 * width_px, max(2.0, 0.008 * height_px)
+    x, y = margin, height_px - margin - thick
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    frame = {"boxstyle": "square,pad=0.25", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
+    axes.text(x + length_px / 2, y - 1.8 * thick, text, ha="center", va="bottom", fontsize=8, bbox=frame)
+    axes.add_patch(Rectangle((x, y), length_px, thick, facecolor="black", edgecolor="white", linewidth=0.6))
+
+
+def _mpp_of(slide: Slide, bag: Bag, record: SlideRecord) -> float:
+    """Micrometres per level-0 pixel as extraction resolved it: the size of a cell says it."""
+    if bag.source is not None:
+        return bag.source.target_mpp * bag.source.cell_px / bag.cell_l0
+    return resolve_mpp(slide, mpp_override=record.mpp).value
+
+
+def _describe(cells: CellValues, overview: Overview, *, mpp: float, name: str) -> dict[str, Any]:
+    """What the picture shows, with the cells of the highest values, highest first."""
+    top = np.argsort(-cells.values, kind="stable")[:_LISTED_CELLS]
+    described: dict[str, Any] = plain(
+        {
+            "slide_id": name,
+            "quantity": cells.quantity,
+            "colour_range": [cells.low, cells.high],
+            "n_cells": len(cells.values),
+            "cell_l0": cells.cell_l0,
+            "mpp": mpp,
+            "picture_downsample": overview.downsample,
+            "top_cells": [
+                {"x_l0": cells.coords_l0[i, 0], "y_l0": cells.coords_l0[i, 1], "value": cells.values[i]}
+                for i in top
+            ],
+        }
+    )
+    return described
