@@ -81,12 +81,18 @@ def _shown(auc: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _extract(config: DemoConfig, name: str, contender: Contender, out: Path) -> int:
-    return extract.run(
+    code: int = extract.run(
         ExtractConfig(
-            slides=str(out / "slides" / "manifest.csv"), out=str(out / "features" / name), target_mpp=config.target_mpp,
-            cell_px=128, backbone=contender.backbone, weights=contender.weights, seed=config.seed,
+            slides=str(out / "slides" / "manifest.csv"),
+            out=str(out / "features" / name),
+            target_mpp=config.target_mpp,
+            cell_px=128,
+            backbone=contender.backbone,
+            weights=contender.weights,
+            seed=config.seed,
         )
-    )  # fmt: skip
+    )
+    return code
 
 
 def _train_and_evaluate(

@@ -48,6 +48,8 @@ def run(config: EvaluateConfig) -> int:
         f"{config.metric} {result.value:.4f} (95 % interval {low:.4f}-{high:.4f}) on {len(scored)} {config.split} "
         f"slides of {folder} ({int(labels.sum())} positive)"
     )
+    if note := result.to_dict().get("note"):
+        console.say(f"note: {note}")
     console.say(f"per-slide scores, metrics and figures: {out}")
     return 0
 

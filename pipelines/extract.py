@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from wsi_vmamba.pipelines.sources import SlideSource, find_sources
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
@@ -17,7 +18,6 @@ from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
 from wsi_vmamba.errors import NoTissueError, SlideError, StoreError
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
-from wsi_vmamba.pipelines.sources import SlideSource, find_sources
 from wsi_vmamba.provenance import package_versions, write_run_record, write_text_atomic
 from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_regions, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
@@ -134,7 +134,9 @@ def _extract(job: Job, source: SlideSource) -> Outcome:
             check_compatible(path, meta)
             return outcome
         stats = _encode_into(path, meta, slide, plan, job)
-        return replace(outcome, outcome="done", decode_s=round(stats.decode_s, 3), wait_s=round(stats.wait_s, 3))
+        return replace(
+            outcome, outcome="done", decode_s=round(stats.decode_s, 3), wait_s=round(stats.wait_s, 3)
+        )
 
 
 def _encode_into(path: Path, meta: FeatureMeta, slide: Slide, plan: RegionPlan, job: Job) -> StreamStats:

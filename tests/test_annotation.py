@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_vmamba.annotation import GROUPS, Annotation, Outline, Role, read_annotation, write_asap
@@ -210,6 +210,7 @@ corner = st.integers(min_value=-4_000, max_value=12_000).map(lambda v: v / 100 +
 triangle = st.lists(st.tuples(corner, corner), min_size=3, max_size=3, unique=True).map(shapely.Polygon)
 
 
+@settings(deadline=None)
 @given(triangles=st.lists(triangle, min_size=1, max_size=4), downsample=st.sampled_from([1.0, 2.5, 7.0]))
 def test_rasterize_agrees_with_shapely_at_every_pixel_centre(triangles, downsample):
     annotation = Annotation(

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -80,6 +80,7 @@ def _overlaps(cells, cell, limit, pixels, pixel):
     )
 
 
+@settings(deadline=None)
 @given(plans())
 def test_the_cells_with_enough_tissue_are_kept_once_and_no_other(made):
     plan, mask, downsample = made
@@ -94,6 +95,7 @@ def test_the_cells_with_enough_tissue_are_kept_once_and_no_other(made):
             assert ((column, row) in kept) == (share > plan.spec.min_tissue), (column, row, share)
 
 
+@settings(deadline=None)
 @given(plans())
 def test_regions_are_bounded_trimmed_apart_and_on_the_grid(made):
     plan, _, _ = made
@@ -120,6 +122,7 @@ def test_regions_are_bounded_trimmed_apart_and_on_the_grid(made):
         taken |= covered
 
 
+@settings(deadline=None)
 @given(plans())
 def test_coordinates_go_to_level_0_and_back_within_a_pixel(made):
     plan, _, _ = made
@@ -137,6 +140,7 @@ def test_coordinates_go_to_level_0_and_back_within_a_pixel(made):
         assert (coords_l0 < [plan.width_l0 + 1, plan.height_l0 + 1]).all()
 
 
+@settings(deadline=None)
 @given(plans())
 def test_plans_survive_json(made):
     plan, _, _ = made
@@ -161,10 +165,16 @@ def test_a_plan_by_hand():
 
 
 def test_the_default_region_is_39_cells():
-    plan = _plan(np.ones((1250, 640), dtype=bool))  # 20,000 x 10,240 px
-    assert plan.spec.region_cells == 39
-    assert max(r.width_px for r in plan.regions) == max(r.height_px for r in plan.regions) == 9984
-    # 10,240 px are 40 cells across; 20,000 are 78.1 down, and the last, an eighth inside, still counts at 0.1.
+    plan = _plan(np.ones((624, 624), dtype=bool))  # 9,984 px
+    assert [(r.width_px, r.height_px, len(r.cells)) for r in plan.regions] == [(9984, 9984, 39 * 39)]
+
+
+def test_a_slide_a_little_too_large_is_cut_in_equal_parts():
+    plan = _plan(np.ones((1250, 640), dtype=bool))  # 10,240 x 20,000 px
+    # 40 cells across are 20 + 20; 78.1 down are 79, the last an eighth inside, which is enough: 27 + 26 + 26.
+    assert [(r.width_px // 256, r.height_px // 256) for r in plan.regions] == [
+        (20, 27), (20, 27), (20, 26), (20, 26), (20, 26), (20, 26),
+    ]  # fmt: skip
     assert plan.n_cells == 40 * 79
 
 
@@ -256,7 +266,12 @@ def test_a_forged_plan_is_refused():
         forged = Region(**{**vars(region), **change})
         with pytest.raises(UsageError, match="plan_regions"):
             RegionPlan(**{**vars(plan), "regions": (forged,)})
-    with pytest.raises(UsageError, match="not a region plan"):
-        RegionPlan.from_dict({"spec": {}})
+    for plain in (
+        {"spec": {}},
+        {**plan.to_dict(), "regions": [[]]},
+        {**plan.to_dict(), "regions": [[[1, 2]]]},
+    ):
+        with pytest.raises(UsageError, match="not a region plan"):
+            RegionPlan.from_dict(plain)
     with pytest.raises(ValueError, match="read-only"):
         region.cells[0] = 0

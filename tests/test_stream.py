@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_regions
+from wsi_vmamba.slide.base import Level
 from wsi_vmamba.slide.memory import ArraySlide
 from wsi_vmamba.stream import StreamStats, read_target, stream_regions
 from wsi_vmamba.tissue import TissueMask
@@ -222,7 +224,7 @@ def test_closing_stops_in_the_middle_of_a_region():
         reads.append(y_l0)
         if y_l0 >= 12 * 1024:
             well_into_the_second.set()
-        time.sleep(0.02)
+            time.sleep(0.15)
 
     # Two regions of ten strips of 1,024 rows each.
     slide = Wrapped(np.zeros((20 * 1024, 1024, 3), np.uint8), 0.5, on_read=slow)
@@ -261,3 +263,36 @@ def test_prefetch_is_checked_when_called():
     slide = ArraySlide(_noise(64, 64), 0.5)
     with pytest.raises(UsageError, match="prefetch must be 1 or more"):
         stream_regions(slide, _plan(slide, target_mpp=0.5, region_px=64), prefetch=0)
+
+
+class Endless:
+    """A white slide of any size that holds no pixels."""
+
+    def __init__(self, side):
+        self.levels = (Level(width_px=side, height_px=side, downsample=1.0),)
+
+    def read_region(self, *, width_px, height_px, **_):
+        return np.full((height_px, width_px, 3), 255, dtype=np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [1.0, 2.0, 2.0062])
+def test_a_full_region_needs_little_memory_beside_itself(scale):
+    plan = RegionPlan(
+        spec=RegionSpec(),
+        width_l0=30_000,
+        height_l0=30_000,
+        mpp=0.5 / scale,
+        level=0,
+        downsample=1.0,
+        scale=scale,
+        regions=(),
+    )
+    tracemalloc.start()
+    try:
+        pixels = read_target(Endless(30_000), plan, x_px=256, y_px=256, width_px=9984, height_px=9984)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (pixels == 255).all()
+    assert peak - pixels.nbytes < 200e6

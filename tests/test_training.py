@@ -55,6 +55,15 @@ class Cohort:
         return self.bags[record.slide_id]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small are slower on several threads, much slower where other tests run beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def small() -> Cohort:
     return Cohort(14, dim=24, n_cells=60, lesion_cells=8)

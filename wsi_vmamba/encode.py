@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.inference.encoder import StripForward
+from wsi_vmamba.inference.linear import onednn_usable
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.ops import cpu
 from wsi_vmamba.regions import Region
 
 Precision = Literal["fp32", "bf16"]
@@ -68,6 +72,30 @@ class WholeMapEncoder:
         return result
 
 
+class StripEncoder:
+    """A VMamba on the CPU, strip by strip (`wsi_vmamba.inference`): large regions in little memory."""
+
+    def __init__(
+        self, name: str, backbone: VMamba, *, precision: Precision, memory_limit: int | None = None
+    ) -> None:
+        """Pack the weights of ``backbone``, which is not kept."""
+        self.name = name
+        self.precision: Precision = precision
+        self.device = "cpu"
+        self.weights_hash = weights_hash(backbone)
+        self.dim, self.stride_px = backbone.dim, backbone.stride_px
+        self.forward = StripForward(backbone, precision=precision, memory_limit=memory_limit)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder.encode`.
+
+        Raises:
+            MemoryLimitError: the region would not fit; nothing has been allocated, and the message says what would.
+        """
+        check_pixels(pixels)
+        return self.forward(pixels)
+
+
 def build_encoder(
     name: str,
     *,
@@ -94,10 +122,13 @@ def build_encoder(
     """
     if precision not in ("auto", *get_args(Precision)):
         raise UsageError(f"unknown precision {precision!r}; choose from auto, bf16, fp32")
+    device = _resolve_device(device)
     backbone = build_backbone(name, weights=weights, seed=seed)
-    return WholeMapEncoder(
-        name, backbone, precision="fp32" if precision == "auto" else precision, device=_resolve_device(device)
-    )
+    if device == "cpu" and isinstance(backbone, VMamba) and cpu.available:
+        resolved: Precision = precision if precision != "auto" else "bf16" if _multiplies_bf16() else "fp32"
+        return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)
+    resolved = precision if precision != "auto" else "fp32" if device == "cpu" else "bf16"
+    return WholeMapEncoder(name, backbone, precision=resolved, device=device)
 
 
 def pool_cells(
@@ -144,6 +175,14 @@ def check_pixels(pixels: NDArray[np.uint8]) -> None:
     """Refuse anything but a non-empty uint8 RGB image (H, W, 3)."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise UsageError(f"expected uint8 RGB pixels (H, W, 3), got {pixels.dtype} {pixels.shape}")
+
+
+def _multiplies_bf16() -> bool:
+    """Whether this processor has bfloat16 matrix or dot-product instructions; torch tells by private names."""
+    checks = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return onednn_usable(torch.bfloat16) and any(check() for check in checks if check is not None)
 
 
 def _resolve_device(device: str) -> str:

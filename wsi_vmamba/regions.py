@@ -209,7 +209,9 @@ class RegionPlan:
             spec = RegionSpec(**plain["spec"])
             regions = tuple(_region(i, _cells(runs), spec) for i, runs in enumerate(plain["regions"]))
             scalars = {k: plain[k] for k in ("width_l0", "height_l0", "mpp", "level", "downsample", "scale")}
-        except (KeyError, TypeError, IndexError) as error:
+        except UsageError:
+            raise
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise UsageError(f"not a region plan as RegionPlan.to_dict writes it: {error!r}") from error
         return cls(spec=spec, regions=regions, **scalars)
 
@@ -225,9 +227,9 @@ def plan_regions(
 ) -> RegionPlan:
     """Plan the regions of a slide.
 
-    Cells of the global grid with enough tissue are kept; the bounding box of all of them is cut into blocks
-    of ``spec.region_cells``, and each block shrinks to the bounding box of its own cells. A block without
-    tissue is dropped. The level is the coarsest that is as fine as the target.
+    Cells of the global grid with enough tissue are kept; the bounding box of all of them is cut into the
+    fewest equal blocks of at most ``spec.region_cells`` a side, and each block shrinks to the bounding box of
+    its own cells. A block without tissue is dropped. The level is the coarsest that is as fine as the target.
 
     Args:
         width_l0: width of the slide in level-0 pixels.
@@ -325,7 +327,10 @@ def _cut(kept: NDArray[np.bool_], spec: RegionSpec) -> tuple[Region, ...]:
     cells = np.argwhere(kept)[:, ::-1].astype(np.int64)
     if len(cells) == 0:
         return ()
-    block = (cells - cells.min(axis=0)) // spec.region_cells
+    extent = cells.max(axis=0) - cells.min(axis=0) + 1
+    blocks = -(-extent // spec.region_cells)
+    # Equal blocks rather than full ones and a sliver: a strip of one cell would be encoded without context.
+    block = (cells - cells.min(axis=0)) * blocks // extent
     # Stable, so the cells of a region stay row by row.
     order = np.lexsort((block[:, 0], block[:, 1]))
     cells, block = cells[order], block[order]

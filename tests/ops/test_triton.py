@@ -110,11 +110,14 @@ class Case:
 
 ODD = Case(batch=1, height=5, width=7, channels=20, rank=2, state=1)
 CASES = [
-    ODD,
-    Case(batch=2, height=3, width=6, channels=5, rank=1, state=3),
-    Case(batch=1, height=1, width=9, channels=16, rank=3, state=1),
-    Case(batch=1, height=9, width=1, channels=17, rank=18, state=2),
-    Case(batch=1, height=4, width=5, channels=6, rank=1, state=16),
+    (ODD, torch.float32),
+    (ODD, torch.bfloat16),
+    (Case(batch=2, height=3, width=6, channels=5, rank=1, state=3), torch.float32),
+    (Case(batch=1, height=1, width=9, channels=16, rank=3, state=1), torch.float16),
+    (Case(batch=1, height=9, width=1, channels=17, rank=18, state=1), torch.float32),
+    (Case(batch=1, height=3, width=2, channels=4, rank=1, state=2), torch.bfloat16),
+    (Case(batch=1, height=3, width=2, channels=4, rank=1, state=2), torch.float16),
+    pytest.param(Case(batch=1, height=4, width=5, channels=6, rank=1, state=16), torch.float32, marks=pytest.mark.slow),
 ]
 
 
@@ -128,7 +131,7 @@ def exact(tensors: list[Tensor], gy: Tensor | None = None) -> tuple[Tensor, list
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.double() - theirs).abs().max() / theirs.abs().max())
+    return float((ours.detach().double() - theirs.detach()).abs().max() / theirs.abs().max())
 
 
 def run(tensors: list[Tensor], tiling: Tiling | None = SMALL_TILES) -> Tensor:
@@ -138,8 +141,7 @@ def run(tensors: list[Tensor], tiling: Tiling | None = SMALL_TILES) -> Tensor:
 
 
 @runs_kernels
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "dtype"), CASES, ids=str)
 def test_output_and_gradients_equal_the_float64_reference(
     case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,15 +161,15 @@ def test_output_and_gradients_equal_the_float64_reference(
 
 
 @runs_kernels
-@pytest.mark.parametrize("height_width", [(1, 1), (17, 33), (16, 16)], ids=str)
-def test_default_tiles(height_width: tuple[int, int]) -> None:
-    tensors = Case(1, *height_width, channels=34, rank=6, state=1).tensors()
+@pytest.mark.parametrize("height_width", [(1, 1), (17, 18)], ids=str)
+def test_large_tiles(height_width: tuple[int, int]) -> None:
+    tensors = Case(1, *height_width, channels=33, rank=6, state=1).tensors()
     assert relative(run(tensors, tiling=Tiling(rows=16, columns=16, channels=32, warps=8)), exact(tensors)[0]) <= 1e-6
 
 
 @runs_kernels
 def test_many_chunks_of_carries() -> None:
-    tensors = Case(batch=1, height=3, width=400, channels=2, rank=1, state=1).tensors()
+    tensors = Case(batch=1, height=1, width=130, channels=2, rank=1, state=1).tensors()
     plan = ours.plan_for(tensors[0], tensors[2], tensors[4], tiling=SMALL_TILES)
     assert plan.chunks > 10
     assert relative(run(tensors), exact(tensors)[0]) <= 1e-6
@@ -210,7 +212,9 @@ def test_strided_maps_and_output_in_place() -> None:
 
 
 @runs_kernels
-@pytest.mark.parametrize("variant", ["s1", "s2", "z_n16", "v0"])
+@pytest.mark.parametrize(
+    "variant", ["s1", "s2", "v02", *(pytest.param(v, marks=pytest.mark.slow) for v in ("z_n16", "v0"))]
+)
 def test_the_published_block_and_its_gradients(golden: Path, variant: str) -> None:
     with safe_open(golden / "ops_ss2d.safetensors", "pt") as file:
         prefix = f"{variant}."
@@ -218,7 +222,7 @@ def test_the_published_block_and_its_gradients(golden: Path, variant: str) -> No
     weights = {k.removeprefix("weights."): v.to(DEVICE) for k, v in data.items() if k.startswith("weights.")}
     weights = {k: v.requires_grad_() for k, v in weights.items()}
     x = data["x"].to(DEVICE).requires_grad_()
-    y = published_block(x, weights, channels_first=variant != "v0")
+    y = published_block(x, weights, channels_first=not variant.startswith("v0"))
     assert relative(y.detach().cpu(), data["y"]) <= 5e-6
     y.backward(data["gy"].to(DEVICE))
     assert x.grad is not None
@@ -374,16 +378,19 @@ KERNELS = ["summary_kernel", "chunk_kernel", "carry_kernel", "enter_kernel", "ap
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels_compile_for_gpus(kernel: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tile", [4, pytest.param(16, marks=pytest.mark.slow)])
+def test_kernels_compile_for_gpus(
+    kernel: str, capability: int, tile: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiled = compile_kernel(kernel, capability=capability, state=1 if capability == 90 else 4)
+    compiled = compile_kernel(kernel, capability=capability, state=1 if capability == 90 else 4, tile=tile)
     assert f".target sm_{capability}" in compiled.asm["ptx"]
     assert len(compiled.asm["cubin"]) > 1000
     # An SM of capability 8.0 gives a block 163 KiB, of 8.6 and 8.9 99 KiB.
     assert compiled.metadata.shared <= 99 * 1024
 
 
-def compile_kernel(name: str, *, capability: int, state: int):  # noqa: ANN201
+def compile_kernel(name: str, *, capability: int, state: int, tile: int):  # noqa: ANN201
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -391,7 +398,7 @@ def compile_kernel(name: str, *, capability: int, state: int):  # noqa: ANN201
 
     kernel = getattr(triton_kernels, name, None) or getattr(triton_grad_kernels, name)
     carries = name in ("chunk_kernel", "carry_kernel", "enter_kernel")
-    constants = {"N": state, "TH": 8, "TW": 8, "BD": 64 if carries else 32, "RP": 16, "PRECISION": "tf32"}
+    constants = {"N": state, "TH": tile, "TW": tile, "BD": 64 if carries else 32, "RP": 16, "PRECISION": "tf32"}
     constants |= {"ADJOINT": True, "REVERSE": True}
     signature = {}
     for parameter in kernel.arg_names:
@@ -406,5 +413,5 @@ def compile_kernel(name: str, *, capability: int, state: int):  # noqa: ANN201
     source = ASTSource(
         fn=kernel, signature=signature, constexprs={k: v for k, v in constants.items() if k in signature}
     )
-    options = {"num_warps": 2 if carries else 4, "enable_fp_fusion": True}
+    options = {"num_warps": 2 if carries else max(1, tile // 2), "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

@@ -9,26 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_vmamba.inference.packed import CENTRE, PackedConv, PackedMerge, PackedStem
-from wsi_vmamba.inference.plan import conv_groups
+from wsi_vmamba.inference.plan import StagePlan, conv_groups
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.blocks import merge_neighbours
 
 
-def embed(pixels: Tensor, stem: PackedStem, out: Tensor, workers: Workers, profile: Profile) -> None:
-    """Stem: uint8 RGB (H, W, 3) -> ``out`` (~H/4, ~W/4, dim)."""
+def embed(
+    pixels: Tensor, stem: PackedStem, out: Tensor, target: StagePlan, workers: Workers, profile: Profile
+) -> None:
+    """Stem: uint8 RGB (H, W, 3) -> ``out`` (~H/4, ~W/4, dim), the map of stage ``target``."""
 
     def rows(first: int, last: int) -> None:
         with profile.measure("stem"):
             out[first:last] = _stem_rows(pixels, stem, first, last)
 
-    for group in conv_groups(out.shape[0], workers.count):
+    for group in conv_groups(target):
         workers.run([partial(rows, first, last) for first, last in group])
 
 
 def downsample(
-    x: Tensor, layer: PackedConv | PackedMerge, out: Tensor, workers: Workers, profile: Profile
+    x: Tensor,
+    layer: PackedConv | PackedMerge,
+    out: Tensor,
+    target: StagePlan,
+    workers: Workers,
+    profile: Profile,
 ) -> None:
-    """Halve a map (H, W, C) into ``out``, which may be the memory of ``x`` (see `plan.shrinks_in_place`)."""
+    """Halve a map (H, W, C) into ``out``, the map of stage ``target``, which may be the memory of ``x`` (see `plan.shrinks_in_place`)."""
     results: dict[int, Tensor] = {}
 
     def rows(first: int, last: int) -> None:
@@ -39,7 +46,7 @@ def downsample(
                 else _conv_rows(x, layer, first, last)
             )
 
-    for group in conv_groups(out.shape[0], workers.count):
+    for group in conv_groups(target):
         workers.run([partial(rows, first, last) for first, last in group])
         with profile.measure("downsample"):  # only when all have read what they need
             for first, last in group:

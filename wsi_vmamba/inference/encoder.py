@@ -82,7 +82,7 @@ class StripForward:
         scratch = self._scratch.take(plan.scratch_bytes)
         with torch.inference_mode(), Workers(self.threads) as workers:
             x = carve(maps, plan.stages[0].map_layout)["x"]
-            embed(torch.from_numpy(pixels), self._packed.stem, x, workers, self.profile)
+            embed(torch.from_numpy(pixels), self._packed.stem, x, plan.stages[0], workers, self.profile)
             for i, stage in enumerate(plan.stages):
                 x = self._stage(i, stage, x, maps, scratch, workers)
                 if i + 1 < len(plan.stages):
@@ -98,7 +98,7 @@ class StripForward:
         """Run the blocks of a stage on ``x``, which lies at the start or at the end of ``maps``."""
         tensors = carve(maps, stage.map_layout)
         if x.data_ptr() != tensors["x"].data_ptr():
-            tensors["x"].copy_(x)
+            tensors["x"].copy_(x.clone())  # the two may overlap
         each = layout_bytes(stage.worker_layout)
         pieces = [
             carve(scratch[i * each : (i + 1) * each], stage.worker_layout) for i in range(stage.workers)
@@ -119,7 +119,7 @@ class StripForward:
         layout = {"x": target.map_layout["x"]}
         start = 0 if shrinks_in_place(source, target) else layout_bytes({"x": source.map_layout["x"]})
         out = carve(maps[start:], layout)["x"]
-        downsample(x, self._packed.downsamples[index], out, workers, self.profile)
+        downsample(x, self._packed.downsamples[index], out, target, workers, self.profile)
         return out
 
     def _check_memory(self, plan: EncodePlan) -> None:

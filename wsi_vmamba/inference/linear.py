@@ -13,7 +13,7 @@ from torch import Tensor
 
 def onednn_usable(dtype: torch.dtype) -> bool:
     """Whether torch offers packed oneDNN linears of this dtype here."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
     if not all(hasattr(torch.ops.mkldnn, name) for name in names):

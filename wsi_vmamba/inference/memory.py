@@ -6,6 +6,7 @@ import mmap
 import os
 import resource
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -65,10 +66,8 @@ class Arena:
 def _huge_pages(n_bytes: int) -> Tensor:
     pages = mmap.mmap(-1, (-(-n_bytes // _HUGE_PAGE) + 1) * _HUGE_PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without huge pages: ordinary ones do, slower
             pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without huge pages: ordinary ones do, slower
     block = torch.frombuffer(pages, dtype=torch.uint8)
     start = -block.data_ptr() % _HUGE_PAGE
     return block[start : start + n_bytes]

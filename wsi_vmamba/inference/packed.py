@@ -55,7 +55,7 @@ class PackedBlock:
         """Pack a block; matmul weights in ``dtype``, the rest in float32."""
         op = block.op
         x_proj, *scan = op.scan_parameters()
-        halves = op.in_proj.weight.split(op.d_inner)
+        halves = torch.split(op.in_proj.weight, op.d_inner)
         return cls(
             norm=Norm.of(block.norm),
             in_proj=PackedLinear(halves[0], None, dtype=dtype),
@@ -134,7 +134,7 @@ class PackedVMamba:
     @classmethod
     def of(cls, model: VMamba, dtype: torch.dtype) -> PackedVMamba:
         """Pack a model for maps and matmuls in ``dtype``; the model itself is left as it is."""
-        stages = [cast(nn.Module, stage) for stage in model.layers]
+        stages = list(model.layers)
         blocks = [cast(nn.Sequential, stage.get_submodule("blocks")) for stage in stages]
         return cls(
             stem=_pack_stem(model.patch_embed, dtype),

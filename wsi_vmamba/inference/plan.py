@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from math import isqrt
 
 import torch
@@ -114,7 +115,7 @@ class EncodePlan:
         """The block the maps of all stages share."""
         single = max(layout_bytes(stage.map_layout) for stage in self.stages)
         # Where a downsampled map cannot take its own source's place, the two lie side by side.
-        pairs = zip(self.stages, self.stages[1:], strict=False)
+        pairs = pairwise(self.stages)
         apart = [
             layout_bytes(_bare(a)) + layout_bytes(_bare(b)) for a, b in pairs if not shrinks_in_place(a, b)
         ]
@@ -142,8 +143,9 @@ def conv_bytes(stage: StagePlan) -> int:
     return stage.workers * _CONV_ROWS * stage.width * stage.d_model * 4 * 6
 
 
-def conv_groups(height: int, workers: int) -> list[list[tuple[int, int]]]:
-    """Rows [first, last) of output, one strip per worker in each group; groups follow each other."""
+def conv_groups(target: StagePlan) -> list[list[tuple[int, int]]]:
+    """Rows [first, last) of a map to be made, one strip per worker in each group; groups follow each other."""
+    height, workers = target.height, target.workers
     strips = [(first, min(first + _CONV_ROWS, height)) for first in range(0, height, _CONV_ROWS)]
     return [strips[i : i + workers] for i in range(0, len(strips), workers)]
 
@@ -154,7 +156,7 @@ def shrinks_in_place(source: StagePlan, target: StagePlan) -> bool:
     When the output rows up to b are written, all input from row 2b - 1 on must still be there.
     """
     wide_in, wide_out = source.width * source.d_model, target.width * target.d_model
-    ends = [group[-1][1] for group in conv_groups(target.height, target.workers)][:-1]
+    ends = [group[-1][1] for group in conv_groups(target)][:-1]
     fits = target.height * wide_out <= source.height * wide_in
     return fits and all(end * wide_out <= (2 * end - 1) * wide_in for end in ends)
 
@@ -163,7 +165,7 @@ def split_rows(height: int, *, parts: int, strip_rows: int) -> list[RowRange]:
     """Cut rows into as many contiguous ranges of nearly equal height as can be filled, at most ``parts``."""
     parts = max(1, min(parts, height))
     cuts = [height * i // parts for i in range(parts + 1)]
-    pairs = zip(cuts, cuts[1:], strict=False)
+    pairs = pairwise(cuts)
     return [
         RowRange(first=first, last=last, strip_rows=min(strip_rows, last - first)) for first, last in pairs
     ]

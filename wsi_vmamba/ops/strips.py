@@ -63,7 +63,7 @@ class StripCarries:
         """
         if self._decays is None:
             raise UsageError("summarize was called after combine; make new StripCarries for another pass")
-        slot = self._range_of[strip]
+        slot = self._slot(strip)
         native().summarize_strip(
             *self._arrays(u, proj),
             self._decays,
@@ -91,8 +91,14 @@ class StripCarries:
         if self._decays is not None:
             raise UsageError("apply was called before combine")
         check_shape(y, "y", *u.shape)
-        slots = self._range_of[strip], strip
+        slots = self._slot(strip), strip
         native().apply_strip(*self._arrays(u, proj), self._states, *slots, array(y, "y"), isa)
+
+    def _slot(self, strip: int) -> int:
+        """The range that a strip belongs to, which is its slot in the forward directions."""
+        if not 0 <= strip < len(self._range_of):
+            raise UsageError(f"there is no strip {strip}; the ranges hold {len(self._range_of)}")
+        return self._range_of[strip]
 
     def _arrays(self, u: Tensor, proj: Tensor) -> tuple[Tensor, ...]:
         check_shape(u, "u", u.shape[0], self.width, self.weights.channels)

@@ -17,7 +17,7 @@ class TissueMask:
     Attributes:
         mask: bool, shape (height, width) in mask pixels; mask pixel (row i, column j) covers the level-0
             square that begins at (x_l0, y_l0) = (j * downsample, i * downsample). The last row and column may
-            reach past the slide.
+            reach past the slide, or end a little before its edge where the level read does.
         downsample: level-0 pixels per mask pixel, at least 1.
         mpp: micrometres per mask pixel.
     """

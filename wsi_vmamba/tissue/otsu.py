@@ -24,6 +24,8 @@ class OtsuSettings:
         min_saturation: never call tissue below this: on a blank slide Otsu only splits noise of the glass.
         max_saturation: never ask for more than this: in a crop that is all tissue Otsu splits strong stain
             from weak, and the weak half would be lost.
+        min_contrast: where Otsu's two classes differ by less in their means they are one, and only what is
+            above max_saturation is tissue.
         smooth_um: side of the median window that removes noise of single pixels.
         close_um: gaps narrower than this are bridged.
         min_object_um2: smaller pieces of tissue are specks.
@@ -32,7 +34,8 @@ class OtsuSettings:
     """
 
     min_saturation: int = 15
-    max_saturation: int = 36
+    max_saturation: int = 24
+    min_contrast: int = 12
     smooth_um: float = 24.0
     close_um: float = 40.0
     min_object_um2: float = 16_000.0
@@ -45,9 +48,18 @@ class OtsuSettings:
                 "expected 0 < min_saturation <= max_saturation <= 255, "
                 f"got {self.min_saturation} and {self.max_saturation}"
             )
-        lengths = (self.smooth_um, self.close_um, self.min_object_um2, self.max_hole_um2, self.min_ink_um2)
+        lengths = (
+            self.min_contrast,
+            self.smooth_um,
+            self.close_um,
+            self.min_object_um2,
+            self.max_hole_um2,
+            self.min_ink_um2,
+        )
         if min(lengths) < 0:
-            raise UsageError(f"lengths and areas of the tissue mask cannot be negative, got {lengths}")
+            raise UsageError(
+                f"contrast, lengths and areas of the tissue mask cannot be negative, got {lengths}"
+            )
 
 
 def segment_otsu(slide: Slide, *, mpp: float, settings: OtsuSettings | None = None) -> TissueMask:
@@ -88,9 +100,13 @@ def _odd_px(length_um: float, *, mpp: float) -> int:
 def _threshold(saturation: NDArray[np.uint8], settings: OtsuSettings) -> float:
     """Otsu's threshold of the saturations, kept between the bounds of the settings."""
     if saturation.size == 0:
-        return settings.min_saturation
+        return settings.max_saturation
     otsu, _ = cv2.threshold(saturation.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    # Otsu's value is the last of the lower class.
+    upper = saturation > otsu
+    flat = upper.all() or not upper.any()
+    if flat or saturation[upper].mean() - saturation[~upper].mean() < settings.min_contrast:
+        # One class, glass or tissue, or too little tissue to move the threshold out of the noise.
+        return settings.max_saturation
     return min(max(float(otsu) + 1, settings.min_saturation), settings.max_saturation)
 
 

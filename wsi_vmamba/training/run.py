@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from wsi_vmamba.bags import SlideRecord
@@ -76,7 +77,8 @@ def load_run(run_dir: Path, *, device: str = "cpu") -> Run:
         splits = read_splits(run_dir)
     except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
         raise TrainingError(f"{run_dir} is damaged ({type(error).__name__}: {error}); train again") from error
-    model = SlideClassifier(spec)
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, though none of them stays
+        model = SlideClassifier(spec)
     try:
         weights = safetensors.torch.load_file(run_dir / WEIGHTS)
         model.load_state_dict(weights)

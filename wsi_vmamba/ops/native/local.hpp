@@ -18,17 +18,15 @@ void layer_norm(const X* x, Y* out, const X* gate, const float* weight, const fl
     const float mean = sum_lanes(sum) * share;
     Vec squares{};
     if (rest > 0) {
-      // The lanes behind the end hold -mean; take them out again below.
-      const Vec off = load_some(x + whole, rest) - mean;
+      const Vec off = keep_some(load_some(x + whole, rest) - mean, rest);
       squares = off * off;
     }
     for (int64_t c = 0; c < whole; c += kLanes) {
       const Vec off = load(x + c) - mean;
       squares += off * off;
     }
-    const float extra = rest > 0 ? static_cast<float>(kLanes - rest) * mean * mean : 0.0f;
-    const float variance = (sum_lanes(squares) - extra) * share;
-    const float scale = 1.0f / __builtin_sqrtf((variance > 0.0f || variance != variance ? variance : 0.0f) + eps);
+    const float variance = sum_lanes(squares) * share;
+    const float scale = 1.0f / __builtin_sqrtf(variance + eps);
     for (int64_t c = 0; c < whole; c += kLanes) {
       Vec y = (load(x + c) - mean) * scale * load(weight + c) + load(bias + c);
       if (gate != nullptr) y *= load(gate + c);

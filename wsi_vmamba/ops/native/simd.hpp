@@ -87,6 +87,13 @@ VMAMBA_INLINE void store_some(X* to, Vec value, int64_t count) {
   memcpy(to, padded, sizeof(X) * static_cast<size_t>(count));
 }
 
+// `x` with zeros behind its first `count` lanes.
+VMAMBA_INLINE Vec keep_some(Vec x, int64_t count) {
+  float lanes[kLanes];
+  store(lanes, x);
+  return load_some(lanes, count);
+}
+
 // Whole vectors on the fast path, the first `count` lanes where channels end inside a vector.
 template <bool Tail, class X>
 VMAMBA_INLINE Vec load_channels(const X* from, int64_t count) {

@@ -1,0 +1,135 @@
+"""The extract command on generated slides, judged by what is on the disk afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wsi_vmamba.pipelines import extract
+from wsi_vmamba.pipelines.sources import find_sources
+
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.store import open_features
+
+SPEC = CohortSpec(slides=2, seed=3, width_px=(1024, 1024), height_px=(768, 768))
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slides")
+    for index in range(2):
+        generate_slide(SPEC, index, folder)
+    return folder
+
+
+def config(slides: Path, out: Path, **changes: object) -> ExtractConfig:
+    values = {"slides": str(slides), "out": str(out), "backbone": "null", "cell_px": 64, **changes}
+    return ExtractConfig.model_validate(values)
+
+
+def outcomes(out: Path) -> dict[str, str]:
+    with (out / "extract.csv").open() as file:
+        return {row["slide_id"]: row["outcome"] for row in csv.DictReader(file)}
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_every_slide_ends_as_features_and_a_second_run_skips_them(slides: Path, tmp_path: Path):
+    assert extract.run(config(slides, tmp_path)) == 0
+    first = file_bytes(tmp_path / "slide_000.zarr")
+    assert set(outcomes(tmp_path).values()) == {"done"}
+    assert extract.run(config(slides, tmp_path)) == 0
+    assert set(outcomes(tmp_path).values()) == {"already done"}
+    assert file_bytes(tmp_path / "slide_000.zarr") == first
+
+
+def test_two_runs_into_two_folders_give_equal_bytes(slides: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        assert extract.run(config(slides, tmp_path / name)) == 0
+    assert file_bytes(tmp_path / "a" / "slide_000.zarr") == file_bytes(tmp_path / "b" / "slide_000.zarr")
+
+
+def test_the_features_of_a_cell_do_not_depend_on_the_regions_for_a_local_encoder(
+    slides: Path, tmp_path: Path
+):
+    for region_px in (64, 320, 10_000):
+        assert extract.run(config(slides, tmp_path / str(region_px), region_px=region_px)) == 0
+    found = []
+    for region_px in (64, 320, 10_000):
+        file = open_features(tmp_path / str(region_px) / "slide_000.zarr")
+        order = np.lexsort(file.coords_l0.T)
+        found.append((file.coords_l0[order], file.features[order]))
+    for coords, features in found[1:]:
+        np.testing.assert_array_equal(coords, found[0][0])
+        np.testing.assert_array_equal(features, found[0][1])
+
+
+def test_other_settings_refuse_to_mix(slides: Path, tmp_path: Path):
+    assert extract.run(config(slides, tmp_path)) == 0
+    before = file_bytes(tmp_path / "slide_000.zarr")
+    assert extract.run(config(slides, tmp_path, cell_px=128)) == 1
+    assert set(outcomes(tmp_path).values()) == {"failed"}
+    assert file_bytes(tmp_path / "slide_000.zarr") == before
+    assert extract.run(config(slides, tmp_path, cell_px=128, overwrite=True)) == 0
+
+
+def test_a_truncated_slide_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):
+    folder = tmp_path / "slides"
+    shutil.copytree(slides, folder)
+    broken = folder / "slide_001.tif"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    assert extract.run(config(folder, tmp_path / "out")) == 1
+    assert outcomes(tmp_path / "out") == {"slide_000": "done", "slide_001": "failed"}
+    assert not (tmp_path / "out" / "slide_001.zarr").exists()
+
+
+def test_the_run_record_says_what_made_the_features(slides: Path, tmp_path: Path):
+    extract.run(config(slides, tmp_path))
+    record = json.loads((tmp_path / "extract.run.json").read_text())
+    assert record["backbone"] == "null"
+    assert record["config"]["cell_px"] == 64
+    assert {"torch", "wsi-vmamba", "tifffile"} <= set(record["versions"])
+    assert record["scan_kernel"] in {"cpp", "reference"}
+
+
+def test_a_manifest_gives_names_and_mpp(slides: Path, tmp_path: Path):
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text(f"slide_id,path,mpp\nfirst,{slides / 'slide_000.tif'},0.4\n")
+    assert extract.run(config(manifest, tmp_path / "out")) == 0
+    meta = open_features(tmp_path / "out" / "first.zarr").meta
+    assert (meta.slide_id, meta.mpp, meta.mpp_source) == ("first", 0.4, "override")
+
+
+def test_two_slides_of_one_name_are_refused(slides: Path, tmp_path: Path):
+    for centre in ("a", "b"):
+        (tmp_path / centre).mkdir()
+        shutil.copy(slides / "slide_000.tif", tmp_path / centre)
+    with pytest.raises(UsageError, match="2 slides are named 'slide_000'"):
+        find_sources(str(tmp_path))
+
+
+def test_weights_are_never_guessed(slides: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="no weights are shipped with vmamba_tiny_s1l8"):
+        extract.run(config(slides, tmp_path, backbone="vmamba_tiny_s1l8"))
+    with pytest.raises(UsageError, match="no weights file at"):
+        extract.run(config(slides, tmp_path, backbone="vmamba_pico", weights="none.pth"))
+
+
+def test_all_real_slides_end_as_features_or_a_named_outcome(real_data: Path, tmp_path: Path):
+    small = [file for file in sorted((real_data / "slides").iterdir()) if file.stat().st_size < 20_000_000]
+    rows = "\n".join(f"{file.stem},{file.absolute()},0.5" for file in small)
+    manifest = tmp_path / "real.csv"
+    manifest.write_text(f"slide_id,path,mpp\n{rows}\n")
+    extract.run(config(manifest, tmp_path / "out", cell_px=256))
+    found = outcomes(tmp_path / "out")
+    assert len(found) == len(small)
+    for name, outcome in found.items():
+        assert (outcome == "done") == (tmp_path / "out" / f"{name}.zarr").is_dir()
