@@ -116,7 +116,6 @@ CASES = [
     (Case(batch=1, height=1, width=9, channels=16, rank=3, state=1), torch.float16),
     (Case(batch=1, height=9, width=1, channels=17, rank=18, state=1), torch.float32),
     (Case(batch=1, height=3, width=2, channels=4, rank=1, state=2), torch.bfloat16),
-    (Case(batch=1, height=3, width=2, channels=4, rank=1, state=2), torch.float16),
     pytest.param(Case(batch=1, height=4, width=5, channels=6, rank=1, state=16), torch.float32, marks=pytest.mark.slow),
 ]
 
@@ -171,7 +170,7 @@ def test_large_tiles(height_width: tuple[int, int]) -> None:
 def test_many_chunks_of_carries() -> None:
     tensors = Case(batch=1, height=1, width=130, channels=2, rank=1, state=1).tensors()
     plan = ours.plan_for(tensors[0], tensors[2], tensors[4], tiling=SMALL_TILES)
-    assert plan.chunks > 10
+    assert plan.chunks >= 8
     assert relative(run(tensors), exact(tensors)[0]) <= 1e-6
 
 
