@@ -80,3 +80,9 @@ def test_a_file_that_is_no_slide_fails_by_name(tmp_path: Path):
     assert "notes" in result.stdout
     assert "failed" in result.stdout
     assert not list((tmp_path / "features").glob("*.zarr"))
+
+
+def test_the_readme_shows_every_command():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    for command in COMMANDS:
+        assert f"wsi-vmamba {command}" in readme or f"**`{command}" in readme

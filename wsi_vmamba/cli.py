@@ -16,6 +16,7 @@ from wsi_vmamba.errors import UsageError, WsiVmambaError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="wsi-vmamba",
@@ -77,6 +78,9 @@ def extract(
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option(help="Most GB the process may hold; a region that needs more is refused.")
+    ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace existing feature files.")
     ] = None,
@@ -87,7 +91,7 @@ def extract(
     options = {
         "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
         "region_px": region_px, "cell_px": cell_px, "backbone": backbone, "weights": weights,
-        "precision": precision, "device": device, "overwrite": overwrite,
+        "precision": precision, "device": device, "memory_limit_gb": memory_limit, "overwrite": overwrite,
     }  # fmt: skip
     _run("extract", "ExtractConfig", config, assignments, options)
 
@@ -201,7 +205,12 @@ def _run(
     resolved = configs.resolve_config(
         getattr(configs, model), file=file, assignments=assignments or (), options=options
     )
-    raise typer.Exit(import_module(f"wsi_vmamba.pipelines.{command}").run(resolved))
+    try:
+        code = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what is finished is kept, run the same command again to go on", err=True)
+        code = EXIT_INTERRUPTED
+    raise typer.Exit(code)
 
 
 def main() -> None:
@@ -212,9 +221,6 @@ def main() -> None:
         _fail(error, EXIT_USAGE)
     except WsiVmambaError as error:
         _fail(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; finished slides are kept, run the same command again to go on", err=True)
-        sys.exit(130)
 
 
 def _fail(error: WsiVmambaError, code: int) -> None:

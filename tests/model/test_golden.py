@@ -54,9 +54,13 @@ def _expected_stages(model: VMamba, tensors: dict[str, Tensor], size: str) -> li
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_float64_equals_the_published_model(case: tuple[VMamba, dict[str, Tensor]], size: str, monkeypatch) -> None:
+def test_float64_equals_the_published_model(
+    case: tuple[VMamba, dict[str, Tensor]], size: str, monkeypatch
+) -> None:
     model, tensors = case
-    monkeypatch.setattr("wsi_vmamba.ops.choose_backend", lambda tensor: ("reference", "asked for by the test"))
+    monkeypatch.setattr(
+        "wsi_vmamba.ops.choose_backend", lambda tensor: ("reference", "asked for by the test")
+    )
     x = tensors[f"{size}.input"].double()
     with torch.inference_mode():
         double = model.double()

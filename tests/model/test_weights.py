@@ -41,7 +41,9 @@ def test_pth_with_and_without_container(tmp_path: Path, container: str | None) -
     assert _loads_as(tmp_path / "w.pth")
 
 
-def test_published_checkpoint_with_its_configuration_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_checkpoint_with_its_configuration_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = ModuleType("yacs.config")
 
     class CfgNode(dict):
@@ -70,7 +72,9 @@ def test_four_dimensional_one_by_one_weights(tmp_path: Path) -> None:
 def test_names_of_the_first_releases(tmp_path: Path) -> None:
     renamed = {}
     for key, value in _state(fields=VANILLA).items():
-        key = key.replace("patch_embed.0.", "patch_embed.proj.").replace("patch_embed.2.", "patch_embed.norm.")
+        key = key.replace("patch_embed.0.", "patch_embed.proj.").replace(
+            "patch_embed.2.", "patch_embed.norm."
+        )
         key = key.replace("0.norm.", "0.ln_1.") if ".blocks." in key and ".op." not in key else key
         key = key.replace(".op.", ".self_attention.").removeprefix("classifier.")
         renamed["module." + key] = value

@@ -81,7 +81,8 @@ def isa(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def poisoned_scratch() -> Iterator[None]:
     """Every scratch buffer and every new tensor starts as NaN, so that reading before writing shows."""
-    deterministic, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     extension.native().poison_scratch(True)

@@ -101,6 +101,8 @@ def test_mismatched_arguments_are_refused() -> None:
     with pytest.raises(UsageError, match="gate must be a contiguous"):
         cpu.layer_norm(x, torch.ones(8), torch.ones(8), gate=x.bfloat16())
     with pytest.raises(UsageError, match="dtype of rows"):
-        cpu.depthwise_silu(normal(3, 2, 8), normal(9, 8), None, out=torch.empty(1, 2, 8, dtype=torch.bfloat16))
+        cpu.depthwise_silu(
+            normal(3, 2, 8), normal(9, 8), None, out=torch.empty(1, 2, 8, dtype=torch.bfloat16)
+        )
     with pytest.raises(UsageError, match="contiguous"):
         cpu.silu_(x.T)

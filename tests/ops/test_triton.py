@@ -22,6 +22,10 @@ from wsi_vmamba.ops import triton as ours
 from wsi_vmamba.ops.triton_plan import Plan, Tiling, make_plan
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
+import triton.language as tl  # noqa: E402
+
+from wsi_vmamba.ops import triton_grad_kernels, triton_kernels, triton_launch  # noqa: E402
+from wsi_vmamba.ops.triton_kernels import direction_span, segment_offset, token_offset  # noqa: E402
 
 INTERPRETED = ours.interpreted()
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -41,7 +45,18 @@ TOLERANCES = {
 @pytest.mark.skipif(INTERPRETED, reason="already in the interpreter")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the device itself")
 def test_kernels_in_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        __file__,
+    ]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -51,7 +66,6 @@ def test_kernels_in_the_interpreter() -> None:
 @pytest.fixture(autouse=True)
 def _poisoned_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill scratch with NaN, so that reading what was not written shows."""
-    from wsi_vmamba.ops import triton_launch
 
     def poisoned(shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.full(shape, torch.nan, dtype=torch.float32, device=device)
@@ -67,7 +81,7 @@ def _fast_interpreter() -> Iterator[None]:
         return
     from triton.runtime import interpreter
 
-    def scan_slices(self, inputs):  # noqa: ANN001, ANN202 - the signature is Triton's
+    def scan_slices(self, inputs):
         moved = [np.moveaxis(i.handle.data, self.axis, 0) for i in inputs]
         dtypes = [i.dtype for i in inputs]
         state = [m[0] for m in moved]
@@ -116,7 +130,9 @@ CASES = [
     (Case(batch=1, height=1, width=9, channels=16, rank=3, state=1), torch.float16),
     (Case(batch=1, height=9, width=1, channels=17, rank=18, state=1), torch.float32),
     (Case(batch=1, height=3, width=2, channels=4, rank=1, state=2), torch.bfloat16),
-    pytest.param(Case(batch=1, height=4, width=5, channels=6, rank=1, state=16), torch.float32, marks=pytest.mark.slow),
+    pytest.param(
+        Case(batch=1, height=4, width=5, channels=6, rank=1, state=16), torch.float32, marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -130,7 +146,8 @@ def exact(tensors: list[Tensor], gy: Tensor | None = None) -> tuple[Tensor, list
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.detach().double() - theirs.detach()).abs().max() / theirs.abs().max())
+    got, truth = ours.detach().double(), theirs.detach()
+    return float((got - truth).abs().max() / truth.abs().max())
 
 
 def run(tensors: list[Tensor], tiling: Tiling | None = SMALL_TILES) -> Tensor:
@@ -163,7 +180,10 @@ def test_output_and_gradients_equal_the_float64_reference(
 @pytest.mark.parametrize("height_width", [(1, 1), (17, 18)], ids=str)
 def test_large_tiles(height_width: tuple[int, int]) -> None:
     tensors = Case(1, *height_width, channels=33, rank=6, state=1).tensors()
-    assert relative(run(tensors, tiling=Tiling(rows=16, columns=16, channels=32, warps=8)), exact(tensors)[0]) <= 1e-6
+    assert (
+        relative(run(tensors, tiling=Tiling(rows=16, columns=16, channels=32, warps=8)), exact(tensors)[0])
+        <= 1e-6
+    )
 
 
 @runs_kernels
@@ -276,16 +296,21 @@ def test_wrong_inputs_are_refused() -> None:
         ours.ss2d_scan_into(*tensors, out=tensors[0][..., :3])
 
 
+@triton.jit
+def token_probe(out, batch, row, column, stride_b, stride_h, stride_w):
+    tl.store(out, token_offset(batch, row, column, stride_b, stride_h, stride_w))
+
+
+@triton.jit
+def segment_probe(out, span, batch, index, rows, columns, slots, K: tl.constexpr):
+    tl.store(out, segment_offset(batch, index, rows, columns, slots, K))
+    begin, count = direction_span(K, rows, columns)
+    tl.store(span, begin)
+    tl.store(span + 1, count)
+
+
 @runs_kernels
 def test_token_offsets_beyond_32_bits() -> None:
-    import triton.language as tl
-
-    from wsi_vmamba.ops.triton_kernels import token_offset
-
-    @triton.jit
-    def probe(out, batch, row, column, stride_b, stride_h, stride_w):  # noqa: ANN001, ANN202
-        tl.store(out, token_offset(batch, row, column, stride_b, stride_h, stride_w))
-
     cases = [
         (2, 9_999, 9_998, 2_500, 2_500, 192),  # ratio-2 model, 10,000 squared: past 2^31 and 2^32
         (1, 99_999, 99_999, 100_000, 100_000, 1536),
@@ -295,30 +320,24 @@ def test_token_offsets_beyond_32_bits() -> None:
     for batch, row, column, height, width, channels in cases:
         strides = (height * width * channels, width * channels, channels)
         out = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-        probe[(1,)](out, batch, row, column, *strides)
+        token_probe[(1,)](out, batch, row, column, *strides)
         assert out.item() == batch * strides[0] + row * strides[1] + column * strides[2]
 
 
 @runs_kernels
 def test_segments_fill_the_scratch_once_and_beyond_32_bits() -> None:
-    import triton.language as tl
-
-    from wsi_vmamba.ops.triton_kernels import direction_span, segment_offset
-
-    @triton.jit
-    def probe(out, span, batch, index, rows, columns, slots, K: tl.constexpr):  # noqa: ANN001, ANN202, N803
-        tl.store(out, segment_offset(batch, index, rows, columns, slots, K))
-        begin, count = direction_span(K, rows, columns)
-        tl.store(span, begin)
-        tl.store(span + 1, count)
-
     def offset(batch: int, index: int, rows: int, columns: int, slots: int, k: int) -> tuple[int, int, int]:
         out, span = torch.zeros(2, 2, dtype=torch.int64, device=DEVICE)
-        probe[(1,)](out, span, batch, index, rows, columns, slots, k)
+        segment_probe[(1,)](out, span, batch, index, rows, columns, slots, k)
         return int(out[0]), int(span[0]), int(span[1])
 
     rows, columns = 6, 4
-    found = {offset(b, i, rows, columns, 3, k)[0] for b in (0, 1) for k in range(4) for i in range([rows, columns][k % 2])}
+    found = {
+        offset(b, i, rows, columns, 3, k)[0]
+        for b in (0, 1)
+        for k in range(4)
+        for i in range([rows, columns][k % 2])
+    }
     assert found == {3 * s for s in range(2 * 2 * (rows + columns))}
     for k in range(4):
         length = [rows, columns][k % 2]
@@ -389,15 +408,20 @@ def test_kernels_compile_for_gpus(
     assert compiled.metadata.shared <= 99 * 1024
 
 
-def compile_kernel(name: str, *, capability: int, state: int, tile: int):  # noqa: ANN201
+def compile_kernel(name: str, *, capability: int, state: int, tile: int):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from wsi_vmamba.ops import triton_grad_kernels, triton_kernels
-
     kernel = getattr(triton_kernels, name, None) or getattr(triton_grad_kernels, name)
     carries = name in ("chunk_kernel", "carry_kernel", "enter_kernel")
-    constants = {"N": state, "TH": tile, "TW": tile, "BD": 64 if carries else 32, "RP": 16, "PRECISION": "tf32"}
+    constants = {
+        "N": state,
+        "TH": tile,
+        "TW": tile,
+        "BD": 64 if carries else 32,
+        "RP": 16,
+        "PRECISION": "tf32",
+    }
     constants |= {"ADJOINT": True, "REVERSE": True}
     signature = {}
     for parameter in kernel.arg_names:

@@ -131,7 +131,7 @@ class StripForward:
             f"a region of {plan.width_px} x {plan.height_px} px needs {plan.total_bytes / 1e9:.1f} GB, "
             f"but {max(allowed, 0) / 1e9:.1f} GB are left; "
             + (f"use --region-px {side_px} or less" if side_px else "no region would fit")
-            + ", --precision bf16, or a higher --memory-limit-gb"
+            + ", --precision bf16, or a higher --memory-limit"
         )
 
     def _allowed_bytes(self) -> int:

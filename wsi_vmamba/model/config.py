@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal, get_args
 
 from wsi_vmamba.errors import UsageError
@@ -50,32 +50,38 @@ class VMambaConfig:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("depths", "dims"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or not value or not all(_is_count(item) for item in value):
-                raise UsageError(f"{name} must be a tuple of positive integers, one per stage; got {value!r}")
+        self._check_types()
         if len(self.depths) != len(self.dims):
             raise UsageError(f"depths and dims must be of equal length; got {self.depths} and {self.dims}")
-        for name in ("d_state", "num_classes"):
-            if not _is_count(getattr(self, name)):
-                raise UsageError(f"{name} must be a positive integer; got {getattr(self, name)!r}")
-        for name in ("gated", "conv_bias", "share_directions"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name} must be true or false; got {getattr(self, name)!r}")
-        _check_ratio("ssm_ratio", self.ssm_ratio, least=1e-6)
-        _check_ratio("mlp_ratio", self.mlp_ratio, least=0.0)
-        for name, choices in (
-            ("patch_embed", PatchEmbed),
-            ("downsample", Downsample),
-            ("norm_layout", NormLayout),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(choices) or isinstance(value, bool):
-                raise UsageError(f"{name} must be one of {get_args(choices)}; got {value!r}")
+        if min(self.d_inner(stage) for stage in range(len(self.dims))) < 1:
+            raise UsageError(
+                f"ssm_ratio {self.ssm_ratio:g} leaves no channels for dims {self.dims}; raise it"
+            )
         if self.patch_embed == 2 and self.dims[0] % 2:
             raise UsageError(
                 f"patch_embed 2 halves the first width, so dims[0] must be even; got {self.dims[0]}"
             )
+
+    def _check_types(self) -> None:
+        """Refuse, by name, every field whose value is of the wrong kind."""
+        kinds: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+            ("a tuple of positive integers, one per stage", _is_counts, ("depths", "dims")),
+            ("a positive integer", _is_count, ("d_state", "num_classes")),
+            (
+                "true or false",
+                lambda value: isinstance(value, bool),
+                ("gated", "conv_bias", "share_directions"),
+            ),
+            ("a positive number", lambda value: _is_number(value) and value > 0, ("ssm_ratio",)),
+            ("a number of at least 0", lambda value: _is_number(value) and value >= 0, ("mlp_ratio",)),
+            ("1 or 2", lambda value: _is_count(value) and value in get_args(PatchEmbed), ("patch_embed",)),
+            ("1, 2 or 3", lambda value: _is_count(value) and value in get_args(Downsample), ("downsample",)),
+            ("'ln2d' or 'ln'", lambda value: value in get_args(NormLayout), ("norm_layout",)),
+        )
+        for wanted, holds, names in kinds:
+            for name in names:
+                if not holds(getattr(self, name)):
+                    raise UsageError(f"{name} must be {wanted}; got {getattr(self, name)!r}")
 
     @property
     def stride_px(self) -> int:
@@ -109,13 +115,17 @@ class VMambaConfig:
                 raise UsageError(f"unknown model field {key!r}{hint}; choose from {', '.join(known)}")
         if missing := [key for key in ("depths", "dims") if key not in values]:
             raise UsageError(f"a model needs {' and '.join(missing)}, as in depths: [2, 2, 8, 2]")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check_ratio(name: str, value: object, *, least: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-        raise UsageError(f"{name} must be a number of at least {least:g}; got {value!r}")
+def _is_counts(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(_is_count(item) for item in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

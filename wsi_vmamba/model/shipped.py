@@ -36,11 +36,15 @@ def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
     if choice != "auto":
         path = Path(choice)
         if not path.is_file():
-            raise UsageError(f"no weights file at {path.absolute()}; give a .safetensors or .pth file, auto or random")
+            raise UsageError(
+                f"no weights file at {path.absolute()}; give a .safetensors or .pth file, auto or random"
+            )
         return ResolvedWeights(path=path, note=f"weights from {path}")
     if backbone not in SHIPPED:
         raise UsageError(
             f"no weights are shipped with {backbone}; give --weights FILE (a published .pth or a .safetensors), "
             f"or --weights random to test the pipeline. Shipped with weights: {', '.join(SHIPPED)}"
         )
-    return ResolvedWeights(path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on generated images only")
+    return ResolvedWeights(
+        path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on generated images only"
+    )

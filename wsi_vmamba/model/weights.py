@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,26 +32,33 @@ _RENAMES = (
 )
 _HEAD = "classifier.head.weight"
 _LISTED = 6
+#: What the two parsers raise on bytes that are no checkpoint.
+_DAMAGE = (
+    SafetensorError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
 
 
-class _Settings(dict[str, Any]):
-    """Inert stand-in for the configuration objects that published checkpoints carry; its content is ignored."""
-
-    def __setstate__(self, state: object) -> None:
-        """Drop the state: nothing of it is used."""
-
-
+#: The function that pickles of NumPy numbers name; it lives in a private module that was renamed once.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 #: What a checkpoint may name besides tensors and plain containers; nothing here runs code of the file's choice.
+#: Configuration objects of the training code become plain dictionaries, and are then ignored.
 _ALLOWED: list[Any] = [
-    (_Settings, "yacs.config.CfgNode"),
-    (_Settings, "argparse.Namespace"),
-    (_Settings, "easydict.EasyDict"),
+    (OrderedDict, "yacs.config.CfgNode"),
+    (OrderedDict, "argparse.Namespace"),
+    (OrderedDict, "easydict.EasyDict"),
     (np.dtype, "numpy.dtype"),
     *(
         (getattr(np.dtypes, name), f"numpy.dtypes.{name}")
         for name in ("Float32DType", "Float64DType", "Int64DType")
     ),
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 
 
@@ -77,23 +86,16 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             content = load_file(file)
         else:
-            with torch.serialization.safe_globals(_ALLOWED):
+            with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # about pickle protocols: it loads or is refused
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{file} was refused: it holds more than tensors and plain values, and unpickling it could run code "
-            f"({_first_line(error)}). Save the state dict alone, or convert it to .safetensors"
+            f"({_cause(error)}). Save the state dict alone, or convert it to .safetensors"
         ) from None
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-    ) as error:
-        raise WeightsError(f"{file} is damaged or not a checkpoint: {_first_line(error)}") from error
+    except _DAMAGE as error:
+        raise WeightsError(f"{file} is damaged or not a checkpoint: {_cause(error)}") from error
     return _state_dict(content, source=str(file))
 
 
@@ -178,5 +180,7 @@ def _some(items: Iterable[str]) -> str:
     return ", ".join(listed[:_LISTED]) + more
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _cause(error: BaseException) -> str:
+    """The line of a loader's message that says what is wrong."""
+    message = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return (message or type(error).__name__).splitlines()[0]

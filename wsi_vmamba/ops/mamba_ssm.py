@@ -21,7 +21,9 @@ def unavailable_reason() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-def ss2d_scan(u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor) -> Tensor:
+def ss2d_scan(
+    u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor
+) -> Tensor:
     """Scan a map in four directions and add the results; see `wsi_vmamba.ops.ss2d_scan` for the shapes.
 
     Raises:
@@ -48,7 +50,9 @@ def ss2d_scan(u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log
     return merged.contiguous()
 
 
-def materialise(u: Tensor, proj: Tensor, dt_weight: Tensor, *, state: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def materialise(
+    u: Tensor, proj: Tensor, dt_weight: Tensor, *, state: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lay map and projections out in the four token orders, as scans over sequences want them.
 
     Returns:
@@ -58,7 +62,7 @@ def materialise(u: Tensor, proj: Tensor, dt_weight: Tensor, *, state: int) -> tu
     rank = dt_weight.shape[2]
     split = proj.reshape(batch, height, width, 4, rank + 2 * state)
     ordered = torch.stack([cross_scan(split[:, :, :, k])[:, k] for k in range(4)], dim=1).to(u.dtype)
-    low_rank, B, C = ordered.split([rank, state, state], dim=2)
+    low_rank, B, C = (ordered[:, :, a:b] for a, b in ((0, rank), (rank, rank + state), (rank + state, None)))
     delta = torch.einsum("bkrl,kdr->bkdl", low_rank, dt_weight.to(u.dtype))
     us = cross_scan(u).reshape(batch, 4 * channels, -1)
     return us.contiguous(), delta.reshape(us.shape).contiguous(), B.contiguous(), C.contiguous()

@@ -44,7 +44,9 @@ class StripCarries:
         A group is one block of 16 channels and one of its N states.
         """
         groups = weights.state * weights.padded // BLOCK
-        return [(slots, groups, columns, BLOCK) for slots in (len(ranges), sum(ranges)) for columns in (1, width)]
+        return [
+            (slots, groups, columns, BLOCK) for slots in (len(ranges), sum(ranges)) for columns in (1, width)
+        ]
 
     @classmethod
     def bytes_needed(cls, weights: ScanWeights, *, width: int, ranges: Sequence[int]) -> int:

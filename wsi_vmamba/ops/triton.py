@@ -88,7 +88,9 @@ def _scan_backward(
     with _on_device(u):
         grads = triton_launch.backward(plan_for(u, dt_weight, A_logs), inputs, gy)
     du, dproj, *parameters = grads
-    dW, db, dA, dD = (g.to(t.dtype) for g, t in zip(parameters, (dt_weight, dt_bias, A_logs, Ds), strict=True))
+    dW, db, dA, dD = (
+        g.to(t.dtype) for g, t in zip(parameters, (dt_weight, dt_bias, A_logs, Ds), strict=True)
+    )
     return du, dproj, dW, db, dA, dD
 
 
@@ -97,7 +99,8 @@ def _(
     gy: Tensor, u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     du, dproj, dW, db, dA, dD = (
-        torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (u, proj, dt_weight, dt_bias, A_logs, Ds)
+        torch.empty(t.shape, dtype=t.dtype, device=t.device)
+        for t in (u, proj, dt_weight, dt_bias, A_logs, Ds)
     )
     return du, dproj, dW, db, dA, dD
 

@@ -65,7 +65,10 @@ def grad_kernel(
     # Gradients of the projections go to (channel block, batch, height, width, 4 (R + 2 N)), contiguous.
     width_proj = 4 * (rank + 2 * N)
     plane = tl.cast(first_channel // BD + block, tl.int64) * batches + batch
-    out = token_offset(plane, row[:, None], column[None, :], tl.cast(height, tl.int64) * width, width, 1) * width_proj
+    out = (
+        token_offset(plane, row[:, None], column[None, :], tl.cast(height, tl.int64) * width, width, 1)
+        * width_proj
+    )
     tile = tl.cast(tl.program_id(0) // channel_blocks, tl.int64)
     r = tl.arange(0, RP)
     skip = tl.zeros((BD,), tl.float32)
@@ -88,8 +91,12 @@ def grad_kernel(
         ddelta = tl.zeros((TH, TW, BD), tl.float32)
         for n in range(N):
             rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
-            B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)[:, :, None]
-            C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)[:, :, None]
+            B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)[
+                :, :, None
+            ]
+            C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)[
+                :, :, None
+            ]
             place = segment[:, None] * N + n * group + slot[None, :]
             enter = tl.load(enter_ptr + place, mask=mask, other=0.0)
             behind = tl.load(adjoint_ptr + place, mask=mask, other=0.0)

@@ -34,9 +34,7 @@ def token_offset(batch, row, column, stride_b, stride_h, stride_w):
 
 
 @triton.jit
-def segment_offset(
-    batch, index, length_rows, length_columns, slots, K: tl.constexpr
-):
+def segment_offset(batch, index, length_rows, length_columns, slots, K: tl.constexpr):
     """Offset of segment ``index`` (in map order) of direction K in a scratch array (batch, segment, slots).
 
     One batch entry holds the segments of directions 0, 2, 1, 3; the reverses are stored in scan order.
@@ -96,7 +94,9 @@ def step_logits(
     r = tl.arange(0, RP)
     row = K * channels + channel
     weight = tl.load(
-        weight_ptr + row[None, :] * rank + r[:, None], mask=channel_ok[None, :] & (r < rank)[:, None], other=0.0
+        weight_ptr + row[None, :] * rank + r[:, None],
+        mask=channel_ok[None, :] & (r < rank)[:, None],
+        other=0.0,
     )
     bias = tl.load(bias_ptr + row, mask=channel_ok, other=0.0)
     z = tl.dot(tl.reshape(low, (TH * TW, RP)), weight, input_precision=PRECISION)
@@ -110,7 +110,9 @@ def load_low_rank(
     """The low-rank step inputs of a tile, (TH, TW, RP) in float32, zero beyond ``rank`` and off the map."""
     r = tl.arange(0, RP)
     mask = inside[:, :, None] & (r < rank)[None, None, :]
-    return tl.load(proj_ptr + token[:, :, None] + (first + r)[None, None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.load(proj_ptr + token[:, :, None] + (first + r)[None, None, :], mask=mask, other=0.0).to(
+        tl.float32
+    )
 
 
 @triton.jit
@@ -177,7 +179,9 @@ def summary_kernel(
     u = tl.load(u_ptr + u_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
     if ADJOINT:
         gy_token = token_offset(batch, row[:, None], column[None, :], gy_stride_b, gy_stride_h, gy_stride_w)
-        gy = tl.load(gy_ptr + gy_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
+        gy = tl.load(gy_ptr + gy_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(
+            tl.float32
+        )
     for k in tl.static_range(4):
         first = k * (rank + 2 * N)
         low = load_low_rank(proj_ptr, token, inside, rank, first, RP)
@@ -341,7 +345,9 @@ def apply_kernel(
             rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
             B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)
             C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)
-            enter = tl.load(enter_ptr + segment[:, None] * N + n * group + slot[None, :], mask=mask, other=0.0)
+            enter = tl.load(
+                enter_ptr + segment[:, None] * N + n * group + slot[None, :], mask=mask, other=0.0
+            )
             decay = tl.exp2(delta * rate[None, None, :])
             drive = delta * u * B[:, :, None] + decay * at_border(enter, True, k, TH, TW)
             _, h = tl.associative_scan((decay, drive), 1 - k % 2, follow, reverse=k >= 2)

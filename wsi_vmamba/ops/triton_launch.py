@@ -36,7 +36,9 @@ class Gradients(NamedTuple):
     Ds: Tensor
 
 
-def prepare(u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor) -> Inputs:
+def prepare(
+    u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor
+) -> Inputs:
     """Return the inputs as the kernels take them; maps that are already channels-last are not copied."""
     parameters = (t.detach().to(torch.float32).contiguous() for t in (dt_weight, dt_bias, A_logs, Ds))
     return Inputs(_channels_last(u), _channels_last(proj), *parameters)
@@ -104,7 +106,12 @@ def combine(
     chunk_state = _empty((plan.batch, 4, plan.chunks, plan.state, group), step.device)
     width = min(_CARRY_CHANNELS, power_of_two(group, least=16))
     blocks = ceil_div(group, width)
-    options: dict[str, Any] = {"N": plan.state, "BD": width, "num_warps": max(1, width // 32), "enable_fp_fusion": True}
+    options: dict[str, Any] = {
+        "N": plan.state,
+        "BD": width,
+        "num_warps": max(1, width // 32),
+        "enable_fp_fusion": True,
+    }
     grid = (plan.chunks * blocks, 4 * plan.state, plan.batch)
     triton_kernels.chunk_kernel[grid](
         step, state, A_logs, chunk_step, chunk_state, plan.length_rows, plan.length_columns,

@@ -47,7 +47,13 @@ def scan_map(
 
 
 def scan_map_gradients(
-    u: Tensor, proj: Tensor, weights: ScanWeights, grad_y: Tensor, *, threads: int | None = None, isa: str = ""
+    u: Tensor,
+    proj: Tensor,
+    weights: ScanWeights,
+    grad_y: Tensor,
+    *,
+    threads: int | None = None,
+    isa: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `scan_map` (``u`` float32) for u, proj, dt_weight, dt_bias, A_logs and Ds, in their shapes."""
     check_shape(u, "u", *u.shape[:3], weights.channels)
@@ -76,9 +82,7 @@ def scan_map_gradients(
 
 
 @torch.library.custom_op("wsi_vmamba::ss2d_scan", mutates_args=(), device_types="cpu")
-def _scan(
-    u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor
-) -> Tensor:
+def _scan(u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor) -> Tensor:
     y = scan_map(u.contiguous(), proj.contiguous(), pack_scan(dt_weight, dt_bias, A_logs, Ds))
     return y.to(u.dtype)
 
@@ -130,7 +134,5 @@ def ss2d_scan(
     ``u`` is float32 or bfloat16; everything else is computed in float32.
     """
     native()
-    result: Tensor = _scan(
-        u, proj.float(), dt_weight.float(), dt_bias.float(), A_logs.float(), Ds.float()
-    )
+    result: Tensor = _scan(u, proj.float(), dt_weight.float(), dt_bias.float(), A_logs.float(), Ds.float())
     return result

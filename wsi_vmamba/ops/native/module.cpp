@@ -264,8 +264,8 @@ void forward(const ConstActivation& u, const ConstFloats& proj, const ConstFloat
 
 // How many shares of the gradient of `proj` and of scratch `backward` works with.
 int64_t backward_ranges(int64_t channels, int64_t images, int64_t threads) {
-  return ChannelSplit((channels + kBlock - 1) / kBlock * kBlock, images, threads, std::max<int64_t>(channels, 1))
-      .count;
+  const int64_t padded = (channels + kBlock - 1) / kBlock * kBlock;
+  return ChannelSplit(padded, images, threads, padded).count;
 }
 
 void backward(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,

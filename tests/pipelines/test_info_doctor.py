@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from wsi_vmamba.pipelines import doctor, extract, info
+
+from wsi_vmamba import __version__, ops
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
+from wsi_vmamba.errors import MissingMppError
+from wsi_vmamba.store import open_features
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = CohortSpec(slides=1, seed=4, width_px=(1500, 1500), height_px=(1100, 1100))
+    return generate_slide(spec, 0, tmp_path_factory.mktemp("slide")).path
+
+
+def test_info_plans_what_extract_does(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert info.run(ExtractConfig(slides=str(slide), cell_px=64)) == 0
+    printed = capsys.readouterr().out
+    assert "1,500 x 1,100 px" in printed
+    assert re.search(r"mpp +0.5 um/px", printed)
+    assert re.search(r"reader +tiff", printed)
+    planned = int(re.search(r"(\d+) cells of 64 px", printed).group(1))
+    extract.run(ExtractConfig(slides=str(slide), out=str(tmp_path), cell_px=64, backbone="null"))
+    assert len(open_features(tmp_path / f"{slide.stem}.zarr").coords_l0) == planned
+
+
+def test_info_refuses_to_guess_the_resolution(real_data: Path):
+    with pytest.raises(MissingMppError, match="--mpp-override"):
+        info.run(ExtractConfig(slides=str(real_data / "slides" / "lymph-node-metastasis.tif")))
+
+
+def test_doctor_names_version_kernel_and_reason(capsys: pytest.CaptureFixture[str]):
+    code = doctor.run()
+    printed = capsys.readouterr().out
+    assert code == (0 if ops.cpu.available else 1)
+    assert re.search(rf"wsi-vmamba +{re.escape(__version__)}", printed)
+    assert re.search(r"active on cpu +(cpp|reference): \S", printed)
+    assert all(extra in printed for extra in doctor.EXTRAS)
