@@ -13,7 +13,7 @@ import numpy as np
 from wsi_vmamba.pipelines.train import load_records, newest_run
 
 from wsi_vmamba import console
-from wsi_vmamba.bags import Bag, BagLoader, SlideRecord
+from wsi_vmamba.bags import BagLoader, SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError
@@ -24,10 +24,10 @@ from wsi_vmamba.training import Prediction, Run, load_run, predict
 
 
 class Scored(NamedTuple):
-    """One slide with what the model says of it."""
+    """One slide with what the model says of it; the bag itself is not kept, a data set may not fit in memory."""
 
     record: SlideRecord
-    bag: Bag
+    cells: int
     prediction: Prediction
 
 
@@ -35,7 +35,9 @@ def run(config: EvaluateConfig) -> int:
     """Score the slides of a split, print the metric with its interval and save everything; return 0."""
     folder = Path(config.run) if config.run else newest_run(Path(config.runs))
     trained = load_run(folder)
-    scored = score_split(config, folder, trained)
+    how = resolve_config(TrainConfig, file=folder / "train.yaml")
+    features = Path(config.features or how.features)
+    scored = score_split(config.split, how, trained, features)
     labels = np.array([item.record.label for item in scored])
     scores = np.array([item.prediction.probability for item in scored])
     result: MetricResult = METRICS.resolve(config.metric)(
@@ -43,6 +45,7 @@ def run(config: EvaluateConfig) -> int:
     )
     out = Path(config.out) if config.out else folder / "evaluation"
     save_results(out, config, scored, result)
+    draw_heatmaps(out / "heatmaps", scored, features, count=config.heatmaps)
     low, high = result.ci95
     console.say(
         f"{config.metric} {result.value:.4f} (95 % interval {low:.4f}-{high:.4f}) on {len(scored)} {config.split} "
@@ -54,38 +57,34 @@ def run(config: EvaluateConfig) -> int:
     return 0
 
 
-def score_split(config: EvaluateConfig, folder: Path, trained: Run) -> list[Scored]:
+def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> list[Scored]:
     """Predict every labelled slide of the split with the run's best model.
 
     Raises:
         DatasetError: the split has no labelled slide.
         MissingDataError: a slide of the split has no features.
     """
-    how = resolve_config(TrainConfig, file=folder / "train.yaml")
     records = [
         record
         for record in load_records(how)
-        if record.label is not None and trained.splits.get(record.slide_id, record.split) == config.split
+        if record.label is not None and trained.splits.get(record.slide_id, record.split) == split
     ]
     if not records:
-        raise DatasetError(
-            f"{how.dataset}: no labelled slide in split {config.split!r}; choose another --split"
-        )
-    features = Path(config.features or how.features)
+        raise DatasetError(f"{how.dataset}: no labelled slide in split {split!r}; choose another --split")
     require_features(records, features, dataset=how.dataset)
-    loader = BagLoader(features)
+    loader = BagLoader(features, cache_bytes=0)  # each bag is used once
     with console.progress("score", len(records)) as task:
         scored = []
         for record in records:
             bag = loader(record)
-            scored.append(Scored(record, bag, predict(trained.model, bag)))
+            scored.append(Scored(record, len(bag.features), predict(trained.model, bag)))
             task.step(record.slide_id)
     return scored
 
 
 def save_results(out: Path, config: EvaluateConfig, scored: Sequence[Scored], result: MetricResult) -> None:
-    """Write slides.csv, metrics.json, the curves, the heatmaps asked for, and the provenance."""
-    from wsi_vmamba.report import heatmap, plots
+    """Write slides.csv, metrics.json, the ROC curve and the provenance."""
+    from wsi_vmamba.report import plots
 
     out.mkdir(parents=True, exist_ok=True)
     write_text_atomic(out / "slides.csv", _slides_csv(scored))
@@ -99,24 +98,30 @@ def save_results(out: Path, config: EvaluateConfig, scored: Sequence[Scored], re
     labels = np.array([item.record.label for item in scored])
     scores = np.array([item.prediction.probability for item in scored])
     plots.plot_roc(labels, scores, out)
-    ranked = sorted(scored, key=lambda item: -item.prediction.probability)
-    for item in ranked[: config.heatmaps]:
-        heatmap.draw_attention(item.record, item.bag, item.prediction, out / "heatmaps")
     write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
+
+
+def draw_heatmaps(out: Path, scored: Sequence[Scored], features: Path, *, count: int) -> None:
+    """Draw the attention over the ``count`` slides with the highest scores."""
+    from wsi_vmamba.report import heatmap
+
+    ranked = sorted(scored, key=lambda item: -item.prediction.probability)
+    for item in ranked[:count]:
+        heatmap.draw_attention(item.record, load_bag(item.record, features), item.prediction, out)
 
 
 def _slides_csv(scored: Sequence[Scored]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("slide_id", "patient_id", "label", "probability", "cells"))
-    for record, bag, prediction in scored:
+    for record, cells, prediction in scored:
         writer.writerow(
             (
                 record.slide_id,
                 record.patient_id,
                 record.label,
                 repr(prediction.probability),
-                len(bag.features),
+                cells,
             )
         )
     return text.getvalue()

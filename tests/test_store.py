@@ -302,6 +302,16 @@ def test_damaged_metadata_is_an_error(tmp_path, name, text):
         open_features(path)
 
 
+@pytest.mark.parametrize("change", [{"shape": [10, 0]}, {"shape": [-1, DIM]}, {"chunk_grid": {}}])
+def test_array_metadata_that_makes_no_sense_is_an_error(tmp_path, change):
+    path = tmp_path / "s1.zarr"
+    write(path, *make_cells(10))
+    array = json.loads((path / "features" / "zarr.json").read_text())
+    (path / "features" / "zarr.json").write_text(json.dumps({**array, **change}))
+    with pytest.raises(StoreError, match="damaged"):
+        open_features(path)
+
+
 def test_missing_file_and_other_schema_say_what_to_do(tmp_path):
     with pytest.raises(StoreError, match=r"no feature file at .* `wsi-vmamba extract`"):
         open_features(tmp_path / "gone.zarr")

@@ -25,9 +25,9 @@ from wsi_vmamba.datasets.synthetic import (
 from wsi_vmamba.datasets.synthetic.anatomy import draw_anatomy
 from wsi_vmamba.datasets.synthetic.noise import periodic_noise
 from wsi_vmamba.datasets.synthetic.scene import STEP_PX, paint
-from wsi_vmamba.datasets.synthetic.slides import slide_look
+from wsi_vmamba.datasets.synthetic.slides import disguise_tumour
 from wsi_vmamba.datasets.synthetic.spec import CENTRES, NO_LESION
-from wsi_vmamba.datasets.synthetic.stain import make_stain
+from wsi_vmamba.datasets.synthetic.stain import as_bytes, make_stain
 from wsi_vmamba.datasets.synthetic.textures import GLANDS, make_textures
 from wsi_vmamba.errors import DatasetError, UsageError
 from wsi_vmamba.slide import open_slide, resolve_mpp
@@ -45,7 +45,11 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def look():
-    return slide_look(np.random.default_rng(5), centre=CENTRES[0], side_px=512, difficulty=0.5)
+    """Stain, textures (the tumour is not disguised) and roughness of edges."""
+    rng = np.random.default_rng(5)
+    textures = make_textures(rng, side_px=512, difficulty=0.5)
+    wander = periodic_noise(rng, side_px=512, grain_px=20)
+    return make_stain(rng, CENTRES[0]), {name: as_bytes(tile) for name, tile in textures.items()}, wander
 
 
 def test_equal_settings_give_equal_bytes(cohort, tmp_path):
@@ -171,17 +175,31 @@ def test_polygon_follows_the_zero_line_of_the_field(look):
     assert area_px == pytest.approx((field > 0).sum() * STEP_PX**2, rel=0.03)
 
 
-def test_tumour_has_the_mean_colour_of_what_surrounds_it():
-    around = ("cortex", "paracortex", "germinal", "histiocytes")
+def test_tumour_has_the_mean_colour_of_what_it_replaces():
     for seed in range(3):
-        lut, textures, _ = slide_look(
-            np.random.default_rng(seed), centre=CENTRES[seed % 2], side_px=512, difficulty=0.5
-        )
-        means = np.stack([lut.mean_rgb(textures[name]) for name in around])
-        for name in ("tumour", GLANDS):
-            tumour = lut.mean_rgb(textures[name])
-            assert (tumour > means.min(axis=0) - 6).all()
-            assert (tumour < means.max(axis=0) + 6).all()
+        lut = make_stain(np.random.default_rng(seed), CENTRES[seed % 2])
+        textures = dict(make_textures(np.random.default_rng(seed), side_px=512, difficulty=0.5))
+        for replaced in ({"cortex": 0.7, "germinal": 0.3}, {"cortex": 0.4, "paracortex": 0.5, "sinus": 0.1}):
+            tiles = dict(textures)
+            # A generator whose normal draws are zero: no jitter.
+            disguise_tumour(_NoJitter(), tiles, lut, replaced=replaced)
+            wanted = sum(share * lut.mean_rgb(as_bytes(textures[name])) for name, share in replaced.items())
+            for name in ("tumour", GLANDS):
+                np.testing.assert_allclose(lut.mean_rgb(as_bytes(tiles[name])), wanted, atol=3)
+
+
+class _NoJitter:
+    def normal(self, mean, deviation):
+        return mean
+
+
+def test_scene_knows_what_the_tumour_replaced():
+    scene, _ = draw_anatomy(np.random.default_rng(2), width_px=1200, height_px=1000, lesion_size="macro")
+    replaced = scene.under_tumour()
+    assert sum(replaced.values()) == pytest.approx(1)
+    assert set(replaced) <= set(TISSUES) - {"tumour"}
+    healthy, _ = draw_anatomy(np.random.default_rng(2), width_px=1200, height_px=1000, lesion_size=NO_LESION)
+    assert healthy.under_tumour() == {}
 
 
 def test_mean_colour_does_not_tell_the_labels_apart(tmp_path):
@@ -255,6 +273,10 @@ def test_plan_crosses_label_with_centre_and_stratifies_the_split():
             "small": 1,
         }
     assert len({plan.patient_id for plan in plans}) == 24
+    for batch in {plan.stain_batch for plan in plans}:
+        members = [plan for plan in plans if plan.stain_batch == batch]
+        assert sorted(plan.label for plan in members) == [0, 1]
+        assert len({(plan.centre, plan.split) for plan in members}) == 1
     assert all(4000 <= plan.width_px <= 8000 and 3000 <= plan.height_px <= 6000 for plan in plans)
 
 

@@ -61,7 +61,8 @@ def _check(u: Tensor, proj: Tensor, dt_weight: Tensor, A_logs: Tensor) -> None:
         raise UsageError(f"proj must be {wanted}, (B, H, W, 4 (R + 2 N)), got {tuple(proj.shape)}")
 
 
-def _on_device(tensor: Tensor) -> AbstractContextManager[Any]:
+def on_device(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make the device of ``tensor`` the current one: Triton launches on that."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
@@ -85,7 +86,7 @@ def _scan_backward(
 
     _check(u, proj, dt_weight, A_logs)
     inputs = triton_launch.prepare(u, proj, dt_weight, dt_bias, A_logs, Ds)
-    with _on_device(u):
+    with on_device(u):
         grads = triton_launch.backward(plan_for(u, dt_weight, A_logs), inputs, gy)
     du, dproj, *parameters = grads
     dW, db, dA, dD = (
@@ -154,5 +155,5 @@ def ss2d_scan_into(
     if out.shape != u.shape or out.stride(3) != 1:
         raise UsageError(f"out must be {tuple(u.shape)} with channel stride 1, got {tuple(out.shape)}")
     inputs = triton_launch.prepare(u, proj, dt_weight, dt_bias, A_logs, Ds)
-    with torch.no_grad(), _on_device(u):
+    with torch.no_grad(), on_device(u):
         triton_launch.forward(plan_for(u, dt_weight, A_logs, tiling=tiling), inputs, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import cv2
@@ -59,6 +59,16 @@ class Scene:
         for layer in self.layers:
             top[layer.field > 0] = TISSUES.index(layer.tissue)
         return top
+
+    def under_tumour(self) -> Mapping[str, float]:
+        """What the tumour took the place of: share of each tissue; empty for a scene without tumour."""
+        lost = np.zeros(self.thickness.shape, dtype=bool)
+        for layer in self.layers:
+            if layer.tissue == "tumour":
+                lost |= layer.field > 0
+        healthy = replace(self, layers=tuple(layer for layer in self.layers if layer.tissue != "tumour"))
+        found, counts = np.unique(healthy.tissue_map()[lost], return_counts=True)
+        return {TISSUES[i]: int(n) / int(lost.sum()) for i, n in zip(found, counts, strict=True)}
 
 
 def field_shape(*, width_px: int, height_px: int) -> tuple[int, int]:

@@ -66,7 +66,11 @@ class CohortSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePlan:
-    """What one slide of the cohort will be, decided before a pixel is painted."""
+    """What one slide of the cohort will be, decided before a pixel is painted.
+
+    Slides of one ``stain_batch`` share a stain; a batch holds a tumour slide and a normal one of the same centre and
+    split, as far as there are as many of both, so that stain cannot stand in for the label even in a small cohort.
+    """
 
     index: int
     slide_id: str
@@ -75,6 +79,7 @@ class SlidePlan:
     centre: str
     lesion_size: str
     split: str
+    stain_batch: int
     width_px: int
     height_px: int
 
@@ -93,6 +98,7 @@ def plan_cohort(spec: CohortSpec) -> tuple[SlidePlan, ...]:
     ]
     held_out = _held_out(drafts, spec.test_fraction)
     sizes = _lesion_sizes(drafts, held_out)
+    batches = _stain_batches(drafts, held_out)
     order = rng.permutation(spec.slides)
     plans = []
     for index, draft in enumerate(order):
@@ -106,6 +112,7 @@ def plan_cohort(spec: CohortSpec) -> tuple[SlidePlan, ...]:
                 centre=CENTRES[centre],
                 lesion_size=sizes[draft],
                 split="test" if held_out[draft] else "train",
+                stain_batch=batches[draft],
                 width_px=int(rng.integers(spec.width_px[0], spec.width_px[1], endpoint=True)),
                 height_px=int(rng.integers(spec.height_px[0], spec.height_px[1], endpoint=True)),
             )
@@ -125,6 +132,18 @@ def _held_out(drafts: list[tuple[int, int]], fraction: float) -> list[bool]:
         for i in members[:take]:
             marked[i] = True
     return marked
+
+
+def _stain_batches(drafts: list[tuple[int, int]], held_out: list[bool]) -> list[int]:
+    """Number the drafts so that the k-th tumour and the k-th normal slide of a centre and split are alike."""
+    numbers: dict[tuple[int, bool, int], int] = {}
+    seen: Counter[tuple[int, int, bool]] = Counter()
+    batches = []
+    for (label, centre), test in zip(drafts, held_out, strict=True):
+        key = (centre, test, seen[label, centre, test])
+        seen[label, centre, test] += 1
+        batches.append(numbers.setdefault(key, len(numbers)))
+    return batches
 
 
 def _lesion_sizes(drafts: list[tuple[int, int]], held_out: list[bool]) -> list[str]:

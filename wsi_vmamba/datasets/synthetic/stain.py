@@ -65,25 +65,34 @@ def make_stain(rng: np.random.Generator, centre: str, *, jitter: float = 1.0) ->
 
 
 def match_colour(tile: FloatArray, lut: StainLut, *, target_rgb: NDArray[np.float64]) -> FloatArray:
-    """Rescale the two stains of a texture until its mean colour is nearest ``target_rgb``.
+    """Adjust both stains of a texture, and their contrast, until its mean colour is ``target_rgb``.
 
-    A tumour texture treated this way cannot be told from its surroundings by mean colour.
+    A tumour texture treated this way cannot be told from what it replaces by mean colour.
     """
     sample = tile[::5, ::5]
-    gain = np.ones(2)
-    for _ in range(5):
-        here = lut.mean_rgb(as_bytes(sample * gain.astype(np.float32)))
-        slope = np.empty((3, 2))
-        for stain in range(2):
-            probe = gain.copy()
-            probe[stain] *= 1.05
-            slope[:, stain] = (lut.mean_rgb(as_bytes(sample * probe.astype(np.float32))) - here) / np.log(
-                1.05
-            )
-        step, *_ = np.linalg.lstsq(slope, target_rgb - here, rcond=None)
-        gain *= np.exp(np.clip(step, -0.4, 0.4))
-        gain = np.clip(gain, 0.3, 3.0)
-    return np.asarray(tile * gain.astype(np.float32), dtype=np.float32)
+    knobs = np.zeros(3)
+    for _ in range(8):
+        here = _mean_rgb(sample, lut, knobs)
+        slope = np.stack(
+            [(_mean_rgb(sample, lut, knobs + nudge) - here) / 0.05 for nudge in 0.05 * np.eye(3)]
+        )
+        # Damped, for contrast moves the colour little and must not run away.
+        step = np.linalg.solve(slope @ slope.T + 4.0 * np.eye(3), slope @ (target_rgb - here))
+        knobs = np.clip(knobs + np.clip(step, -0.4, 0.4), [-1.0, -1.5, -0.5], [1.0, 1.0, 0.6])
+    return _adjust(tile, knobs)
+
+
+def _mean_rgb(tile: FloatArray, lut: StainLut, knobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    return lut.mean_rgb(as_bytes(_adjust(tile, knobs)))
+
+
+def _adjust(tile: FloatArray, knobs: NDArray[np.float64]) -> FloatArray:
+    """Apply (log gain of haematoxylin, log gain of eosin, log contrast of both)."""
+    gains, contrast = np.exp(knobs[:2]).astype(np.float32), np.float32(np.exp(knobs[2]))
+    mean = tile.mean(axis=(0, 1))
+    adjusted = gains * np.maximum(mean + contrast * (tile - mean), 0)
+    adjusted[..., 1] = np.minimum(adjusted[..., 1], RED_FROM)
+    return np.asarray(adjusted, dtype=np.float32)
 
 
 def as_bytes(tile: FloatArray) -> NDArray[np.uint8]:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.datasets.synthetic.anatomy import draw_anatomy
-from wsi_vmamba.datasets.synthetic.scene import STEP_PX, paint
-from wsi_vmamba.datasets.synthetic.slides import slide_look
+from wsi_vmamba.datasets.synthetic.scene import STEP_PX
+from wsi_vmamba.datasets.synthetic.slides import paint_slide
 from wsi_vmamba.datasets.synthetic.spec import CENTRES
+from wsi_vmamba.datasets.synthetic.stain import make_stain
 from wsi_vmamba.datasets.synthetic.textures import TISSUES, TUMOUR_INDEX
 from wsi_vmamba.errors import UsageError
 
@@ -65,8 +66,8 @@ def _scene(rng: np.random.Generator, difficulty: float) -> tuple[NDArray[np.uint
         rng, width_px=SCENE_PX, height_px=SCENE_PX, lesion_size="macro" if rng.random() < 0.6 else "micro"
     )
     centre = CENTRES[int(rng.integers(len(CENTRES)))]
-    lut, textures, wander = slide_look(rng, centre=centre, side_px=1024, difficulty=difficulty)
-    return paint(scene, textures, lut, wander=wander), scene.tissue_map()
+    lut = make_stain(rng, centre)
+    return paint_slide(rng, scene, lut, difficulty=difficulty), scene.tissue_map()
 
 
 def _corner(

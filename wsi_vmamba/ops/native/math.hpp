@@ -13,23 +13,49 @@ VMAMBA_INLINE void lockstep(Step step) {
   for (int t = 0; t < T; ++t) step(t);
 }
 
-// x[t] becomes 2^x[t] for x <= 126, relative error below 2e-7. Below -126 the result is 2^-126 instead of
-// something smaller, which no sum notices; a NaN stays a NaN because the last step is a multiplication.
+// 2^x is split as 2^i (1 + f q(f)) with f = x - i. The coefficients of q, highest first, are minimax in the
+// relative error of the whole for the range of f that the machine's way of splitting gives; f = 0 is exact.
+#if defined(__AVX512DQ__) && VMAMBA_LANES == 16
+constexpr float kExp2[] = {1.8671300495043397e-3f, 9.017030708491802e-3f, 5.579991266131401e-2f,
+                           2.4016444385051727e-1f, 6.931512951850891e-1f};
+
+// f in [0, 1); 0 for infinities.
+VMAMBA_INLINE Vec exp2_fraction(Vec x) { return _mm512_reduce_ps(x, 0x09); }
+
+// power * 2^floor(x), with infinities, underflow and NaN as they should be.
+VMAMBA_INLINE Vec exp2_scale(Vec power, Vec x) { return _mm512_scalef_ps(power, x); }
+#else
+constexpr float kExp2[] = {1.326469937339425e-3f, 9.671533480286598e-3f, 5.550733953714371e-2f,
+                           2.4022242426872253e-1f, 6.931470036506653e-1f};
+
+// Adding 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits of the sum.
+constexpr float kRound = 12582912.0f;
+
+// f in [-1/2, 1/2].
+VMAMBA_INLINE Vec exp2_fraction(Vec x) {
+  const Vec bounded = at_least(-126.0f, x);
+  return bounded - ((bounded + kRound) - kRound);
+}
+
+// A multiplication, so that a NaN stays a NaN whatever its bits.
+VMAMBA_INLINE Vec exp2_scale(Vec power, Vec x) {
+  const VecI whole = bits_as<VecI>(at_least(-126.0f, x) + kRound);
+  return power * bits_as<Vec>((whole << 23) + 0x3f800000);
+}
+#endif
+
+// x[t] becomes 2^x[t] for x <= 126, relative error below 2e-7. Below -126 the result is at most 2^-126, but may
+// be larger than the true one; no sum notices.
 template <int T>
 VMAMBA_INLINE void exp2_bounded(Vec* x) {
-  // Adding 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits of the sum.
-  constexpr float kRound = 12582912.0f;
-  Vec shifted[T], q[T];
-  lockstep<T>([&](int t) { x[t] = at_least(-126.0f, x[t]); });
-  lockstep<T>([&](int t) { shifted[t] = x[t] + kRound; });
-  lockstep<T>([&](int t) { x[t] = x[t] - (shifted[t] - kRound); });
-  // 2^f = 1 + f q(f) on [-1/2, 1/2], minimax in relative error; exact at 0.
-  lockstep<T>([&](int t) { q[t] = x[t] * 1.326469937339425e-3f + 9.671533480286598e-3f; });
-  lockstep<T>([&](int t) { q[t] = q[t] * x[t] + 5.550733953714371e-2f; });
-  lockstep<T>([&](int t) { q[t] = q[t] * x[t] + 2.4022242426872253e-1f; });
-  lockstep<T>([&](int t) { q[t] = q[t] * x[t] + 6.931470036506653e-1f; });
-  lockstep<T>([&](int t) { q[t] = q[t] * x[t] + 1.0f; });
-  lockstep<T>([&](int t) { x[t] = q[t] * bits_as<Vec>((bits_as<VecI>(shifted[t]) << 23) + 0x3f800000); });
+  Vec f[T], q[T];
+  lockstep<T>([&](int t) { f[t] = exp2_fraction(x[t]); });
+  lockstep<T>([&](int t) { q[t] = f[t] * kExp2[0] + kExp2[1]; });
+  lockstep<T>([&](int t) { q[t] = q[t] * f[t] + kExp2[2]; });
+  lockstep<T>([&](int t) { q[t] = q[t] * f[t] + kExp2[3]; });
+  lockstep<T>([&](int t) { q[t] = q[t] * f[t] + kExp2[4]; });
+  lockstep<T>([&](int t) { q[t] = q[t] * f[t] + 1.0f; });
+  lockstep<T>([&](int t) { x[t] = exp2_scale(q[t], x[t]); });
 }
 
 // z[t] becomes log2(1 + 2^z[t]), the softplus of base 2, as max(z, 0) + log2(1 + e) with e = 2^-|z| in [0, 1].
