@@ -24,7 +24,13 @@ from wsi_vmamba.ops.triton_plan import Plan, Tiling, make_plan
 triton = pytest.importorskip("triton", reason="triton is not installed")
 import triton.language as tl  # noqa: E402
 
-from wsi_vmamba.ops import triton_grad_kernels, triton_kernels, triton_launch  # noqa: E402
+from wsi_vmamba.ops import (  # noqa: E402
+    triton_grad_kernels,
+    triton_kernels,
+    triton_launch,
+    triton_local,
+    triton_local_kernels,
+)
 from wsi_vmamba.ops.triton_kernels import direction_span, segment_offset, token_offset  # noqa: E402
 
 INTERPRETED = ours.interpreted()
@@ -370,6 +376,39 @@ def test_rows_that_lie_beyond_32_bits_apart(tmp_path: Path) -> None:
     assert torch.equal(out, expected)
 
 
+@runs_kernels
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_norm_gate_and_addition(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, gate = (torch.randn(7, 40, generator=generator).to(DEVICE, dtype)[:, 3:] for _ in range(2))
+    weight, bias, add = (torch.randn(37, generator=generator).to(DEVICE) for _ in range(3))
+    normed = F.layer_norm(x.double(), (37,), weight.double(), bias.double(), 1e-5)
+    out = torch.empty(7, 37, dtype=dtype, device=DEVICE)
+    triton_local.layer_norm(x, weight, bias, eps=1e-5, out=out)
+    assert relative(out, normed) <= TOLERANCES[dtype][0]
+    added = x.double() + add.double()
+    triton_local.layer_norm(x, weight, bias, eps=1e-5, out=out, gate=gate, then_add=add)
+    assert relative(out, normed * F.silu(gate.double())) <= TOLERANCES[dtype][0]
+    assert relative(x, added) <= TOLERANCES[dtype][0]
+
+
+@runs_kernels
+@pytest.mark.parametrize(("top", "below"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_depthwise_convolution_of_a_strip(top: int, below: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    v = torch.randn(5 + top + below, 18, 35, generator=generator).to(DEVICE)
+    weight, bias = torch.randn(9, 35, generator=generator).to(DEVICE), torch.randn(35).to(DEVICE)
+    kernels = weight.t().reshape(35, 1, 3, 3)
+    image = F.pad(v, (0, 0, 0, 0, 1 - top, 1 - below)).permute(2, 0, 1)[None]
+    whole = F.conv2d(image.double(), kernels.double(), bias.double(), padding=(0, 1), groups=35)
+    expected = F.silu(whole)[0].permute(1, 2, 0)
+    out = torch.full((5, 18, 35), torch.nan, device=DEVICE)
+    assert relative(triton_local.depthwise_silu(v, weight, bias, top=top, out=out), expected) <= 1e-6
+    whole = F.conv2d(image.double(), kernels.double(), padding=(0, 1), groups=35)
+    triton_local.depthwise_silu(v, weight, None, top=top, out=out)
+    assert relative(out, F.silu(whole)[0].permute(1, 2, 0)) <= 1e-6
+
+
 def test_plan_splits_channels_when_scratch_is_large() -> None:
     small = make_plan(batch=1, height=56, width=56, channels=96, rank=6, state=1)
     assert list(small.groups()) == [0]
@@ -390,7 +429,15 @@ def test_plan_counts_tiles_and_segments() -> None:
 
 
 # The interpreter forgives what the compiler does not: types, layouts, shapes of products, shared memory.
-KERNELS = ["summary_kernel", "chunk_kernel", "carry_kernel", "enter_kernel", "apply_kernel", "grad_kernel"]
+SCAN_KERNELS = [
+    "summary_kernel",
+    "chunk_kernel",
+    "carry_kernel",
+    "enter_kernel",
+    "apply_kernel",
+    "grad_kernel",
+]
+KERNELS = [*SCAN_KERNELS, "norm_kernel", "depthwise_kernel"]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces the compiler")
@@ -412,7 +459,8 @@ def compile_kernel(name: str, *, capability: int, state: int, tile: int):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(triton_kernels, name, None) or getattr(triton_grad_kernels, name)
+    modules = (triton_kernels, triton_grad_kernels, triton_local_kernels)
+    kernel = next(getattr(module, name) for module in modules if hasattr(module, name))
     carries = name in ("chunk_kernel", "carry_kernel", "enter_kernel")
     constants = {
         "N": state,
@@ -422,12 +470,19 @@ def compile_kernel(name: str, *, capability: int, state: int, tile: int):
         "RP": 16,
         "PRECISION": "tf32",
     }
-    constants |= {"ADJOINT": True, "REVERSE": True}
+    constants |= {
+        "ADJOINT": True,
+        "REVERSE": True,
+        "GATED": True,
+        "ADDS": True,
+        "BIASED": True,
+        "BT": 2 * tile,
+    }
     signature = {}
     for parameter in kernel.arg_names:
         if parameter in constants:
             signature[parameter] = "constexpr"
-        elif parameter in ("u_ptr", "gy_ptr", "proj_ptr", "y_ptr", "du_ptr"):
+        elif parameter.removesuffix("_ptr") in ("u", "gy", "proj", "y", "du", "x", "gate", "out", "v"):
             signature[parameter] = "*bf16"
         elif parameter.endswith("_ptr"):
             signature[parameter] = "*fp32"

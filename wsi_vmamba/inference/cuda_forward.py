@@ -22,7 +22,7 @@ from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import triton
 from wsi_vmamba.ops.triton_local import depthwise_silu, gelu_, layer_norm
-from wsi_vmamba.ops.triton_plan import SCRATCH_LIMIT_BYTES, ceil_div
+from wsi_vmamba.ops.triton_plan import ceil_div, make_plan
 
 #: Bytes of the widest intermediate of one strip: large enough to fill the GPU, small enough to count for nothing.
 STRIP_BYTES = 64 * 1024**2
@@ -85,8 +85,16 @@ class CudaForward:
         peak = 0
         for size in self.sizes(height_px=height_px, width_px=width_px):
             maps = size.tokens * item * (size.d_model + size.d_inner + size.proj)
-            peak = max(peak, maps)
-        return peak + 3 * height_px * width_px + SCRATCH_LIMIT_BYTES + 6 * self.strip_bytes
+            scan = make_plan(
+                batch=1,
+                height=size.height,
+                width=size.width,
+                channels=size.d_inner,
+                rank=size.proj // 4 - 2 * self.config.d_state,
+                state=self.config.d_state,
+            )
+            peak = max(peak, maps + scan.scratch_bytes)
+        return peak + 3 * height_px * width_px + 6 * self.strip_bytes
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -113,7 +121,9 @@ class CudaForward:
             width = _conv_length(width, conv)
         channels = convs[-1].weight.shape[0]
         x = torch.empty((lengths[-1], width, channels), dtype=self.dtype, device=self.device)
-        per_row = pixels.shape[1] * max(16, 4 * convs[0].weight.shape[0])  # float32 pixels, first map with its norm
+        per_row = pixels.shape[1] * max(
+            16, 4 * convs[0].weight.shape[0]
+        )  # float32 pixels, first map with its norm
         for first, last in self._strips(lengths[-1], per_row * 2 ** (len(convs) - 1)):
             x[first:last] = self._conv_rows(convs, lengths, len(convs), first, last, pixels)
         return x
@@ -163,8 +173,8 @@ class CudaForward:
         u = torch.empty((height, width, blocks[0].d_inner), dtype=self.dtype, device=x.device)
         proj = torch.empty((height, width, blocks[0].x_proj.shape[1]), dtype=self.dtype, device=x.device)
         scratch = _Scratch(
-            normed=torch.empty(((rows + 2) * width, max(d_model, blocks[0].d_inner)), dtype=self.dtype, device=x.device),
-            wide=torch.empty(((rows + 2) * width * widest,), dtype=self.dtype, device=x.device),
+            _normed=x.new_empty((rows + 2) * width * max(d_model, blocks[0].d_inner)),
+            _wide=x.new_empty((rows + 2) * width * widest),
         )
         for block in blocks:
             for first, last in strips:
@@ -174,13 +184,20 @@ class CudaForward:
                 self._after_scan(block, x, u, first, last, scratch)
 
     def _scan_inputs(
-        self, block: BlockWeights, x: Tensor, u: Tensor, proj: Tensor, first: int, last: int, scratch: _Scratch
+        self,
+        block: BlockWeights,
+        x: Tensor,
+        u: Tensor,
+        proj: Tensor,
+        first: int,
+        last: int,
+        scratch: _Scratch,
     ) -> None:
         """Norm, in_proj, depthwise convolution and SiLU, x_proj of rows [first, last)."""
         height, width, d_model = x.shape
         begin, end = max(0, first - 1), min(height, last + 1)
         tokens = x[begin:end].view(-1, d_model)
-        v = scratch.take(tokens.shape[0], block.d_inner)
+        v = scratch.wide(tokens.shape[0], block.d_inner)
         torch.mm(self._normed(block, tokens, scratch), block.in_proj, out=v)
         depthwise_silu(
             v.view(end - begin, width, block.d_inner),
@@ -189,7 +206,9 @@ class CudaForward:
             top=first - begin,
             out=u[first:last],
         )
-        torch.mm(u[first:last].view(-1, block.d_inner), block.x_proj, out=proj[first:last].view(-1, proj.shape[2]))
+        torch.mm(
+            u[first:last].view(-1, block.d_inner), block.x_proj, out=proj[first:last].view(-1, proj.shape[2])
+        )
 
     def _after_scan(
         self, block: BlockWeights, x: Tensor, y: Tensor, first: int, last: int, scratch: _Scratch
@@ -199,10 +218,10 @@ class CudaForward:
         scanned = y[first:last].view(-1, block.d_inner)
         gate = None
         if block.gate_proj is not None:
-            gate = scratch.take(tokens.shape[0], block.d_inner)
+            gate = scratch.wide(tokens.shape[0], block.d_inner)
             torch.mm(self._normed(block, tokens, scratch), block.gate_proj, out=gate)
         norm = block.out_norm
-        normed = scratch.normed[: tokens.shape[0], : block.d_inner]
+        normed = scratch.normed(tokens.shape[0], block.d_inner)
         layer_norm(scanned, norm.weight, norm.bias, eps=norm.eps, out=normed, gate=gate)
         tokens.addmm_(normed, block.out_proj)
         if block.mlp is not None:
@@ -210,7 +229,7 @@ class CudaForward:
 
     @staticmethod
     def _normed(block: BlockWeights, tokens: Tensor, scratch: _Scratch) -> Tensor:
-        normed = scratch.normed[: tokens.shape[0], : tokens.shape[1]]
+        normed = scratch.normed(*tokens.shape)
         return layer_norm(tokens, block.norm.weight, block.norm.bias, eps=block.norm.eps, out=normed)
 
     def _strips(self, rows: int, bytes_per_row: int) -> Iterator[tuple[int, int]]:
@@ -225,20 +244,24 @@ class CudaForward:
 class _Scratch:
     """Buffers of one strip: normalised tokens, and whatever is widest."""
 
-    normed: Tensor
-    wide: Tensor
+    _normed: Tensor
+    _wide: Tensor
 
-    def take(self, tokens: int, channels: int) -> Tensor:
-        """A (tokens, channels) matrix at the start of the wide buffer."""
-        return self.wide[: tokens * channels].view(tokens, channels)
+    def normed(self, tokens: int, channels: int) -> Tensor:
+        """A (tokens, channels) matrix at the start of the first buffer."""
+        return self._normed[: tokens * channels].view(tokens, channels)
+
+    def wide(self, tokens: int, channels: int) -> Tensor:
+        """A (tokens, channels) matrix at the start of the second buffer."""
+        return self._wide[: tokens * channels].view(tokens, channels)
 
 
 def _add_mlp(mlp: Mlp, tokens: Tensor, scratch: _Scratch) -> None:
     """``tokens += fc2(gelu(fc1(norm(tokens))))`` in place; the norm's pass over the tokens adds the last bias."""
-    normed = scratch.normed[: tokens.shape[0], : tokens.shape[1]]
+    normed = scratch.normed(*tokens.shape)
     norm = mlp.norm
     layer_norm(tokens, norm.weight, norm.bias, eps=norm.eps, out=normed, then_add=mlp.fc2_bias)
-    hidden = scratch.take(tokens.shape[0], mlp.fc1.shape[1])
+    hidden = scratch.wide(tokens.shape[0], mlp.fc1.shape[1])
     torch.addmm(mlp.fc1_bias, normed, mlp.fc1, out=hidden)
     tokens.addmm_(gelu_(hidden), mlp.fc2)
 

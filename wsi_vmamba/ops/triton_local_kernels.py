@@ -62,7 +62,9 @@ def depthwise_kernel(
             across = (from_column >= 0) & (from_column < width)
             mask = inside[:, None, None] & across[None, :, None] & channel_ok[None, None, :]
             place = token_offset(0, from_row[:, None], from_column[None, :], 0, width, 1) * channels
-            value = tl.load(v_ptr + place[:, :, None] + channel[None, None, :], mask=mask, other=0.0).to(tl.float32)
+            value = tl.load(v_ptr + place[:, :, None] + channel[None, None, :], mask=mask, other=0.0).to(
+                tl.float32
+            )
             weight = tl.load(weight_ptr + (i * 3 + j) * channels + channel, mask=channel_ok, other=0.0)
             total += value * weight[None, None, :]
     if BIASED:

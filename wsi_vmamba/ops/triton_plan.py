@@ -103,6 +103,11 @@ class Plan:
         """Chunks of the longer direction."""
         return ceil_div(max(self.length_rows, self.length_columns), self.chunk_length)
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the segment summaries of one group, the largest scratch of a forward scan."""
+        return self.batch * self.segments * (1 + self.state) * 4 * self.group
+
     def groups(self) -> range:
         """First channels of the groups that are scanned one after the other."""
         return range(0, self.channels, self.group)
@@ -118,7 +123,7 @@ def make_plan(
     """Choose tiles and the channel group so that the scratch of a launch stays under the limit."""
     tiles = tiling or choose_tiling(height=height, width=width, batch=batch, channels=channels)
     whole = Plan(batch, height, width, channels, rank, state, tiles, channels)
-    per_channel_bytes = batch * whole.segments * (1 + state) * 4
+    per_channel_bytes = whole.scratch_bytes // channels
     fitting = SCRATCH_LIMIT_BYTES // max(1, per_channel_bytes) // tiles.channels * tiles.channels
     group = min(channels, max(tiles.channels, fitting))
     return Plan(batch, height, width, channels, rank, state, tiles, group)

@@ -18,7 +18,7 @@ using vmamba::Transition;
 
 // Tokens handled together, sharing loaded weights; and how many of them go through a polynomial in lockstep:
 // enough to hide the latency of an addition chain, few enough to stay in registers.
-constexpr int kTokens = VMAMBA_LANES == 16 ? 8 : 4;
+constexpr int kTokens = 8;
 constexpr int kLockstep = 2;
 
 // Where a direction's numbers are. N is the state size when known at compile time, 0 otherwise.
