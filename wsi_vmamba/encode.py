@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import nn
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.linear import onednn_usable
-from wsi_vmamba.model import build_backbone
+from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
+from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
@@ -21,6 +22,9 @@ from wsi_vmamba.ops import cpu
 from wsi_vmamba.regions import Region
 
 Precision = Literal["fp32", "bf16"]
+
+#: float32 maps of the first stage that a forward pass with whole maps and the reference scan holds at its peak.
+_WHOLE_MAPS = 56
 
 
 class Encoder(Protocol):
@@ -48,21 +52,35 @@ class Encoder(Protocol):
 
 
 class WholeMapEncoder:
-    """The backbone as it is, every map whole in memory."""
+    """A backbone as it is, every map whole in memory: for GPUs, and for CPUs without the compiled kernels."""
 
-    def __init__(self, name: str, backbone: nn.Module, *, precision: Precision, device: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        *,
+        precision: Precision,
+        device: str,
+        memory_limit: int | None = None,
+    ) -> None:
         """Take over ``backbone``; it is moved to ``device`` and put in evaluation mode."""
         self.name = name
         self.precision: Precision = precision
         self.device = device
         self.weights_hash = weights_hash(backbone)
+        self.dim, self.stride_px = cast(int, backbone.dim), cast(int, backbone.stride_px)
         self._backbone = backbone.to(device).eval()
-        self.dim = int(backbone.dim)  # type: ignore[arg-type]
-        self.stride_px = int(backbone.stride_px)  # type: ignore[arg-type]
+        self._memory_limit = memory_limit
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder.encode`."""
+        """See `Encoder.encode`.
+
+        Raises:
+            MemoryLimitError: the region would not fit in main memory, by a rough estimate.
+        """
         check_pixels(pixels)
+        if self.device == "cpu" and isinstance(self._backbone, VMamba):
+            self._check_memory(self._backbone.config, *pixels.shape[:2])
         low = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=low):
             image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float() / 255
@@ -70,6 +88,28 @@ class WholeMapEncoder:
             features = self._backbone.forward_features((image - mean) / std)  # type: ignore[operator]
             result: NDArray[np.float32] = features[0].permute(1, 2, 0).float().contiguous().cpu().numpy()
         return result
+
+    def _check_memory(self, config: VMambaConfig, height_px: int, width_px: int) -> None:
+        def needed(height: int, width: int) -> int:
+            return height * width // 16 * config.d_inner(0) * config.d_state * 4 * _WHOLE_MAPS
+
+        allowed = free_bytes(self._memory_limit)
+        if needed(height_px, width_px) > allowed:
+            side = largest_side_px(lambda side: needed(side, side) <= allowed)
+            raise too_large(
+                height_px, width_px, needed=needed(height_px, width_px), allowed=allowed, side_px=side
+            )
+
+
+class NullEncoder(WholeMapEncoder):
+    """The backbone without weights, in bands: its squares know nothing of each other, so a band is enough."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder.encode`."""
+        check_pixels(pixels)
+        band_px = 32 * self.stride_px
+        tops = range(0, len(pixels), band_px)
+        return np.concatenate([super(NullEncoder, self).encode(pixels[top : top + band_px]) for top in tops])
 
 
 class StripEncoder:
@@ -128,7 +168,8 @@ def build_encoder(
         resolved: Precision = precision if precision != "auto" else "bf16" if _multiplies_bf16() else "fp32"
         return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)
     resolved = precision if precision != "auto" else "fp32" if device == "cpu" else "bf16"
-    return WholeMapEncoder(name, backbone, precision=resolved, device=device)
+    kind = WholeMapEncoder if isinstance(backbone, VMamba) else NullEncoder
+    return kind(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
 
 
 def pool_cells(

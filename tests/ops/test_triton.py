@@ -42,8 +42,8 @@ runs_kernels = pytest.mark.skipif(
 SMALL_TILES = Tiling(rows=2, columns=4, channels=16, warps=4)
 #: Largest error allowed, relative to the largest value: forward, gradients of the maps, of the parameters.
 TOLERANCES = {
-    torch.float32: (1e-6, 1e-6, 2e-6),
-    torch.float16: (2e-3, 2e-3, 2e-3),
+    torch.float32: (5e-6, 5e-6, 1e-5),
+    torch.float16: (4e-3, 4e-3, 4e-3),
     torch.bfloat16: (1e-2, 1.5e-2, 8e-3),
 }
 
@@ -197,7 +197,7 @@ def test_many_chunks_of_carries() -> None:
     tensors = Case(batch=1, height=1, width=130, channels=2, rank=1, state=1).tensors()
     plan = ours.plan_for(tensors[0], tensors[2], tensors[4], tiling=SMALL_TILES)
     assert plan.chunks >= 8
-    assert relative(run(tensors), exact(tensors)[0]) <= 1e-6
+    assert relative(run(tensors), exact(tensors)[0]) <= 1e-5
 
 
 @runs_kernels
@@ -207,7 +207,7 @@ def test_extreme_steps(shift: float) -> None:
     tensors[3] = tensors[3] + shift
     result = run(tensors)
     assert result.isfinite().all()
-    assert relative(result, exact(tensors)[0]) <= 1e-6
+    assert relative(result, exact(tensors)[0]) <= 1e-5
 
 
 @runs_kernels
@@ -248,10 +248,10 @@ def test_the_published_block_and_its_gradients(golden: Path, variant: str) -> No
     weights = {k: v.requires_grad_() for k, v in weights.items()}
     x = data["x"].to(DEVICE).requires_grad_()
     y = published_block(x, weights, channels_first=not variant.startswith("v0"))
-    assert relative(y.detach().cpu(), data["y"]) <= 5e-6
+    assert relative(y.detach().cpu(), data["y"]) <= 1e-5
     y.backward(data["gy"].to(DEVICE))
     assert x.grad is not None
-    assert relative(x.grad.cpu(), data["grad_x"]) <= 5e-6
+    assert relative(x.grad.cpu(), data["grad_x"]) <= 1e-5
     for name, weight in weights.items():
         assert weight.grad is not None
         assert relative(weight.grad.cpu(), data[f"grad.{name}"]) <= 1e-5, name

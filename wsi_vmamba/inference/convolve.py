@@ -35,7 +35,10 @@ def downsample(
     workers: Workers,
     profile: Profile,
 ) -> None:
-    """Halve a map (H, W, C) into ``out``, the map of stage ``target``, which may be the memory of ``x`` (see `plan.shrinks_in_place`)."""
+    """Halve a map (H, W, C) into ``out``, the map of stage ``target``.
+
+    ``out`` may be the memory of ``x`` where `plan.shrinks_in_place` says so.
+    """
     results: dict[int, Tensor] = {}
 
     def rows(first: int, last: int) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from threading import Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsi_vmamba.errors import MemoryLimitError, UsageError
+from wsi_vmamba.errors import UsageError
 from wsi_vmamba.inference.block import BlockRun
 from wsi_vmamba.inference.convolve import downsample, embed
-from wsi_vmamba.inference.memory import Arena, available_bytes, carve, layout_bytes, resident_bytes
+from wsi_vmamba.inference.memory import Arena, carve, free_bytes, largest_side_px, layout_bytes, too_large
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import EncodePlan, StagePlan, plan_encode, shrinks_in_place
 from wsi_vmamba.inference.workers import Profile, Workers
@@ -22,7 +22,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class StripForward:
-    """Feature maps of whole regions, computed strip by strip; not to be used from two threads at once.
+    """Feature maps of whole regions, computed strip by strip; one region at a time, whoever calls.
 
     Attributes:
         profile: CPU seconds per operator of all regions so far.
@@ -42,18 +42,19 @@ class StripForward:
         Args:
             model: stays as it is and may be dropped afterwards.
             precision: "fp32" or "bf16" storage of maps and matmul inputs; sums and scans are float32.
-            threads: None takes the processors this process may use.
+            threads: None takes as many as torch would use.
             memory_limit: most bytes the process may hold; None = what the machine has free.
             strip_rows: rows per strip; None chooses.
         """
         self.config = model.config
         self.dtype = _DTYPES[precision]
-        self.threads = threads if threads is not None else len(os.sched_getaffinity(0))
+        self.threads = threads if threads is not None else torch.get_num_threads()
         self.profile = Profile()
         self._packed = PackedVMamba.of(model, self.dtype)
         self._memory_limit = memory_limit
         self._strip_rows = strip_rows
         self._maps, self._scratch = Arena(), Arena()
+        self._lock = Lock()
 
     def plan(self, *, height_px: int, width_px: int) -> EncodePlan:
         """Strips and memory of a region."""
@@ -77,7 +78,18 @@ class StripForward:
         plan = self.plan(height_px=height_px, width_px=width_px)
         if min(min(stage.height, stage.width) for stage in plan.stages) < 1:
             raise UsageError(f"a region of {width_px} x {height_px} px is too small for this backbone")
-        self._check_memory(plan)
+        with self._lock:
+            return self._encode(pixels, plan)
+
+    def _encode(self, pixels: NDArray[np.uint8], plan: EncodePlan) -> NDArray[np.float32]:
+        allowed = self._allowed_bytes()
+        if plan.total_bytes > allowed:
+            largest = largest_side_px(
+                lambda side: self.plan(height_px=side, width_px=side).total_bytes <= allowed
+            )
+            raise too_large(
+                plan.height_px, plan.width_px, needed=plan.total_bytes, allowed=allowed, side_px=largest
+            )
         maps = self._maps.take(plan.map_bytes)
         scratch = self._scratch.take(plan.scratch_bytes)
         with torch.inference_mode(), Workers(self.threads) as workers:
@@ -122,31 +134,6 @@ class StripForward:
         downsample(x, self._packed.downsamples[index], out, target, workers, self.profile)
         return out
 
-    def _check_memory(self, plan: EncodePlan) -> None:
-        allowed = self._allowed_bytes()
-        if plan.total_bytes <= allowed:
-            return
-        side_px = self._largest_side_px(allowed)
-        raise MemoryLimitError(
-            f"a region of {plan.width_px} x {plan.height_px} px needs {plan.total_bytes / 1e9:.1f} GB, "
-            f"but {max(allowed, 0) / 1e9:.1f} GB are left; "
-            + (f"use --region-px {side_px} or less" if side_px else "no region would fit")
-            + ", --precision bf16, or a higher --memory-limit"
-        )
-
     def _allowed_bytes(self) -> int:
         """Bytes this encoder may hold, what it holds already included."""
-        held = self._maps.held_bytes + self._scratch.held_bytes
-        free = available_bytes()
-        if self._memory_limit is not None:
-            free = min(free, self._memory_limit - resident_bytes())
-        return free + held
-
-    def _largest_side_px(self, allowed: int) -> int:
-        """Side of the largest square region that fits, in steps of 256 px; 0 if none does."""
-        low, high = 0, 1 << 10  # sides / 256; one that fits, one that may not
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = self.plan(height_px=256 * middle, width_px=256 * middle).total_bytes <= allowed
-            low, high = (middle, high) if fits else (low, middle)
-        return 256 * low
+        return free_bytes(self._memory_limit) + self._maps.held_bytes + self._scratch.held_bytes

@@ -5,13 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from wsi_vmamba.errors import MemoryLimitError
 
 _HUGE_PAGE = 2 << 20
 _ALIGNMENT = 64
@@ -98,3 +100,27 @@ def available_bytes() -> int:
     except OSError:
         return free
     return free if limit == "max" else min(free, int(limit) - used)
+
+
+def free_bytes(memory_limit: int | None) -> int:
+    """Bytes the process may still allocate: what the machine has, and what ``memory_limit`` leaves of it."""
+    free = available_bytes()
+    return free if memory_limit is None else min(free, memory_limit - resident_bytes())
+
+
+def largest_side_px(fits: Callable[[int], bool]) -> int:
+    """Side of the largest square region that fits, in steps of 256 px; 0 if none does."""
+    low, high = 0, 1 << 10  # sides / 256: one that fits, one taken as too large
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(256 * middle) else (low, middle)
+    return 256 * low
+
+
+def too_large(height_px: int, width_px: int, *, needed: int, allowed: int, side_px: int) -> MemoryLimitError:
+    """The refusal of a region, with the side of a square one that would fit."""
+    instead = f"use --region-px {side_px} or less" if side_px else "no region would fit"
+    return MemoryLimitError(
+        f"a region of {width_px} x {height_px} px needs {needed / 1e9:.1f} GB, but {max(allowed, 0) / 1e9:.1f} GB "
+        f"are left; {instead}, --precision bf16, or a higher --memory-limit-gb"
+    )

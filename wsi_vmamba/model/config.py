@@ -86,7 +86,7 @@ class VMambaConfig:
     @property
     def stride_px(self) -> int:
         """Input pixels per token of the last stage, along each axis."""
-        return 4 * 2 ** (len(self.depths) - 1)
+        return 4 << (len(self.depths) - 1)
 
     def d_inner(self, stage: int) -> int:
         """Channels of the scan in a stage."""

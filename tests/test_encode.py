@@ -1,0 +1,125 @@
+"""Encoders and pooling: values per cell, choices that are resolved and recorded, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wsi_vmamba import encode
+from wsi_vmamba.encode import NullEncoder, StripEncoder, WholeMapEncoder, build_encoder, pool_cells
+from wsi_vmamba.errors import MemoryLimitError, UnknownNameError, UsageError
+from wsi_vmamba.inference.memory import resident_bytes
+from wsi_vmamba.model import build_backbone
+from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.ops import cpu
+from wsi_vmamba.regions import Region
+
+needs_kernels = pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
+
+
+def _pixels(height_px: int, width_px: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
+
+
+def _region(cells: list[tuple[int, int]], *, x_px: int, y_px: int, width_px: int, height_px: int) -> Region:
+    return Region(
+        index=0,
+        x_px=x_px,
+        y_px=y_px,
+        width_px=width_px,
+        height_px=height_px,
+        cells=np.array(cells, dtype=np.int64),
+    )
+
+
+def test_pooling_averages_the_tokens_of_each_cell_and_no_other() -> None:
+    # Cells of 64 px are 2 x 2 tokens of 32 px; the region starts at cell (5, 7) of the slide.
+    region = _region([(7, 7), (5, 8), (6, 8)], x_px=320, y_px=448, width_px=192, height_px=128)
+    row, column = np.mgrid[0:4, 0:6].astype(np.float32)
+    pooled = pool_cells(np.stack([column, row], axis=-1), region, cell_px=64, stride_px=32)
+    np.testing.assert_array_equal(pooled, [[4.5, 0.5], [0.5, 2.5], [2.5, 2.5]])
+    assert pooled.dtype == np.float32
+
+
+def test_pooling_refuses_what_does_not_match() -> None:
+    region = _region([(0, 0)], x_px=0, y_px=0, width_px=64, height_px=64)
+    with pytest.raises(UsageError, match="multiple of the encoder's stride of 32 px, got 100; try 96"):
+        pool_cells(np.zeros((2, 2, 1), np.float32), region, cell_px=100, stride_px=32)
+    with pytest.raises(UsageError, match="map of 2 x 3 tokens"):
+        pool_cells(np.zeros((3, 2, 1), np.float32), region, cell_px=64, stride_px=32)
+    with pytest.raises(UsageError, match="whole cells of 128 px"):
+        pool_cells(np.zeros((2, 2, 1), np.float32), region, cell_px=128, stride_px=32)
+
+
+def test_null_encoder_gives_the_colours_of_each_square_across_bands() -> None:
+    encoder = build_encoder("null")
+    assert isinstance(encoder, NullEncoder)
+    pixels = _pixels(1100, 70)
+    features = encoder.encode(pixels)
+    assert features.shape == (35, 3, 6)
+    mean = pixels[1088:1100, 64:70].reshape(-1, 3).mean(0) / 255
+    expected = (mean - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(features[34, 2, :3], expected, atol=1e-5)
+
+
+@needs_kernels
+def test_cpu_takes_strips_and_records_what_auto_became() -> None:
+    encoder = build_encoder("vmamba_pico", device="cpu")
+    assert isinstance(encoder, StripEncoder)
+    assert encoder.precision in ("fp32", "bf16")
+    assert (encoder.name, encoder.device, encoder.dim, encoder.stride_px) == ("vmamba_pico", "cpu", 256, 32)
+    assert encoder.weights_hash == weights_hash(build_backbone("vmamba_pico", seed=0))
+
+
+@needs_kernels
+def test_without_kernels_the_plain_model_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = _pixels(64, 96)
+    strips = build_encoder("vmamba_pico", precision="fp32", device="cpu").encode(pixels)
+    monkeypatch.setattr(encode.cpu, "available", False)
+    plain = build_encoder("vmamba_pico", device="cpu")
+    assert isinstance(plain, WholeMapEncoder)
+    assert plain.precision == "fp32"
+    np.testing.assert_allclose(plain.encode(pixels), strips, atol=1e-5 * np.abs(strips).max())
+
+
+def test_seed_and_weights_decide_the_features(tmp_path: Path) -> None:
+    pixels = _pixels(64, 64)
+    save_file(build_backbone("vmamba_pico", seed=4).state_dict(), tmp_path / "w.safetensors")
+    drawn = build_encoder("vmamba_pico", seed=4, precision="fp32")
+    loaded = build_encoder("vmamba_pico", weights=tmp_path / "w.safetensors", precision="fp32")
+    assert drawn.weights_hash == loaded.weights_hash != build_encoder("vmamba_pico", seed=5).weights_hash
+    np.testing.assert_array_equal(drawn.encode(pixels), loaded.encode(pixels))
+
+
+@pytest.mark.parametrize("kernels", [pytest.param(True, marks=needs_kernels), False])
+def test_memory_limit_is_honoured(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode.cpu, "available", kernels)
+    encoder = build_encoder("vmamba_pico", device="cpu", memory_limit=resident_bytes() + 200 * 2**20)
+    assert encoder.encode(_pixels(64, 64)).shape == (2, 2, 256)
+    with pytest.raises(MemoryLimitError, match=r"--region-px \d+"):
+        encoder.encode(np.broadcast_to(np.uint8(0), (9000, 9000, 3)))
+
+
+def test_refusals() -> None:
+    with pytest.raises(UnknownNameError, match="choose from null, vmamba_base_s1l20"):
+        build_encoder("resnet")
+    with pytest.raises(UsageError, match="choose from auto, bf16, fp32"):
+        build_encoder("null", precision="fp16")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="choose from auto, cpu, cuda"):
+        build_encoder("null", device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no CUDA device"):
+            build_encoder("null", device="cuda")
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+@pytest.mark.parametrize("name", ["null", "vmamba_pico"])
+def test_wrong_pixels_are_refused(bad: np.ndarray, name: str) -> None:
+    with pytest.raises(UsageError, match="expected uint8 RGB pixels"):
+        build_encoder(name).encode(bad)
