@@ -187,7 +187,9 @@ def scan_rows(limits: Ceilings) -> list[Row]:
             row["forward + backward, ms"] = measure(lambda i=leaves: step(triton.ss2d_scan, i)).seconds * 1e3
             row["mamba_ssm both, ms"] = seconds_or_reason(lambda i=leaves: step(mamba_ssm.ss2d_scan, i))
         if side <= 32:
-            row["reference, ms"] = seconds_or_reason(lambda i=inputs: reference.ss2d_scan(*i))
+            row["reference, ms"] = seconds_or_reason(
+                lambda i=inputs: reference.ss2d_scan(*(t.float() for t in i))
+            )
         rows.append(row)
     return rows
 

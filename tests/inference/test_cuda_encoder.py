@@ -62,6 +62,14 @@ def test_features_equal_the_plain_model(config: dict[str, Any], strip_bytes: int
     assert (features - truth).abs().max() <= 2e-5 * truth.abs().max()
 
 
+def test_small_region() -> None:
+    """Small enough to run through Triton's interpreter too; tests/ops/test_triton.py does that."""
+    model, image = build({"depths": [1, 1], "dims": [16, 24], "gated": True}), pixels(20, 13)
+    features = CudaEncoder("x", model, precision="fp32", device=DEVICE).encode(image)
+    truth = expected(model, image).numpy()
+    assert np.abs(features - truth).max() <= 2e-5 * np.abs(truth).max()
+
+
 def test_bf16_is_near_and_pixels_may_be_reused_after_submit() -> None:
     model = build(CONFIGS["published s1"])
     encoder = CudaEncoder("x", model, precision="bf16", device=DEVICE)

@@ -80,7 +80,7 @@ def test_memory_grows_with_pixels() -> None:
         )
         return plan.total_bytes
 
-    assert 3.5 < total(10_000) / total(5_000) < 4.2
+    assert 3.3 < total(10_000) / total(5_000) < 4.2
 
 
 _MEASURE = """

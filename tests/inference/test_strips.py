@@ -156,9 +156,9 @@ def test_packed_linear_with_and_without_onednn(dtype: torch.dtype, gelu: bool) -
         x.to(dtype).double(), weight.to(dtype).double(), bias.to(dtype).double()
     )
     expected = torch.nn.functional.gelu(expected) if gelu else expected
-    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    unit = 2**-18 if dtype == torch.float32 else 2**-7
     with torch.inference_mode():
         for onednn in (None, False):
             out = PackedLinear(weight, bias, dtype=dtype, gelu=gelu, onednn=onednn)(x.to(dtype))
             assert out.dtype == dtype
-            assert (out.double() - expected).abs().max() < tolerance
+            torch.testing.assert_close(out.double(), expected, rtol=unit, atol=unit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,6 +19,19 @@ from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.ops import cpu
 
 
+#: The rows just above and just below a range of rows; None outside the map.
+Border = tuple[Tensor | None, Tensor | None]
+
+
+class ScanInputs(NamedTuple):
+    """Rows [first, last) as the scan takes them: u (n, width, d_inner), proj (n, width, 4 * (R + 2 N)) float32."""
+
+    first: int
+    last: int
+    u: Tensor
+    proj: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockRun:
     """One block on one map: what all its workers share.
@@ -25,6 +39,7 @@ class BlockRun:
     Attributes:
         x: the residual map (height, width, d_model), changed in place.
         kept_u: (height, width, d_inner), or None to compute the scan input in both passes.
+        kept_proj: (height, width, 4 * (R + 2 N)) float32, or None likewise.
         scratch: one dictionary per worker, of `StagePlan.worker_layout`.
     """
 
@@ -32,6 +47,7 @@ class BlockRun:
     stage: StagePlan
     x: Tensor
     kept_u: Tensor | None
+    kept_proj: Tensor | None
     scratch: list[dict[str, Tensor]]
     profile: Profile
 
@@ -49,7 +65,7 @@ class BlockRun:
             carries.combine(threads=workers.count)
         workers.run([partial(self._apply, carries, *plan) for plan in plans])
 
-    def _border(self, part: RowRange) -> tuple[Tensor | None, Tensor | None]:
+    def _border(self, part: RowRange) -> Border:
         above = self.x[part.first - 1 : part.first].clone() if part.first > 0 else None
         below = self.x[part.last : part.last + 1].clone() if part.last < self.stage.height else None
         return above, below
@@ -59,63 +75,65 @@ class BlockRun:
         carries: cpu.StripCarries,
         part: RowRange,
         strip: int,
-        border: tuple[Tensor | None, Tensor | None],
+        border: Border,
         scratch: dict[str, Tensor],
     ) -> None:
-        for i, (_, _, u) in enumerate(self._scan_inputs(part, border, scratch)):
-            proj = self._project(u, scratch)
+        for i, inputs in enumerate(self._computed(part, border, scratch)):
             with self.profile.measure("scan pass 1"):
-                carries.summarize(u, proj, strip=strip + i)
+                carries.summarize(inputs.u, inputs.proj, strip=strip + i)
 
     def _apply(
         self,
         carries: cpu.StripCarries,
         part: RowRange,
         strip: int,
-        border: tuple[Tensor | None, Tensor | None],
+        border: Border,
         scratch: dict[str, Tensor],
     ) -> None:
-        inputs = self._kept(part) if self.kept_u is not None else self._scan_inputs(part, border, scratch)
-        for i, (first, last, u) in enumerate(inputs):
-            proj = self._project(u, scratch)
-            y = scratch["y"][: last - first]
+        strips = self._computed(part, border, scratch) if self.kept_u is None else self._kept(part, scratch)
+        for i, inputs in enumerate(strips):
+            y = scratch["y"][: len(inputs.u)]
             with self.profile.measure("scan pass 2"):
-                carries.apply(u, proj, y, strip=strip + i)
-            self._finish(self.x[first:last].flatten(0, 1), y.flatten(0, 1), scratch["norm"])
+                carries.apply(inputs.u, inputs.proj, y, strip=strip + i)
+            self._finish(self.x[inputs.first : inputs.last].flatten(0, 1), y.flatten(0, 1), scratch["norm"])
 
-    def _kept(self, part: RowRange) -> Iterator[tuple[int, int, Tensor]]:
+    def _kept(self, part: RowRange, scratch: dict[str, Tensor]) -> Iterator[ScanInputs]:
+        """What the first pass left, strip by strip."""
         assert self.kept_u is not None
         for first, last in part.strips:
-            yield first, last, self.kept_u[first:last]
+            u = self.kept_u[first:last]
+            if self.kept_proj is None:
+                yield ScanInputs(first, last, u, self._project(u, scratch["proj"][: last - first]))
+            else:
+                yield ScanInputs(first, last, u, self.kept_proj[first:last])
 
-    def _scan_inputs(
-        self, part: RowRange, border: tuple[Tensor | None, Tensor | None], scratch: dict[str, Tensor]
-    ) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (first row, last row, u) strip by strip: SiLU of the depthwise convolution of in_proj.
+    def _computed(self, part: RowRange, border: Border, scratch: dict[str, Tensor]) -> Iterator[ScanInputs]:
+        """Compute u, the SiLU of the depthwise convolution of in_proj, and its projections, strip by strip.
 
         The two lowest projected rows of a strip are handed to the next, so each row is projected once, and
         before pass two changes it.
         """
-        rows = scratch["rows"]
+        rows, norm = scratch["rows"], scratch["norm"]
         above, below = border
-        ready = 0  # rows of the window above the first missing one
+        ready = 0  # rows of the window that the strip before left
         for first, last in part.strips:
             count = last - first
             if ready:
                 rows[:2].copy_(rows[ready - 2 : ready].clone())
             else:
-                self._project_in(above, rows[:1], scratch["norm"])
-            start = first if not ready else first + 1
+                self._project_in(above, rows[:1], norm)
+            start = first + 1 if ready else first
             inside = min(last + 1, part.last)
             offset = start - first + 1
-            self._project_in(self.x[start:inside], rows[offset : offset + inside - start], scratch["norm"])
+            self._project_in(self.x[start:inside], rows[offset : offset + inside - start], norm)
             if last == part.last:
-                self._project_in(below, rows[count + 1 : count + 2], scratch["norm"])
+                self._project_in(below, rows[count + 1 : count + 2], norm)
             ready = count + 2
             u = scratch["u"][:count] if self.kept_u is None else self.kept_u[first:last]
             with self.profile.measure("dwconv + SiLU"):
                 cpu.depthwise_silu(rows[:ready], self.block.conv_weight, self.block.conv_bias, out=u)
-            yield first, last, u
+            proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
+            yield ScanInputs(first, last, u, self._project(u, proj))
 
     def _project_in(self, x: Tensor | None, out: Tensor, norm: Tensor) -> None:
         """in_proj of the norm of rows of the map; rows outside the map (None) are zeros after it."""
@@ -129,15 +147,14 @@ class BlockRun:
                 normed = self.block.norm(piece, _fit(norm, piece))
                 target[i : i + len(piece)] = self.block.in_proj(normed)
 
-    def _project(self, u: Tensor, scratch: dict[str, Tensor]) -> Tensor:
-        """x_proj of a strip, float32."""
-        proj = scratch["proj"][: len(u)]
+    def _project(self, u: Tensor, out: Tensor) -> Tensor:
+        """Write x_proj of a strip to ``out``, float32, and return that."""
         with self.profile.measure("x_proj"):
-            flat, target = u.flatten(0, 1), proj.flatten(0, 1)
+            flat, target = u.flatten(0, 1), out.flatten(0, 1)
             for i in range(0, len(flat), self.stage.chunk_tokens):
                 piece = flat[i : i + self.stage.chunk_tokens]
                 target[i : i + len(piece)] = self.block.x_proj(piece)
-        return proj
+        return out
 
     def _finish(self, x: Tensor, y: Tensor, norm: Tensor) -> None:
         """From the scan ``y`` (tokens, d_inner) to the new residual ``x`` (tokens, d_model), in place."""

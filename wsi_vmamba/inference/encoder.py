@@ -121,6 +121,7 @@ class StripForward:
                 stage=stage,
                 x=tensors["x"],
                 kept_u=tensors.get("u"),
+                kept_proj=tensors.get("proj"),
                 scratch=pieces,
                 profile=self.profile,
             ).run(workers)

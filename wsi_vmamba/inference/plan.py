@@ -45,6 +45,7 @@ class StagePlan:
 
     Attributes:
         keep_u: keep the scan input of a block between its two passes, instead of computing it twice.
+        keep_proj: the same for the projections the scan reads; only with ``keep_u``.
     """
 
     height: int
@@ -57,6 +58,7 @@ class StagePlan:
     strip_rows: int
     workers: int
     keep_u: bool
+    keep_proj: bool
     dtype: torch.dtype
 
     @cached_property
@@ -66,10 +68,12 @@ class StagePlan:
 
     @property
     def map_layout(self) -> Layout:
-        """The residual map, and the kept scan input where there is one."""
+        """The residual map, and what is kept between the passes of a block."""
         layout = {"x": ((self.height, self.width, self.d_model), self.dtype)}
         if self.keep_u:
             layout["u"] = ((self.height, self.width, self.d_inner), self.dtype)
+        if self.keep_proj:
+            layout["proj"] = ((self.height, self.width, self.proj_width), torch.float32)
         return layout
 
     @property
@@ -80,7 +84,7 @@ class StagePlan:
         return {
             "rows": ((rows + 2, width, inner), self.dtype),
             "u": ((0 if self.keep_u else rows, width, inner), self.dtype),
-            "proj": ((rows, width, self.proj_width), torch.float32),
+            "proj": ((0 if self.keep_proj else rows, width, self.proj_width), torch.float32),
             "y": ((rows, width, inner), torch.float32),
             "norm": ((tokens, max(self.d_model, inner)), self.dtype),
         }
@@ -196,11 +200,18 @@ def plan_encode(
         for i, shape in enumerate(shapes)
     ]
     plan = EncodePlan(stages=tuple(stages), height_px=height_px, width_px=width_px)
-    room = plan.map_bytes
-    kept = [replace(stage, keep_u=True) for stage in stages]
-    # The block is as large as the largest map anyway; what later stages leave of it holds their scan inputs.
-    stages = [b if layout_bytes(b.map_layout) <= room else a for a, b in zip(stages, kept, strict=True)]
+    # The block is as large as the largest map anyway; what smaller maps leave of it spares them recomputation.
+    stages = [_with_kept(stage, plan.map_bytes) for stage in stages]
     return EncodePlan(stages=tuple(stages), height_px=height_px, width_px=width_px)
+
+
+def _with_kept(stage: StagePlan, room: int) -> StagePlan:
+    """Keep as much between the passes of a block as ``room`` bytes hold beside the map."""
+    for keep_proj in (True, False):
+        kept = replace(stage, keep_u=True, keep_proj=keep_proj)
+        if layout_bytes(kept.map_layout) <= room:
+            return kept
+    return stage
 
 
 def stage_shapes(config: VMambaConfig, *, height_px: int, width_px: int) -> list[tuple[int, int]]:
@@ -249,5 +260,6 @@ def _plan_stage(
         strip_rows=max(1, min(strip_rows, height)),
         workers=workers,
         keep_u=False,
+        keep_proj=False,
         dtype=dtype,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from wsi_vmamba.errors import UsageError
 
 module: ModuleType | None
 try:
-    from wsi_vmamba.ops import _cpu as module
+    module = import_module("wsi_vmamba.ops._cpu")
 except ImportError as error:
     module = None
     why = f"the C++ extension cannot be imported ({error}); install with a C++ compiler to get it"

@@ -102,7 +102,7 @@ def ss2d_scan(
     # Each direction has its own (dt_r | B | C); lay each out in that direction's token order.
     split = proj.reshape(batch, height, width, 4, rank + 2 * state)
     ordered = torch.stack([cross_scan(split[:, :, :, k])[:, k] for k in range(4)], dim=1)
-    low_rank, B, C = ordered.split([rank, state, state], dim=2)
+    low_rank, B, C = torch.split(ordered, [rank, state, state], dim=2)
     delta = torch.einsum("bkrl,kdr->bkdl", low_rank, dt_weight)
     y = selective_scan(
         cross_scan(u).reshape(batch, 4 * channels, -1),
