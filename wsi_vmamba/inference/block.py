@@ -18,7 +18,6 @@ from wsi_vmamba.inference.plan import RowRange, StagePlan
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.ops import cpu
 
-
 #: The rows just above and just below a range of rows; None outside the map.
 Border = tuple[Tensor | None, Tensor | None]
 

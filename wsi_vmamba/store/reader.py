@@ -86,7 +86,11 @@ def open_features(path: Path) -> FeatureFile:
     except _DAMAGE as error:
         raise _damaged(path, _one_line(error)) from error
     shapes = (features.shape, features.dtype.name, coords_l0.shape, coords_l0.dtype.name)
-    if len(features.shape) != 2 or 0 in features.shape or shapes[1:] != ("float16", (features.shape[0], 2), "int64"):
+    if (
+        len(features.shape) != 2
+        or 0 in features.shape
+        or shapes[1:] != ("float16", (features.shape[0], 2), "int64")
+    ):
         raise _damaged(path, f"expected float16 (N, D) and int64 (N, 2), got {shapes}")
     return FeatureFile(path=path, meta=meta, n_cells=features.shape[0], dim=features.shape[1])
 

@@ -72,6 +72,22 @@ VMAMBA_INLINE int64_t state_place(int64_t state, int64_t width, int64_t c, int64
   return ((c / kBlock * state + n) * width + j) * kBlock + c % kBlock;
 }
 
+// Ask for what the next T tokens will need, one vector of channels: the walk is too irregular for the machine to
+// guess. Prefetching behind the end of an array is harmless.
+template <int T>
+VMAMBA_INLINE void prefetch_tokens(const void* first, int64_t stride_bytes) {
+  const char* place = static_cast<const char*>(first) + T * stride_bytes;
+  VMAMBA_UNROLL
+  for (int t = 0; t < T; ++t) __builtin_prefetch(place + t * stride_bytes);
+}
+
+// The projections of the next T tokens, one cache line of each per vector of channels.
+template <int T>
+VMAMBA_INLINE void prefetch_proj(const float* proj, int64_t stride, int64_t token, int64_t c) {
+  const int64_t line = c * 16 / kLanes / kLanes * kLanes;
+  prefetch_tokens<T>(proj + (line < token ? line : 0), stride * static_cast<int64_t>(sizeof(float)));
+}
+
 // Advance T tokens of one direction and add C . h to sum[t]. All tokens of a row share one state (`width` 1,
 // `column` 0); in column direction, token t is in column + step t.
 template <int T, int N, bool Row>
