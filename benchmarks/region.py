@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from wsi_vmamba import __version__
 from wsi_vmamba.encode import StripEncoder, WholeMapEncoder, build_encoder
 from wsi_vmamba.inference.linear import PackedLinear
+from wsi_vmamba.inference.memory import peak_resident_bytes
 from wsi_vmamba.inference.plan import stage_shapes
 from wsi_vmamba.inference.workers import Workers
 from wsi_vmamba.model import BACKBONES, VMambaConfig, build_backbone
@@ -89,7 +89,7 @@ def measure(encoder: StripEncoder, px: int, options: argparse.Namespace) -> dict
         "threads": options.threads,
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak_resident_bytes(),
         "planned_bytes": forward.plan(height_px=px, width_px=px).total_bytes,
         "tera_flop": round(flop / 1e12, 4),
         "gflops_reached": round(flop / seconds / 1e9, 1),

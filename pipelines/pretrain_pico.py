@@ -60,7 +60,7 @@ class Settings:
     """
 
     seed: int = 20
-    steps: int = 450
+    steps: int = 900
     batch: int = 32
     wide_every: int = 4
     tile_px: int = 512

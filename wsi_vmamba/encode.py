@@ -18,7 +18,7 @@ from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
-from wsi_vmamba.ops import cpu
+from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.regions import Region
 
 Precision = Literal["fp32", "bf16"]
@@ -153,7 +153,7 @@ def build_encoder(
         precision: storage of maps and matmul inputs; "auto" takes bf16 where the device multiplies it natively.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of random weights.
-        memory_limit: most bytes the encoder may use; None = what the machine has free.
+        memory_limit: most bytes the process may hold (on a GPU: most device bytes); None = what is free.
 
     Raises:
         UnknownNameError: no such backbone.
@@ -168,6 +168,10 @@ def build_encoder(
         resolved: Precision = precision if precision != "auto" else "bf16" if _multiplies_bf16() else "fp32"
         return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)
     resolved = precision if precision != "auto" else "fp32" if device == "cpu" else "bf16"
+    if device != "cpu" and isinstance(backbone, VMamba) and triton.unavailable_reason() is None:
+        from wsi_vmamba.inference.cuda_encoder import CudaEncoder
+
+        return CudaEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
     kind = WholeMapEncoder if isinstance(backbone, VMamba) else NullEncoder
     return kind(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
 

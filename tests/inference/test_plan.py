@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
@@ -22,7 +21,6 @@ from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
 
 needs_kernels = pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
-GIB = 2**30
 
 
 @given(height=st.integers(1, 400), parts=st.integers(1, 20), strip_rows=st.integers(1, 50))
@@ -84,18 +82,17 @@ def test_memory_grows_with_pixels() -> None:
 
 
 _MEASURE = """
-import resource, sys
+import sys
 import numpy as np
 from wsi_vmamba.inference.encoder import StripForward
-from wsi_vmamba.inference.memory import resident_bytes
+from wsi_vmamba.inference.memory import peak_resident_bytes, resident_bytes
 from wsi_vmamba.model import build_backbone
 forward = StripForward(build_backbone("vmamba_pico"), precision=sys.argv[1], threads=2)
 forward(np.zeros((64, 64, 3), np.uint8))
 pixels = np.zeros((2048, 3072, 3), np.uint8)
 before = resident_bytes()
 forward(pixels)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(peak - before - pixels.nbytes, forward.plan(height_px=2048, width_px=3072).total_bytes)
+print(peak_resident_bytes() - before - pixels.nbytes, forward.plan(height_px=2048, width_px=3072).total_bytes)
 """
 
 
@@ -116,10 +113,10 @@ def test_what_cannot_fit_is_refused_with_a_size_that_does() -> None:
     limit = resident_bytes() + 300 * 2**20
     forward = StripForward(model, precision="fp32", threads=2, memory_limit=limit)
     pixels = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (10_000, 10_000, 3))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_bytes()
     with pytest.raises(MemoryLimitError, match=r"10000 x 10000 px needs .* GB.*--region-px \d+") as caught:
         forward(pixels)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+    assert resident_bytes() - before < 50 * 2**20
     side_px = int(str(caught.value).split("--region-px ")[1].split()[0])
     assert 1024 <= side_px < 10_000
     assert forward.plan(height_px=side_px, width_px=side_px).total_bytes < 300 * 2**20

@@ -34,7 +34,8 @@ def test_exp2_is_exact_at_integers(isa: str) -> None:
 
 def test_exp2_below_its_range_is_as_good_as_zero(isa: str) -> None:
     x = torch.tensor([-127.0, -1e4, -3e38, -math.inf])
-    assert bool((apply("exp2", x, isa) == 2.0**-126).all())
+    got = apply("exp2", x, isa)
+    assert bool(((got >= 0) & (got <= 2.0**-126)).all())
 
 
 def test_softplus_has_a_relative_error_below_4e_7(isa: str) -> None:

@@ -470,6 +470,7 @@ def compile_kernel(name: str, *, capability: int, state: int, tile: int):
         "RP": 16,
         "PRECISION": "tf32",
     }
+    constants |= {"VEC": 2, "PACK": 2}
     constants |= {
         "ADJOINT": True,
         "REVERSE": True,

@@ -85,7 +85,8 @@ class SS2D(nn.Module):
         x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
         proj = F.linear(u, x_proj.reshape(-1, self.d_inner))
-        work = torch.promote_types(u.dtype, torch.float32)  # recurrences are never run in half precision
+        # Recurrences always run in float32: GPU kernels see to it themselves, on the CPU maps are converted.
+        work = u.dtype if u.is_cuda else torch.promote_types(u.dtype, torch.float32)
         y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)
         y = self.out_norm(y.to(u.dtype))
         if gate is not None:

@@ -16,10 +16,15 @@ import triton.language as tl
 
 from wsi_vmamba.ops.triton_kernels import (
     LOG2E,
-    at_border,
+    MAP_STRIDES,
+    axes,
     decay_rate,
     follow,
+    is_border,
+    load_column,
     load_low_rank,
+    load_map,
+    load_weight,
     segments_of_tile,
     softplus,
     step_logits,
@@ -38,100 +43,107 @@ def follow_back(first_1, rest_1, value_1, first_2, rest_2, value_2):
     return first_2, rest_2 * first_1 * rest_1, value_2 + rest_2 * first_1 * value_1
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=MAP_STRIDES)
 def grad_kernel(
     u_ptr, gy_ptr, proj_ptr, weight_ptr, bias_ptr, a_logs_ptr, skip_ptr, enter_ptr, adjoint_ptr,
-    du_ptr, dproj_ptr, dweight_ptr, dbias_ptr, da_ptr, dskip_ptr,
-    batches, height, width, channels, rank, first_channel, group, tiles_h, tiles_w, channel_blocks,
+    du_ptr, dproj_ptr, dweight_ptr, dbias_ptr, da_ptr, dskip_ptr, batches,
+    height, width, channels, rank, packed, first_channel, group, tiles_h, tiles_w, channel_blocks,
     u_stride_b, u_stride_h, u_stride_w, gy_stride_b, gy_stride_h, gy_stride_w,
     proj_stride_b, proj_stride_h, proj_stride_w, du_stride_b, du_stride_h, du_stride_w,
     N: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VEC: tl.constexpr, PACK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write du of a tile, its share of d(proj) per channel block, and of the parameter gradients per tile."""
     batch, tile_row, tile_column, block = tile_position(tiles_h, tiles_w, channel_blocks)
-    row = tile_row * TH + tl.arange(0, TH)
-    column = tile_column * TW + tl.arange(0, TW)
-    slot = tl.cast(block * BD + tl.arange(0, BD), tl.int64)
+    slot = block * BD + tl.arange(0, BD)
     channel = first_channel + slot
     channel_ok = slot < group
-    inside = (row < height)[:, None] & (column < width)[None, :]
-    valid = inside[:, :, None] & channel_ok[None, None, :]
-    u_token = token_offset(batch, row[:, None], column[None, :], u_stride_b, u_stride_h, u_stride_w)
-    gy_token = token_offset(batch, row[:, None], column[None, :], gy_stride_b, gy_stride_h, gy_stride_w)
-    token = token_offset(batch, row[:, None], column[None, :], proj_stride_b, proj_stride_h, proj_stride_w)
-    u = tl.load(u_ptr + u_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
-    gy = tl.load(gy_ptr + gy_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
-    # Gradients of the projections go to (channel block, batch, height, width, 4 (R + 2 N)), contiguous.
-    width_proj = 4 * (rank + 2 * N)
-    plane = tl.cast(first_channel // BD + block, tl.int64) * batches + batch
-    out = (
-        token_offset(plane, row[:, None], column[None, :], tl.cast(height, tl.int64) * width, width, 1)
-        * width_proj
+    top, left = tile_row * TH, tile_column * TW
+    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC)
+    gy_ptr += token_offset(batch, top, left, gy_stride_b * VEC, gy_stride_h * VEC, gy_stride_w * VEC)
+    du_ptr += token_offset(batch, top, left, du_stride_b * VEC, du_stride_h * VEC, du_stride_w * VEC)
+    proj_ptr += token_offset(
+        batch, top, left, proj_stride_b * PACK, proj_stride_h * PACK, proj_stride_w * PACK
     )
+    # Gradients of the projections go to (channel block, batch, height, width, 4 (R + 2 N)), contiguous.
+    pitch = 4 * packed * PACK
+    plane = tl.cast(first_channel // BD + block, tl.int64) * batches + batch
+    dproj_ptr += token_offset(plane, top, left, tl.cast(height, tl.int64) * width, width, 1) * pitch
     tile = tl.cast(tl.program_id(0) // channel_blocks, tl.int64)
     r = tl.arange(0, RP)
     skip = tl.zeros((BD,), tl.float32)
     for k in tl.static_range(4):
         skip += tl.load(skip_ptr + k * channels + channel, mask=channel_ok, other=0.0)
-    du = gy * skip[None, None, :]
-    tl.store(dskip_ptr + tile * channels + channel, tl.sum(tl.sum(gy * u, axis=1), axis=0), mask=channel_ok)
-    for k in tl.static_range(4):
-        first = k * (rank + 2 * N)
-        low = load_low_rank(proj_ptr, token, inside, rank, first, RP)
-        z = step_logits(
-            low, weight_ptr, bias_ptr, channel, channel_ok, channels, rank, k, TH, TW, BD, RP, PRECISION
+    du = tl.zeros((TH, TW, BD), tl.float32)
+    for p in tl.static_range(2):
+        row, column = axes(p, TH, TW)
+        inside = (top + row < height) & (left + column < width)
+        valid = inside[:, :, None] & channel_ok[None, None, :]
+        token = token_offset(0, row, column, 0, proj_stride_h * PACK, proj_stride_w * PACK)
+        out = token_offset(0, row, column, 0, width, 1) * pitch
+        u = load_map(
+            u_ptr, token_offset(0, row, column, 0, u_stride_h * VEC, u_stride_w * VEC), channel, valid
         )
-        delta = tl.where(valid, softplus(z), 0.0)
-        segment, exists = segments_of_tile(
-            batch, tile_row, tile_column, row, column, height, width, tiles_h, tiles_w, group, k
+        gy = load_map(
+            gy_ptr, token_offset(0, row, column, 0, gy_stride_h * VEC, gy_stride_w * VEC), channel, valid
         )
-        mask = exists[:, None] & channel_ok[None, :]
-        parameter = (tile * 4 + k) * channels + channel
-        ddelta = tl.zeros((TH, TW, BD), tl.float32)
-        for n in range(N):
-            rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
-            B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)[
-                :, :, None
-            ]
-            C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)[
-                :, :, None
-            ]
-            place = segment[:, None] * N + n * group + slot[None, :]
-            enter = tl.load(enter_ptr + place, mask=mask, other=0.0)
-            behind = tl.load(adjoint_ptr + place, mask=mask, other=0.0)
-            decay = tl.exp2(delta * rate[None, None, :])
-            drive = delta * u * B
-            start = drive + decay * at_border(enter, True, k, TH, TW)
-            _, h = tl.associative_scan((decay, start), 1 - k % 2, follow, reverse=k >= 2)
-            forcing = gy * C + at_border(behind, False, k, TH, TW)
-            ones = tl.full((TH, TW, BD), 1.0, tl.float32)
-            _, _, g = tl.associative_scan((decay, ones, forcing), 1 - k % 2, follow_back, reverse=k < 2)
-            du += g * delta * B
-            # a_t h_{t-1} = h_t - b_t, so the state before the token is never needed; `rate` is A log2(e).
-            decayed = g * (h - drive)
-            ddelta += g * u * B + decayed * (rate[None, None, :] / LOG2E)
-            tl.store(dproj_ptr + out + (first + rank + n), tl.sum(g * delta * u, axis=2), mask=inside)
-            tl.store(dproj_ptr + out + (first + rank + N + n), tl.sum(gy * h, axis=2), mask=inside)
-            da = tl.sum(tl.sum(decayed * delta, axis=1), axis=0) * (rate / LOG2E)
-            tl.store(da_ptr + parameter * N + n, da, mask=channel_ok)
-        dz = tl.where(valid, ddelta * tl.sigmoid(z), 0.0)
-        tl.store(dbias_ptr + parameter, tl.sum(tl.sum(dz, axis=1), axis=0), mask=channel_ok)
-        dz = tl.reshape(dz, (TH * TW, BD))
-        weight_row = k * channels + channel
-        weight = tl.load(
-            weight_ptr + weight_row[:, None] * rank + r[None, :],
-            mask=channel_ok[:, None] & (r < rank)[None, :],
-            other=0.0,
-        )
-        dlow = tl.reshape(tl.dot(dz, weight, input_precision=PRECISION), (TH, TW, RP))
-        low_mask = inside[:, :, None] & (r < rank)[None, None, :]
-        tl.store(dproj_ptr + out[:, :, None] + (first + r)[None, None, :], dlow, mask=low_mask)
-        dweight = tl.dot(tl.trans(dz), tl.reshape(low, (TH * TW, RP)), input_precision=PRECISION)
-        tl.store(
-            dweight_ptr + parameter[:, None] * rank + r[None, :],
-            dweight,
-            mask=channel_ok[:, None] & (r < rank)[None, :],
-        )
-    du_token = token_offset(batch, row[:, None], column[None, :], du_stride_b, du_stride_h, du_stride_w)
+        if p == 0:
+            part = gy * skip[None, None, :]
+            tl.store(
+                dskip_ptr + tile * channels + channel, tl.sum(tl.sum(gy * u, axis=0), axis=0), mask=channel_ok
+            )
+        else:
+            part = tl.zeros((TH, TW, BD), tl.float32)
+        for k in tl.static_range(p, 4, 2):
+            first = k * packed * PACK
+            low = load_low_rank(proj_ptr, token, inside, first, packed, RP, PACK)
+            weight = load_weight(weight_ptr, channel, channel_ok, channels, rank, k, RP)
+            z = step_logits(
+                low, weight, bias_ptr, channel, channel_ok, channels,
+                k, TH if p else TW, TW if p else TH, BD, RP, PRECISION,
+            )  # fmt: skip
+            delta = tl.where(valid, softplus(z), 0.0)
+            segment, exists = segments_of_tile(
+                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW
+            )
+            mask = exists[:, None] & channel_ok[None, :]
+            begins, ends = is_border(True, k, TH if p else TW), is_border(False, k, TH if p else TW)
+            parameter = (tile * 4 + k) * channels + channel
+            ddelta = tl.zeros((TH if p else TW, TW if p else TH, BD), tl.float32)
+            for n in range(N):
+                rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
+                B = load_column(proj_ptr, token, inside, first + rank + n)
+                C = load_column(proj_ptr, token, inside, first + rank + N + n)
+                place = segment[:, None] * N + n * group + slot[None, :]
+                enter = tl.load(enter_ptr + place, mask=mask, other=0.0)
+                behind = tl.load(adjoint_ptr + place, mask=mask, other=0.0)
+                decay = tl.exp2(delta * rate[None, None, :])
+                drive = delta * u * B
+                start = tl.where(begins, drive + decay * enter[None, :, :], drive)
+                _, h = tl.associative_scan((decay, start), 0, follow, reverse=k >= 2)
+                forcing = gy * C + tl.where(ends, behind[None, :, :], 0.0)
+                ones = tl.full((TH if p else TW, TW if p else TH, BD), 1.0, tl.float32)
+                _, _, g = tl.associative_scan((decay, ones, forcing), 0, follow_back, reverse=k < 2)
+                part += g * delta * B
+                # a_t h_{t-1} = h_t - b_t, so the state before the token is never needed; `rate` is A log2(e).
+                decayed = g * (h - drive)
+                ddelta += g * u * B + decayed * (rate[None, None, :] / LOG2E)
+                tl.store(dproj_ptr + out + (first + rank + n), tl.sum(g * delta * u, axis=2), mask=inside)
+                tl.store(dproj_ptr + out + (first + rank + N + n), tl.sum(gy * h, axis=2), mask=inside)
+                da = tl.sum(tl.sum(decayed * delta, axis=0), axis=0) * (rate / LOG2E)
+                tl.store(da_ptr + parameter * N + n, da, mask=channel_ok)
+            dz = tl.where(valid, ddelta * tl.sigmoid(z), 0.0)
+            tl.store(dbias_ptr + parameter, tl.sum(tl.sum(dz, axis=0), axis=0), mask=channel_ok)
+            dz = tl.reshape(dz, (TH * TW, BD))
+            dlow = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
+            dlow = tl.reshape(dlow, (TH if p else TW, TW if p else TH, RP))
+            low_mask = inside[:, :, None] & (r < rank)[None, None, :]
+            tl.store(dproj_ptr + out[:, :, None] + (first + r)[None, None, :], dlow, mask=low_mask)
+            dweight = tl.dot(tl.trans(dz), tl.reshape(low, (TH * TW, RP)), input_precision=PRECISION)
+            weight_mask = channel_ok[:, None] & (r < rank)[None, :]
+            tl.store(dweight_ptr + parameter[:, None] * rank + r[None, :], dweight, mask=weight_mask)
+        du += tl.permute(part, (1, 0, 2)) if p == 0 else part
+    row, column = axes(1, TH, TW)
+    valid = ((top + row < height) & (left + column < width))[:, :, None] & channel_ok[None, None, :]
+    du_token = token_offset(0, row, column, 0, du_stride_h * VEC, du_stride_w * VEC)
     tl.store(du_ptr + du_token[:, :, None] + channel[None, None, :], du, mask=valid)

@@ -14,6 +14,11 @@ numbered in scan order. A segment turns an entering state ``h`` into ``exp(A * s
 
 No exponent is ever positive (A < 0, delta >= 0), so nothing overflows; products that underflow are states
 that have decayed. Every offset into a map or into scratch is 64-bit.
+
+Inside a kernel a tile is (ALONG, ACROSS, BD): the axis that is walked comes first, for rows and for columns, and is
+loaded that way round. Threads are then spread over channels and ACROSS, each holds the tokens it walks over in its
+own registers, and a scan needs neither shuffles nor shared memory. For that layout the compiler must not know that
+addresses are aligned to more than VEC channels: strides of maps are passed in units of VEC, their own alignment hidden.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+#: Strides whose alignment is hidden from the compiler, see above.
+MAP_STRIDES = [f"{name}_stride_{axis}" for name in ("u", "gy", "y", "du") for axis in "bhw"]
 
 
 @triton.jit
@@ -85,34 +92,58 @@ def tile_position(tiles_h, tiles_w, channel_blocks):
 
 
 @triton.jit
-def step_logits(
-    low, weight_ptr, bias_ptr, channel, channel_ok, channels, rank,
-    K: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Step sizes of a tile before softplus, (TH, TW, BD): the dt-projection as one matrix product."""
-    r = tl.arange(0, RP)
-    row = K * channels + channel
-    weight = tl.load(
-        weight_ptr + row[None, :] * rank + r[:, None],
-        mask=channel_ok[None, :] & (r < rank)[:, None],
-        other=0.0,
-    )
-    bias = tl.load(bias_ptr + row, mask=channel_ok, other=0.0)
-    z = tl.dot(tl.reshape(low, (TH * TW, RP)), weight, input_precision=PRECISION)
-    return tl.reshape(z, (TH, TW, BD)) + bias[None, None, :]
+def axes(P: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
+    """Rows and columns inside a tile, broadcastable to (ALONG, ACROSS): P = 0 walks rows, 1 columns."""
+    if P == 0:
+        return tl.arange(0, TH)[None, :], tl.arange(0, TW)[:, None]
+    else:  # noqa: RET505 - Triton wants both branches
+        return tl.arange(0, TH)[:, None], tl.arange(0, TW)[None, :]
 
 
 @triton.jit
-def load_low_rank(
-    proj_ptr, token, inside, rank, first, RP: tl.constexpr
-):  # fmt: skip
-    """The low-rank step inputs of a tile, (TH, TW, RP) in float32, zero beyond ``rank`` and off the map."""
+def load_map(ptr, token, channel, valid):
+    """A tile of a map, (ALONG, ACROSS, BD) in float32; ``token`` (ALONG, ACROSS) are offsets from ``ptr``."""
+    return tl.load(ptr + token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_low_rank(proj_ptr, token, inside, first, packed, RP: tl.constexpr, PACK: tl.constexpr):
+    """The low-rank step inputs of a tile, (ALONG, ACROSS, RP) in float32.
+
+    Reads on into B and C, up to the end of the direction's ``packed * PACK`` values, so that whole vectors can be
+    loaded; `load_weight` has zeros there.
+    """
     r = tl.arange(0, RP)
-    mask = inside[:, :, None] & (r < rank)[None, None, :]
+    mask = inside[:, :, None] & (r < packed * PACK)[None, None, :]
     return tl.load(proj_ptr + token[:, :, None] + (first + r)[None, None, :], mask=mask, other=0.0).to(
         tl.float32
     )
+
+
+@triton.jit
+def load_weight(weight_ptr, channel, channel_ok, channels, rank, K: tl.constexpr, RP: tl.constexpr):
+    """dt-projection of direction K for a block of channels, (RP, BD), zero from ``rank`` on."""
+    r = tl.arange(0, RP)
+    mask = channel_ok[None, :] & (r < rank)[:, None]
+    return tl.load(weight_ptr + (K * channels + channel)[None, :] * rank + r[:, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def step_logits(
+    low, weight, bias_ptr, channel, channel_ok, channels,
+    K: tl.constexpr, ALONG: tl.constexpr, ACROSS: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Step sizes of a tile before softplus, (ALONG, ACROSS, BD): the dt-projection as one matrix product."""
+    bias = tl.load(bias_ptr + K * channels + channel, mask=channel_ok, other=0.0)
+    z = tl.dot(tl.reshape(low, (ALONG * ACROSS, RP)), weight, input_precision=PRECISION)
+    return tl.reshape(z, (ALONG, ACROSS, BD)) + bias[None, None, :]
+
+
+@triton.jit
+def load_column(proj_ptr, token, inside, place):
+    """One value of the projection for each token of a tile, (ALONG, ACROSS, 1) in float32."""
+    return tl.load(proj_ptr + token + place, mask=inside, other=0.0).to(tl.float32)[:, :, None]
 
 
 @triton.jit
@@ -124,90 +155,95 @@ def decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N):
 
 @triton.jit
 def segments_of_tile(
-    batch, tile_row, tile_column, row, column, height, width,
-    tiles_h, tiles_w, slots, K: tl.constexpr,
+    batch, tile_row, tile_column, height, width, tiles_h, tiles_w, slots,
+    K: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
 ):  # fmt: skip
-    """Scratch offsets of the segments that direction K cuts through a tile, and which of them exist."""
+    """Scratch offsets of the segments that direction K cuts through a tile, and which exist: (ACROSS,) each."""
     length_rows = tl.cast(height, tl.int64) * tiles_w
     length_columns = tl.cast(width, tl.int64) * tiles_h
     if K % 2 == 0:
-        index = tl.cast(row, tl.int64) * tiles_w + tile_column
-        exists = row < height
+        across = tile_row * TH + tl.arange(0, TH)
+        index = tl.cast(across, tl.int64) * tiles_w + tile_column
+        exists = across < height
     else:
-        index = tl.cast(column, tl.int64) * tiles_h + tile_row
-        exists = column < width
+        across = tile_column * TW + tl.arange(0, TW)
+        index = tl.cast(across, tl.int64) * tiles_h + tile_row
+        exists = across < width
     return segment_offset(batch, index, length_rows, length_columns, slots, K), exists
 
 
 @triton.jit
-def at_border(values, FIRST: tl.constexpr, K: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
-    """Spread one value per segment over a tile: zero but at the first (else the last) token of direction K."""
-    spread = tl.expand_dims(values, 1 - K % 2)
-    if K % 2 == 0:
-        along = tl.arange(0, TW)[None, :, None]
-        last = TW - 1
-    else:
-        along = tl.arange(0, TH)[:, None, None]
-        last = TH - 1
-    return tl.where(along == (0 if (K < 2) == FIRST else last), spread, 0.0)
+def is_border(FIRST: tl.constexpr, K: tl.constexpr, ALONG: tl.constexpr):
+    """Which tokens are the first (else the last) of direction K inside a tile, (ALONG, 1, 1)."""
+    return tl.arange(0, ALONG)[:, None, None] == (0 if (K < 2) == FIRST else ALONG - 1)
 
 
 @triton.jit
+def border_of(tile, FIRST: tl.constexpr, K: tl.constexpr, ALONG: tl.constexpr):
+    """The values of a tile at the first (else the last) token of direction K, (ACROSS, BD)."""
+    return tl.sum(tl.where(is_border(FIRST, K, ALONG), tile, 0.0), axis=0)
+
+
+@triton.jit(do_not_specialize_on_alignment=MAP_STRIDES)
 def summary_kernel(
     u_ptr, gy_ptr, proj_ptr, weight_ptr, bias_ptr, a_logs_ptr, step_ptr, state_ptr, adjoint_ptr,
-    height, width, channels, rank, first_channel, group,
-    tiles_h, tiles_w, channel_blocks,
+    height, width, channels, rank, packed, first_channel, group, tiles_h, tiles_w, channel_blocks,
     u_stride_b, u_stride_h, u_stride_w, gy_stride_b, gy_stride_h, gy_stride_w,
     proj_stride_b, proj_stride_h, proj_stride_w,
     N: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
-    PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
+    VEC: tl.constexpr, PACK: tl.constexpr, PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
 ):  # fmt: skip
     """Write the sum of delta and the state from nothing of each segment of a tile, four directions.
 
     ADJOINT also writes what the output gradients ``gy`` of a segment send back to the token before it.
     """
     batch, tile_row, tile_column, block = tile_position(tiles_h, tiles_w, channel_blocks)
-    row = tile_row * TH + tl.arange(0, TH)
-    column = tile_column * TW + tl.arange(0, TW)
-    slot = tl.cast(block * BD + tl.arange(0, BD), tl.int64)
+    slot = block * BD + tl.arange(0, BD)
     channel = first_channel + slot
     channel_ok = slot < group
-    inside = (row < height)[:, None] & (column < width)[None, :]
-    valid = inside[:, :, None] & channel_ok[None, None, :]
-    u_token = token_offset(batch, row[:, None], column[None, :], u_stride_b, u_stride_h, u_stride_w)
-    token = token_offset(batch, row[:, None], column[None, :], proj_stride_b, proj_stride_h, proj_stride_w)
-    u = tl.load(u_ptr + u_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
-    if ADJOINT:
-        gy_token = token_offset(batch, row[:, None], column[None, :], gy_stride_b, gy_stride_h, gy_stride_w)
-        gy = tl.load(gy_ptr + gy_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(
-            tl.float32
+    top, left = tile_row * TH, tile_column * TW
+    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC)
+    gy_ptr += token_offset(batch, top, left, gy_stride_b * VEC, gy_stride_h * VEC, gy_stride_w * VEC)
+    proj_ptr += token_offset(
+        batch, top, left, proj_stride_b * PACK, proj_stride_h * PACK, proj_stride_w * PACK
+    )
+    for p in tl.static_range(2):
+        row, column = axes(p, TH, TW)
+        inside = (top + row < height) & (left + column < width)
+        valid = inside[:, :, None] & channel_ok[None, None, :]
+        token = token_offset(0, row, column, 0, proj_stride_h * PACK, proj_stride_w * PACK)
+        u = load_map(
+            u_ptr, token_offset(0, row, column, 0, u_stride_h * VEC, u_stride_w * VEC), channel, valid
         )
-    for k in tl.static_range(4):
-        first = k * (rank + 2 * N)
-        low = load_low_rank(proj_ptr, token, inside, rank, first, RP)
-        z = step_logits(
-            low, weight_ptr, bias_ptr, channel, channel_ok, channels, rank, k, TH, TW, BD, RP, PRECISION
-        )
-        delta = tl.where(valid, softplus(z), 0.0)
-        segment, exists = segments_of_tile(
-            batch, tile_row, tile_column, row, column, height, width, tiles_h, tiles_w, group, k
-        )
-        mask = exists[:, None] & channel_ok[None, :]
-        tl.store(step_ptr + segment[:, None] + slot[None, :], tl.sum(delta, axis=1 - k % 2), mask=mask)
-        # What a token adds decays over the tokens after it, in the direction of the walk.
-        after = tl.cumsum(delta, axis=1 - k % 2, reverse=k < 2) - delta
-        drive = delta * u
         if ADJOINT:
-            until = tl.cumsum(delta, axis=1 - k % 2, reverse=k >= 2)
-        for n in range(N):
-            rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
-            B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)
-            state = tl.sum(tl.exp2(after * rate[None, None, :]) * drive * B[:, :, None], axis=1 - k % 2)
-            tl.store(state_ptr + segment[:, None] * N + n * group + slot[None, :], state, mask=mask)
-            if ADJOINT:
-                C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)
-                sent = tl.sum(tl.exp2(until * rate[None, None, :]) * gy * C[:, :, None], axis=1 - k % 2)
-                tl.store(adjoint_ptr + segment[:, None] * N + n * group + slot[None, :], sent, mask=mask)
+            gy = load_map(
+                gy_ptr, token_offset(0, row, column, 0, gy_stride_h * VEC, gy_stride_w * VEC), channel, valid
+            )
+        for k in tl.static_range(p, 4, 2):
+            first = k * packed * PACK
+            low = load_low_rank(proj_ptr, token, inside, first, packed, RP, PACK)
+            weight = load_weight(weight_ptr, channel, channel_ok, channels, rank, k, RP)
+            z = step_logits(
+                low, weight, bias_ptr, channel, channel_ok, channels,
+                k, TH if p else TW, TW if p else TH, BD, RP, PRECISION,
+            )  # fmt: skip
+            delta = tl.where(valid, softplus(z), 0.0)
+            segment, exists = segments_of_tile(
+                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW
+            )
+            mask = exists[:, None] & channel_ok[None, :]
+            tl.store(step_ptr + segment[:, None] + slot[None, :], tl.sum(delta, axis=0), mask=mask)
+            for n in range(N):
+                rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)[None, None, :]
+                place = segment[:, None] * N + n * group + slot[None, :]
+                B = load_column(proj_ptr, token, inside, first + rank + n)
+                decay = tl.exp2(delta * rate)
+                _, h = tl.associative_scan((decay, delta * u * B), 0, follow, reverse=k >= 2)
+                tl.store(state_ptr + place, border_of(h, False, k, TH if p else TW), mask=mask)
+                if ADJOINT:
+                    C = load_column(proj_ptr, token, inside, first + rank + N + n)
+                    _, sent = tl.associative_scan((decay, decay * gy * C), 0, follow, reverse=k < 2)
+                    tl.store(adjoint_ptr + place, border_of(sent, True, k, TH if p else TW), mask=mask)
 
 
 @triton.jit
@@ -303,54 +339,67 @@ def enter_kernel(
         carry = tl.exp2(step * rate) * carry + state
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=MAP_STRIDES)
 def apply_kernel(
-    u_ptr, proj_ptr, weight_ptr, bias_ptr, a_logs_ptr, skip_ptr, enter_ptr,
-    y_ptr,
-    height, width, channels, rank, first_channel, group,
-    tiles_h, tiles_w, channel_blocks,
+    u_ptr, proj_ptr, weight_ptr, bias_ptr, a_logs_ptr, skip_ptr, enter_ptr, y_ptr,
+    height, width, channels, rank, packed, first_channel, group, tiles_h, tiles_w, channel_blocks,
     u_stride_b, u_stride_h, u_stride_w, proj_stride_b, proj_stride_h, proj_stride_w,
     y_stride_b, y_stride_h, y_stride_w,
     N: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VEC: tl.constexpr, PACK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scan a tile in four directions from the entering states and write the sum, skip included."""
     batch, tile_row, tile_column, block = tile_position(tiles_h, tiles_w, channel_blocks)
-    row = tile_row * TH + tl.arange(0, TH)
-    column = tile_column * TW + tl.arange(0, TW)
-    slot = tl.cast(block * BD + tl.arange(0, BD), tl.int64)
+    slot = block * BD + tl.arange(0, BD)
     channel = first_channel + slot
     channel_ok = slot < group
-    inside = (row < height)[:, None] & (column < width)[None, :]
-    valid = inside[:, :, None] & channel_ok[None, None, :]
-    u_token = token_offset(batch, row[:, None], column[None, :], u_stride_b, u_stride_h, u_stride_w)
-    token = token_offset(batch, row[:, None], column[None, :], proj_stride_b, proj_stride_h, proj_stride_w)
-    u = tl.load(u_ptr + u_token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
+    top, left = tile_row * TH, tile_column * TW
+    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC)
+    y_ptr += token_offset(batch, top, left, y_stride_b * VEC, y_stride_h * VEC, y_stride_w * VEC)
+    proj_ptr += token_offset(
+        batch, top, left, proj_stride_b * PACK, proj_stride_h * PACK, proj_stride_w * PACK
+    )
     skip = tl.zeros((BD,), tl.float32)
     for k in tl.static_range(4):
         skip += tl.load(skip_ptr + k * channels + channel, mask=channel_ok, other=0.0)
-    y = u * skip[None, None, :]
-    for k in tl.static_range(4):
-        first = k * (rank + 2 * N)
-        low = load_low_rank(proj_ptr, token, inside, rank, first, RP)
-        z = step_logits(
-            low, weight_ptr, bias_ptr, channel, channel_ok, channels, rank, k, TH, TW, BD, RP, PRECISION
+    y = tl.zeros((TH, TW, BD), tl.float32)
+    for p in tl.static_range(2):
+        row, column = axes(p, TH, TW)
+        inside = (top + row < height) & (left + column < width)
+        valid = inside[:, :, None] & channel_ok[None, None, :]
+        token = token_offset(0, row, column, 0, proj_stride_h * PACK, proj_stride_w * PACK)
+        u = load_map(
+            u_ptr, token_offset(0, row, column, 0, u_stride_h * VEC, u_stride_w * VEC), channel, valid
         )
-        delta = tl.where(valid, softplus(z), 0.0)
-        segment, exists = segments_of_tile(
-            batch, tile_row, tile_column, row, column, height, width, tiles_h, tiles_w, group, k
-        )
-        mask = exists[:, None] & channel_ok[None, :]
-        for n in range(N):
-            rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
-            B = tl.load(proj_ptr + token + (first + rank + n), mask=inside, other=0.0).to(tl.float32)
-            C = tl.load(proj_ptr + token + (first + rank + N + n), mask=inside, other=0.0).to(tl.float32)
-            enter = tl.load(
-                enter_ptr + segment[:, None] * N + n * group + slot[None, :], mask=mask, other=0.0
+        part = u * skip[None, None, :] if p == 0 else tl.zeros((TH, TW, BD), tl.float32)
+        for k in tl.static_range(p, 4, 2):
+            first = k * packed * PACK
+            low = load_low_rank(proj_ptr, token, inside, first, packed, RP, PACK)
+            weight = load_weight(weight_ptr, channel, channel_ok, channels, rank, k, RP)
+            z = step_logits(
+                low, weight, bias_ptr, channel, channel_ok, channels,
+                k, TH if p else TW, TW if p else TH, BD, RP, PRECISION,
+            )  # fmt: skip
+            delta = tl.where(valid, softplus(z), 0.0)
+            segment, exists = segments_of_tile(
+                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW
             )
-            decay = tl.exp2(delta * rate[None, None, :])
-            drive = delta * u * B[:, :, None] + decay * at_border(enter, True, k, TH, TW)
-            _, h = tl.associative_scan((decay, drive), 1 - k % 2, follow, reverse=k >= 2)
-            y += h * C[:, :, None]
-    y_token = token_offset(batch, row[:, None], column[None, :], y_stride_b, y_stride_h, y_stride_w)
+            mask = exists[:, None] & channel_ok[None, :]
+            for n in range(N):
+                rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
+                B = load_column(proj_ptr, token, inside, first + rank + n)
+                C = load_column(proj_ptr, token, inside, first + rank + N + n)
+                place = segment[:, None] * N + n * group + slot[None, :]
+                enter = tl.load(enter_ptr + place, mask=mask, other=0.0)
+                decay = tl.exp2(delta * rate[None, None, :])
+                drive = delta * u * B
+                drive = tl.where(
+                    is_border(True, k, TH if p else TW), drive + decay * enter[None, :, :], drive
+                )
+                _, h = tl.associative_scan((decay, drive), 0, follow, reverse=k >= 2)
+                part += h * C
+        y += tl.permute(part, (1, 0, 2)) if p == 0 else part
+    row, column = axes(1, TH, TW)
+    valid = ((top + row < height) & (left + column < width))[:, :, None] & channel_ok[None, None, :]
+    y_token = token_offset(0, row, column, 0, y_stride_h * VEC, y_stride_w * VEC)
     tl.store(y_ptr + y_token[:, :, None] + channel[None, None, :], y, mask=valid)

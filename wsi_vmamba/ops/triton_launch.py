@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -57,40 +59,99 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=device)
 
 
-def _tile_options(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
-    tiling = plan.tiling
-    return {
-        "N": plan.state,
-        "TH": tiling.rows,
-        "TW": tiling.columns,
-        "BD": tiling.channels,
-        "RP": power_of_two(plan.rank, least=16),
-        # 16-bit values are exact in tf32; float32 takes three products.
-        "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
-        "num_warps": tiling.warps,
-        "enable_fp_fusion": True,
-    }
+def _units(step: int, *tensors: Tensor) -> int:
+    """The largest power of two up to ``step`` that divides every stride of the maps ``tensors``."""
+    return gcd(step, *(stride for tensor in tensors for stride in _strides(tensor)))
+
+
+def _in_units(tensor: Tensor, unit: int) -> tuple[int, ...]:
+    return tuple(stride // unit for stride in _strides(tensor))
+
+
+@dataclass(frozen=True)
+class _TileLaunch:
+    """What the launches over tiles of one scan share: the units strides are counted in, and compile-time options.
+
+    Attributes:
+        vector: channels of a map that a thread loads at once.
+        pack: values of the projection that are loaded at once.
+    """
+
+    plan: Plan
+    inputs: Inputs
+    vector: int
+    pack: int
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: Inputs, *others: Tensor) -> _TileLaunch:
+        """Find the units for the maps ``inputs.u``, ``inputs.proj`` and ``others``."""
+        per_direction = plan.rank + 2 * plan.state
+        return cls(
+            plan=plan,
+            inputs=inputs,
+            # Two channels a thread spread 32 channels over half a warp, see `triton_kernels`.
+            vector=_units(2, inputs.u, *others),
+            pack=gcd(per_direction, _units(8, inputs.proj)),
+        )
+
+    def sizes(self, first: int, group: int) -> tuple[int, ...]:
+        """The integers every kernel over tiles takes after its pointers."""
+        plan = self.plan
+        packed = (plan.rank + 2 * plan.state) // self.pack
+        blocks = ceil_div(group, plan.tiling.channels)
+        sizes = (plan.height, plan.width, plan.channels, plan.rank, packed, first, group)
+        return (*sizes, plan.tiles_h, plan.tiles_w, blocks)
+
+    def grid(self, group: int) -> tuple[int]:
+        """One program per tile and channel block."""
+        return (self.plan.tiles * ceil_div(group, self.plan.tiling.channels),)
+
+    def strides(self, *maps: Tensor) -> tuple[int, ...]:
+        """Strides of maps, in units of ``vector``."""
+        return tuple(stride for tensor in maps for stride in _in_units(tensor, self.vector))
+
+    @property
+    def proj_strides(self) -> tuple[int, ...]:
+        """Strides of the projections, in units of ``pack``."""
+        return _in_units(self.inputs.proj, self.pack)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Compile-time arguments."""
+        tiling = self.plan.tiling
+        return {
+            "N": self.plan.state,
+            "TH": tiling.rows,
+            "TW": tiling.columns,
+            "BD": tiling.channels,
+            "RP": power_of_two(self.plan.rank, least=16),
+            "VEC": self.vector,
+            "PACK": self.pack,
+            # 16-bit values are exact in tf32; float32 takes three products.
+            "PRECISION": "tf32x3" if self.inputs.proj.dtype == torch.float32 else "tf32",
+            "num_warps": tiling.warps,
+            "enable_fp_fusion": True,
+        }
 
 
 def summarise(
-    plan: Plan, inputs: Inputs, *, first: int, group: int, gy: Tensor | None
+    launch: _TileLaunch, *, first: int, group: int, gy: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return (step, state, adjoint) of every segment; ``adjoint`` only when output gradients are given.
 
     ``step`` is (batch, segments, group), the others (batch, segments, state, group), all float32.
     """
+    plan, inputs = launch.plan, launch.inputs
     device = inputs.u.device
     step = _empty((plan.batch, plan.segments, group), device)
     state = _empty((plan.batch, plan.segments, plan.state, group), device)
     adjoint = None if gy is None else _empty((plan.batch, plan.segments, plan.state, group), device)
-    blocks = ceil_div(group, plan.tiling.channels)
     gradient = inputs.u if gy is None else gy
-    triton_kernels.summary_kernel[(plan.tiles * blocks,)](
+    triton_kernels.summary_kernel[launch.grid(group)](
         inputs.u, gradient, inputs.proj, inputs.dt_weight, inputs.dt_bias, inputs.A_logs,
         step, state, state if adjoint is None else adjoint,
-        plan.height, plan.width, plan.channels, plan.rank, first, group, plan.tiles_h, plan.tiles_w, blocks,
-        *_strides(inputs.u), *_strides(gradient), *_strides(inputs.proj),
-        ADJOINT=gy is not None, **_tile_options(plan, inputs.proj.dtype),
+        *launch.sizes(first, group), *launch.strides(inputs.u, gradient), *launch.proj_strides,
+        ADJOINT=gy is not None, **launch.options,
     )  # fmt: skip
     return step, state, adjoint
 
@@ -128,16 +189,14 @@ def combine(
 
 def forward(plan: Plan, inputs: Inputs, out: Tensor) -> None:
     """Scan ``inputs`` and write the sum of the four directions to ``out``, which may be ``inputs.u`` itself."""
+    launch = _TileLaunch.of(plan, inputs, out)
     for first in plan.groups():
         group = plan.group_at(first)
-        step, state, _ = summarise(plan, inputs, first=first, group=group, gy=None)
+        step, state, _ = summarise(launch, first=first, group=group, gy=None)
         combine(plan, step, state, inputs.A_logs, first=first, group=group, reverse=False)
-        blocks = ceil_div(group, plan.tiling.channels)
-        triton_kernels.apply_kernel[(plan.tiles * blocks,)](
-            *inputs, state, out,
-            plan.height, plan.width, plan.channels, plan.rank, first, group, plan.tiles_h, plan.tiles_w, blocks,
-            *_strides(inputs.u), *_strides(inputs.proj), *_strides(out),
-            **_tile_options(plan, inputs.proj.dtype),
+        triton_kernels.apply_kernel[launch.grid(group)](
+            *inputs, state, out, *launch.sizes(first, group),
+            *launch.strides(inputs.u), *launch.proj_strides, *launch.strides(out), **launch.options,
         )  # fmt: skip
 
 
@@ -155,19 +214,17 @@ def backward(plan: Plan, inputs: Inputs, gy: Tensor) -> Gradients:
     dbias = _empty((plan.tiles, 4, channels), device)
     dA_logs = _empty((plan.tiles, 4 * channels, state), device)
     dskip = _empty((plan.tiles, channels), device)
+    launch = _TileLaunch.of(plan, inputs, gy, du)
     for first in plan.groups():
         group = plan.group_at(first)
-        step, enter, adjoint = summarise(plan, inputs, first=first, group=group, gy=gy)
+        step, enter, adjoint = summarise(launch, first=first, group=group, gy=gy)
         assert adjoint is not None
         combine(plan, step, enter, inputs.A_logs, first=first, group=group, reverse=False)
         combine(plan, step, adjoint, inputs.A_logs, first=first, group=group, reverse=True)
-        blocks = ceil_div(group, plan.tiling.channels)
-        triton_grad_kernels.grad_kernel[(plan.tiles * blocks,)](
+        triton_grad_kernels.grad_kernel[launch.grid(group)](
             inputs.u, gy, inputs.proj, inputs.dt_weight, inputs.dt_bias, inputs.A_logs, inputs.Ds, enter, adjoint,
-            du, dproj, dweight, dbias, dA_logs, dskip, plan.batch,
-            plan.height, plan.width, channels, rank, first, group, plan.tiles_h, plan.tiles_w, blocks,
-            *_strides(inputs.u), *_strides(gy), *_strides(inputs.proj), *_strides(du),
-            **_tile_options(plan, inputs.proj.dtype),
+            du, dproj, dweight, dbias, dA_logs, dskip, plan.batch, *launch.sizes(first, group),
+            *launch.strides(inputs.u, gy), *launch.proj_strides, *launch.strides(du), **launch.options,
         )  # fmt: skip
     return Gradients(
         du,

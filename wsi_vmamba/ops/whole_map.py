@@ -23,7 +23,13 @@ def _threads(u: Tensor, threads: int | None) -> int:
 
 
 def scan_map(
-    u: Tensor, proj: Tensor, weights: ScanWeights, *, threads: int | None = None, isa: str = ""
+    u: Tensor,
+    proj: Tensor,
+    weights: ScanWeights,
+    *,
+    out: Tensor | None = None,
+    threads: int | None = None,
+    isa: str = "",
 ) -> Tensor:
     """Scan maps in four directions, without gradients.
 
@@ -31,18 +37,20 @@ def scan_map(
         u: (B, H, W, D), float32 or bfloat16.
         proj: (B, H, W, 4 * (R + 2 N)), float32.
         weights: from `pack_scan`.
+        out: (B, H, W, D), float32, to write to; None allocates, which costs time for large maps.
         threads: None takes what torch uses, fewer for small maps.
         isa: an entry of `extension.instruction_sets`; empty takes the best.
 
     Returns:
-        (B, H, W, D) float32.
+        ``out``.
     """
     check_shape(u, "u", *u.shape[:3], weights.channels)
     check_shape(proj, "proj", *u.shape[:3], weights.proj_width)
-    y = torch.empty(u.shape)
+    y = torch.empty(u.shape) if out is None else out
+    check_shape(y, "out", *u.shape)
     if u.numel() > 0:
         inputs = array(u, "u", *STORAGE), array(proj, "proj"), *weights.arrays
-        native().forward(*inputs, y, _threads(u, threads), isa)
+        native().forward(*inputs, array(y, "out"), _threads(u, threads), isa)
     return y
 
 

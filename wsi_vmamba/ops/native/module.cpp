@@ -149,15 +149,13 @@ void parallel_for(int64_t count, int64_t threads, const Job& job) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// A range of channels small enough for one row of column states to stay in the second-level cache, and enough
-// ranges to keep every thread busy.
+// Ranges of whole blocks of channels, as few as keep every thread busy: wide ranges read memory in long runs.
 struct ChannelSplit {
   int64_t span, count;
 
-  ChannelSplit(int64_t padded, int64_t images, int64_t threads, int64_t widest) {
+  ChannelSplit(int64_t padded, int64_t images, int64_t threads) {
     const int64_t blocks = padded / kBlock;
-    const int64_t wanted = std::max<int64_t>((threads + images - 1) / images, (padded + widest - 1) / widest);
-    const int64_t parts = std::min(blocks, (wanted + threads - 1) / threads * threads);
+    const int64_t parts = std::min(blocks, std::max<int64_t>(1, (threads + images - 1) / images));
     span = (blocks + parts - 1) / parts * kBlock;
     count = (padded + span - 1) / span;
   }
@@ -252,7 +250,7 @@ void forward(const ConstActivation& u, const ConstFloats& proj, const ConstFloat
   const ScanWeights w = scan_weights(weight, bias, rate, skip, shape.channels);
   require_size(proj, shape.count * shape.tokens() * proj_width(w), "proj");
   require_size(y, shape.count * shape.tokens() * shape.channels, "y");
-  const ChannelSplit split(w.padded, shape.count, threads, 64);
+  const ChannelSplit split(w.padded, shape.count, threads);
   std::vector<WholeMapCarry> memory;
   for (int64_t i = 0; i < shape.count; ++i) memory.emplace_back(w, shape.width);
   parallel_for(shape.count * split.count, threads, [&](int64_t job) {
@@ -265,7 +263,7 @@ void forward(const ConstActivation& u, const ConstFloats& proj, const ConstFloat
 // How many shares of the gradient of `proj` and of scratch `backward` works with.
 int64_t backward_ranges(int64_t channels, int64_t images, int64_t threads) {
   const int64_t padded = (channels + kBlock - 1) / kBlock * kBlock;
-  return ChannelSplit(padded, images, threads, padded).count;
+  return ChannelSplit(padded, images, threads).count;
 }
 
 void backward(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,
@@ -275,7 +273,7 @@ void backward(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& 
   const Kernels& kernels = choose(isa);
   const Images shape(u);
   const ScanWeights w = scan_weights(weight, bias, rate, skip, shape.channels);
-  const ChannelSplit split(w.padded, shape.count, threads, w.padded);
+  const ChannelSplit split(w.padded, shape.count, threads);
   const int64_t map = shape.tokens() * shape.channels, projected = shape.tokens() * proj_width(w);
   require_size(proj, shape.count * projected, "proj");
   require_size(grad_y, shape.count * map, "grad_y");

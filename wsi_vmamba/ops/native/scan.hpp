@@ -81,11 +81,11 @@ VMAMBA_INLINE void prefetch_tokens(const void* first, int64_t stride_bytes) {
   for (int t = 0; t < T; ++t) __builtin_prefetch(place + t * stride_bytes);
 }
 
-// The projections of the next T tokens, one cache line of each per vector of channels.
+// The same for their projections, one cache line of each token per vector of channels until all are asked for.
 template <int T>
-VMAMBA_INLINE void prefetch_proj(const float* proj, int64_t stride, int64_t token, int64_t c) {
-  const int64_t line = c * 16 / kLanes / kLanes * kLanes;
-  prefetch_tokens<T>(proj + (line < token ? line : 0), stride * static_cast<int64_t>(sizeof(float)));
+VMAMBA_INLINE void prefetch_proj(const float* proj, int64_t stride, int64_t length, int64_t c) {
+  const int64_t line = c / kLanes * 16;
+  if (line < length) prefetch_tokens<T>(proj + line, stride * static_cast<int64_t>(sizeof(float)));
 }
 
 // Advance T tokens of one direction and add C . h to sum[t]. All tokens of a row share one state (`width` 1,
@@ -129,6 +129,10 @@ VMAMBA_INLINE void apply_block(const ScanWeights& w, const Layout<N>& at, const 
   const float* column_proj = proj + column * at.group;
   coefficients<T, Tail>(w, column, c, u, u_stride, column_proj, stride, d, drive);
   advance<T, N, false>(w, at, column, c, column_proj, stride, d, drive, column_states, width, j, Sign, sum);
+  prefetch_tokens<T>(u + c, u_stride * static_cast<int64_t>(sizeof(X)));
+  prefetch_tokens<T>(y + c, u_stride * static_cast<int64_t>(sizeof(float)));
+  prefetch_tokens<T>(column_states + state_place(at.state, width, c, 0, j), Sign * kBlock * int64_t{sizeof(float)});
+  prefetch_proj<T>(proj, stride, at.token, c);
   const Vec skip = load(w.skip + c);
   const int64_t live = w.channels - c;
   VMAMBA_UNROLL
@@ -230,27 +234,45 @@ VMAMBA_INLINE void fold(const ScanWeights& w, const Layout<N>& at, const X* u, c
   }
 }
 
-template <int T, bool Tail, int N, class X>
-VMAMBA_INLINE void summarize_block(const ScanWeights& w, const Layout<N>& at, const X* u, const float* proj,
-                                   const Carry& carry, bool row_forward, bool row_backward, int64_t width,
-                                   int64_t j, int64_t c) {
-  if (row_forward) fold<T, N, true, false, Tail>(w, at, u, proj, carry.row_forward, width, j, c);
-  if (row_backward) fold<T, N, true, true, Tail>(w, at, u, proj, carry.row_backward, width, j, c);
-  fold<T, N, false, false, Tail>(w, at, u, proj, carry.column_forward, width, j, c);
-  fold<T, N, false, true, Tail>(w, at, u, proj, carry.column_backward, width, j, c);
+// Fold T tokens into both transitions of the rows (those that are wanted) or of the columns.
+template <int T, bool Row, bool Tail, int N, class X>
+VMAMBA_INLINE void fold_pair(const ScanWeights& w, const Layout<N>& at, const X* u, const float* proj,
+                             const Transition* forward, const Transition* backward, int64_t width, int64_t j,
+                             int64_t c) {
+  if (forward != nullptr) fold<T, N, Row, false, Tail>(w, at, u, proj, *forward, width, j, c);
+  if (backward != nullptr) fold<T, N, Row, true, Tail>(w, at, u, proj, *backward, width, j, c);
+  prefetch_tokens<T>(u + c, w.channels * static_cast<int64_t>(sizeof(X)));
+  prefetch_proj<T>(proj, at.token, at.token, c);
 }
 
-template <int T, int N, class X>
-void summarize_tokens(const ScanWeights& w, const Layout<N>& at, const X* u, const float* proj, const Carry& carry,
-                      bool row_forward, bool row_backward, int64_t width, int64_t j, int64_t first, int64_t last) {
+template <int T, bool Row, int N, class X>
+void fold_tokens(const ScanWeights& w, const Layout<N>& at, const X* u, const float* proj, const Transition* forward,
+                 const Transition* backward, int64_t width, int64_t j, int64_t first, int64_t last) {
   each_vector(
       w.channels, first, last,
-      [&](int64_t c) {
-        summarize_block<T, false, N>(w, at, u, proj, carry, row_forward, row_backward, width, j, c);
-      },
-      [&](int64_t c) {
-        summarize_block<T, true, N>(w, at, u, proj, carry, row_forward, row_backward, width, j, c);
-      });
+      [&](int64_t c) { fold_pair<T, Row, false, N>(w, at, u, proj, forward, backward, width, j, c); },
+      [&](int64_t c) { fold_pair<T, Row, true, N>(w, at, u, proj, forward, backward, width, j, c); });
+}
+
+// Fold columns [begin, end) of all rows of a strip.
+template <bool Row, int N, class X>
+void fold_columns(const ScanWeights& w, const Strip& strip, const Transition* forward, const Transition* backward,
+                  int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const Layout<N> at(w);
+  for (int64_t i = 0; i < strip.rows; ++i) {
+    for (int64_t j = begin; j < end;) {
+      const int64_t token = i * strip.width + j;
+      const X* u = static_cast<const X*>(strip.u) + token * w.channels;
+      const float* proj = strip.proj + token * at.token;
+      if (j + kTokens <= end) {
+        fold_tokens<kTokens, Row, N>(w, at, u, proj, forward, backward, strip.width, j, first, last);
+        j += kTokens;
+      } else {
+        fold_tokens<1, Row, N>(w, at, u, proj, forward, backward, strip.width, j, first, last);
+        j += 1;
+      }
+    }
+  }
 }
 
 // The transition that changes nothing, decay 1 and state 0, for channels [first, last).
@@ -262,6 +284,9 @@ VMAMBA_INLINE void reset(const Transition& t, int64_t state, int64_t width, int6
   }
 }
 
+// Floats of column transitions that may be live at once, so that they stay in the second-level cache.
+constexpr int64_t kTileFloats = 48 * 1024;
+
 template <int N, class X>
 void summarize_strip(const ScanWeights& w, const Strip& strip, const Carry& carry, bool fresh, bool row_forward,
                      bool row_backward, int64_t first, int64_t last) {
@@ -272,19 +297,16 @@ void summarize_strip(const ScanWeights& w, const Strip& strip, const Carry& carr
   }
   reset(carry.row_backward, at.state, 1, first, last);
   reset(carry.column_backward, at.state, strip.width, first, last);
-  for (int64_t i = 0; i < strip.rows; ++i) {
-    for (int64_t j = 0; j < strip.width;) {
-      const int64_t token = i * strip.width + j;
-      const X* u = static_cast<const X*>(strip.u) + token * w.channels;
-      const float* proj = strip.proj + token * at.token;
-      if (j + kTokens <= strip.width) {
-        summarize_tokens<kTokens, N>(w, at, u, proj, carry, row_forward, row_backward, strip.width, j, first, last);
-        j += kTokens;
-      } else {
-        summarize_tokens<1, N>(w, at, u, proj, carry, row_forward, row_backward, strip.width, j, first, last);
-        j += 1;
-      }
-    }
+  if (row_forward || row_backward) {
+    fold_columns<true, N, X>(w, strip, row_forward ? &carry.row_forward : nullptr,
+                             row_backward ? &carry.row_backward : nullptr, 0, strip.width, first, last);
+  }
+  // Columns do not depend on each other, so they can be taken a few at a time.
+  const int64_t fitting = kTileFloats / (4 * at.state * (last - first)) / kTokens * kTokens;
+  const int64_t columns = fitting > kTokens ? fitting : kTokens;
+  for (int64_t begin = 0; begin < strip.width; begin += columns) {
+    const int64_t end = begin + columns < strip.width ? begin + columns : strip.width;
+    fold_columns<false, N, X>(w, strip, &carry.column_forward, &carry.column_backward, begin, end, first, last);
   }
 }
 
