@@ -44,7 +44,7 @@ _HELD_OUT_SEED = 9_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of the recipe; the defaults made the shipped weights.
+    """Settings of the recipe; the header of a weights file says which ones made it.
 
     Attributes:
         seed: of the weights, the tiles and the augmentation.

@@ -74,7 +74,7 @@ def _relative(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> flo
 @pytest.mark.parametrize("kind", KINDS)
 def test_strips_equal_whole_maps(kind: str, size: tuple[int, int]) -> None:
     config = KINDS[kind]
-    for threads, strip_rows in ((1, None), (1, 1), (2, 3), (3, 2), (2, None)):
+    for threads, strip_rows in ((1, 1), (2, 3), (3, None)):
         forward = StripForward(_model(config), precision="fp32", threads=threads, strip_rows=strip_rows)
         assert _relative(forward(_pixels(*size)), _expected(config, *size)) < 1e-5, (threads, strip_rows)
 

@@ -69,7 +69,7 @@ def scan_case(request: pytest.FixtureRequest) -> ScanCase:
     return ScanCase(inputs, grad_y, y.detach(), grads)
 
 
-@pytest.fixture(params=["avx512", "avx2", "baseline"])
+@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "baseline"])
 def isa(request: pytest.FixtureRequest) -> str:
     if not cpu.available:
         pytest.skip(cpu.why)

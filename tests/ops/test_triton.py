@@ -39,7 +39,7 @@ runs_kernels = pytest.mark.skipif(
     ours.unavailable_reason() is not None,
     reason="no CUDA device; test_kernels_in_the_interpreter runs these in a process of its own",
 )
-SMALL_TILES = Tiling(rows=2, columns=4, channels=16, warps=4)
+SMALL_TILES = Tiling(rows=4, columns=4, channels=16, warps=4)
 #: Largest error allowed, relative to the largest value: forward, gradients of the maps, of the parameters.
 TOLERANCES = {
     torch.float32: (5e-6, 5e-6, 1e-5),
@@ -131,11 +131,10 @@ class Case:
 ODD = Case(batch=1, height=5, width=7, channels=20, rank=2, state=1)
 CASES = [
     (ODD, torch.float32),
-    (ODD, torch.bfloat16),
-    (Case(batch=2, height=3, width=6, channels=5, rank=1, state=3), torch.float32),
+    (Case(batch=2, height=3, width=6, channels=5, rank=1, state=2), torch.float32),
     (Case(batch=1, height=1, width=9, channels=16, rank=3, state=1), torch.float16),
     (Case(batch=1, height=9, width=1, channels=17, rank=18, state=1), torch.float32),
-    (Case(batch=1, height=3, width=2, channels=4, rank=1, state=2), torch.bfloat16),
+    (Case(batch=1, height=3, width=5, channels=4, rank=1, state=3), torch.bfloat16),
     pytest.param(
         Case(batch=1, height=4, width=5, channels=6, rank=1, state=16), torch.float32, marks=pytest.mark.slow
     ),
@@ -212,7 +211,9 @@ def test_extreme_steps(shift: float) -> None:
 
 @runs_kernels
 def test_channel_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = [t.requires_grad_() for t in ODD.tensors()]
+    tensors = [
+        t.requires_grad_() for t in Case(batch=1, height=3, width=4, channels=20, rank=1, state=1).tensors()
+    ]
     monkeypatch.setattr(triton_plan, "choose_tiling", lambda **_: SMALL_TILES)
     whole = ours.ss2d_scan(*tensors)
     whole_gradients = torch.autograd.grad(whole.sum(), tensors)

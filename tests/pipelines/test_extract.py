@@ -103,7 +103,7 @@ def test_the_run_record_says_what_made_the_features(slides: Path, tmp_path: Path
 def test_a_manifest_gives_names_and_mpp(slides: Path, tmp_path: Path):
     manifest = tmp_path / "slides.csv"
     manifest.write_text(f"slide_id,path,mpp\nfirst,{slides / 'slide_000.tif'},0.4\n")
-    assert extract.run(config(manifest, tmp_path / "out")) == 0
+    assert extract.run(config(manifest, tmp_path / "out", segmenter="all")) == 0
     meta = open_features(tmp_path / "out" / "first.zarr").meta
     assert (meta.slide_id, meta.mpp, meta.mpp_source) == ("first", 0.4, "override")
 

@@ -2,5 +2,5 @@
 #include "kernels.hpp"
 
 namespace vmamba {
-const Kernels* VMAMBA_ISA() { return nullptr; }
+const Kernels* VMAMBA_GETTER(VMAMBA_ISA)() { return nullptr; }
 }  // namespace vmamba

@@ -1,5 +1,5 @@
 // All kernels for one instruction set. The build compiles this file several times, each with its own flags,
-// VMAMBA_LANES and VMAMBA_ISA (the name of the function that hands out the table).
+// VMAMBA_LANES and VMAMBA_ISA (the name of the instruction set, which also names the function at the end).
 #include "backward.hpp"
 #include "local.hpp"
 
@@ -69,9 +69,10 @@ void map_floats(const float* x, float* out, int64_t count) {
   }
 }
 
-constexpr const char* kName = VMAMBA_LANES == 16 ? "avx512" : VMAMBA_LANES == 8 ? "avx2" : "baseline";
+#define VMAMBA_QUOTE(text) #text
+#define VMAMBA_NAME(text) VMAMBA_QUOTE(text)
 
-const Kernels table = {kName,          kLanes,
+const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
                        summarize,      apply,
                        combine_block, backward_range,
                        backward_scratch_floats, norm,
@@ -81,5 +82,5 @@ const Kernels table = {kName,          kLanes,
 }  // namespace
 
 namespace vmamba {
-const Kernels* VMAMBA_ISA() { return &table; }
+const Kernels* VMAMBA_GETTER(VMAMBA_ISA)() { return &table; }
 }  // namespace vmamba

@@ -92,8 +92,13 @@ struct Kernels {
 };
 
 // One table per compiled instruction set; a null pointer where it was not compiled in.
+const Kernels* kernels_avx512bf16();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
 const Kernels* kernels_baseline();
 
 }  // namespace vmamba
+
+// kernels_avx2 from avx2, also where avx2 is itself a macro.
+#define VMAMBA_JOIN(isa) kernels_##isa
+#define VMAMBA_GETTER(isa) VMAMBA_JOIN(isa)

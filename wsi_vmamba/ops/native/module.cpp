@@ -63,9 +63,11 @@ Storage storage_of(const Array& array, const char* name) {
 bool machine_has(const std::string& name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (name == "avx512") {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+  if (name == "avx512" || name == "avx512bf16") {
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return wide && (name == "avx512" || __builtin_cpu_supports("avx512bf16"));
   }
   if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
@@ -74,7 +76,7 @@ bool machine_has(const std::string& name) {
 
 std::vector<const Kernels*> usable_kernels() {
   std::vector<const Kernels*> found;
-  for (const Kernels* kernels : {kernels_avx512(), kernels_avx2(), kernels_baseline()}) {
+  for (const Kernels* kernels : {kernels_avx512bf16(), kernels_avx512(), kernels_avx2(), kernels_baseline()}) {
     if (kernels != nullptr && machine_has(kernels->name)) found.push_back(kernels);
   }
   return found;

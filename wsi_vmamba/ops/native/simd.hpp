@@ -63,12 +63,17 @@ VMAMBA_INLINE Vec load(const Bf16* from) {
 
 // Round to nearest even; a NaN stays a NaN (made quiet), which plain rounding could turn into an infinity.
 VMAMBA_INLINE void store(Bf16* to, Vec value) {
+#if defined(__AVX512BF16__) && VMAMBA_LANES == 16
+  const __m256bh half = _mm512_cvtneps_pbh(value);
+  memcpy(to, &half, sizeof half);
+#else
   const VecU bits = bits_as<VecU>(value);
   const VecU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const VecU quiet = (bits >> 16) | 0x40u;
   const VecU is_nan = bits_as<VecU>(value != value);
   const VecH half = __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), VecH);
   memcpy(to, &half, sizeof half);
+#endif
 }
 
 // The first `count` lanes from memory, zeros after them; nothing behind the end is touched.
