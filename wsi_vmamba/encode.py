@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.inference.convolve import pixel_tensor
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.linear import onednn_usable
 from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
@@ -83,7 +84,7 @@ class WholeMapEncoder:
             self._check_memory(self._backbone.config, *pixels.shape[:2])
         low = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=low):
-            image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float() / 255
+            image = pixel_tensor(pixels).to(self.device).permute(2, 0, 1)[None].float() / 255
             mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
             features = self._backbone.forward_features((image - mean) / std)  # type: ignore[operator]
             result: NDArray[np.float32] = features[0].permute(1, 2, 0).float().contiguous().cpu().numpy()

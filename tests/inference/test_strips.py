@@ -134,7 +134,10 @@ def test_pixels_may_be_a_view_and_stay_as_they_are() -> None:
     canvas = _pixels(120, 160)
     view = canvas[10:74, 20:116]
     kept = canvas.copy()
+    view.flags.writeable = False
     np.testing.assert_array_equal(forward(view), forward(np.ascontiguousarray(view)))
+    mirrored = view[:, ::-1]
+    np.testing.assert_array_equal(forward(mirrored), forward(np.ascontiguousarray(mirrored)))
     np.testing.assert_array_equal(canvas, kept)
 
 

@@ -161,12 +161,17 @@ def run(tensors: list[Tensor], tiling: Tiling | None = SMALL_TILES) -> Tensor:
     return out
 
 
+def use_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_plan, "choose_tiling", lambda **_: SMALL_TILES)
+    monkeypatch.setattr(triton_plan, "GRADIENT_TILING", SMALL_TILES)
+
+
 @runs_kernels
 @pytest.mark.parametrize(("case", "dtype"), CASES, ids=str)
 def test_output_and_gradients_equal_the_float64_reference(
     case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_plan, "choose_tiling", lambda **_: SMALL_TILES)
+    use_small_tiles(monkeypatch)
     tensors = [t.requires_grad_() for t in case.tensors(dtype)]
     y = ours.ss2d_scan(*tensors)
     gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
@@ -214,7 +219,7 @@ def test_channel_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [
         t.requires_grad_() for t in Case(batch=1, height=3, width=4, channels=20, rank=1, state=1).tensors()
     ]
-    monkeypatch.setattr(triton_plan, "choose_tiling", lambda **_: SMALL_TILES)
+    use_small_tiles(monkeypatch)
     whole = ours.ss2d_scan(*tensors)
     whole_gradients = torch.autograd.grad(whole.sum(), tensors)
     monkeypatch.setattr(triton_plan, "SCRATCH_LIMIT_BYTES", 1)
@@ -471,7 +476,7 @@ def compile_kernel(name: str, *, capability: int, state: int, tile: int):
         "RP": 16,
         "PRECISION": "tf32",
     }
-    constants |= {"VEC": 2, "PACK": 2}
+    constants |= {"VEC": 2, "PACK": 2, "STEPS": 16}
     constants |= {
         "ADJOINT": True,
         "REVERSE": True,

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_vmamba.inference.packed import CENTRE, PackedConv, PackedMerge, PackedStem
 from wsi_vmamba.inference.plan import StagePlan, conv_groups
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.blocks import merge_neighbours
+
+
+def pixel_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels as a tensor on the same memory; it is only read, so read-only arrays are fine, mirrored ones copied."""
+    if min(pixels.strides) < 0:
+        pixels = np.ascontiguousarray(pixels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(pixels)
 
 
 def embed(

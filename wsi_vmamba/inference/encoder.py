@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.inference.block import BlockRun
-from wsi_vmamba.inference.convolve import downsample, embed
+from wsi_vmamba.inference.convolve import downsample, embed, pixel_tensor
 from wsi_vmamba.inference.memory import Arena, carve, free_bytes, largest_side_px, layout_bytes, too_large
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import EncodePlan, StagePlan, plan_encode, shrinks_in_place
@@ -94,7 +94,7 @@ class StripForward:
         scratch = self._scratch.take(plan.scratch_bytes)
         with torch.inference_mode(), Workers(self.threads) as workers:
             x = carve(maps, plan.stages[0].map_layout)["x"]
-            embed(torch.from_numpy(pixels), self._packed.stem, x, plan.stages[0], workers, self.profile)
+            embed(pixel_tensor(pixels), self._packed.stem, x, plan.stages[0], workers, self.profile)
             for i, stage in enumerate(plan.stages):
                 x = self._stage(i, stage, x, maps, scratch, workers)
                 if i + 1 < len(plan.stages):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.ops import triton_plan
 from wsi_vmamba.ops.triton_plan import Plan, Tiling, make_plan
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -87,7 +88,8 @@ def _scan_backward(
     _check(u, proj, dt_weight, A_logs)
     inputs = triton_launch.prepare(u, proj, dt_weight, dt_bias, A_logs, Ds)
     with on_device(u):
-        grads = triton_launch.backward(plan_for(u, dt_weight, A_logs), inputs, gy)
+        plan = plan_for(u, dt_weight, A_logs, tiling=triton_plan.GRADIENT_TILING)
+        grads = triton_launch.backward(plan, inputs, gy)
     du, dproj, *parameters = grads
     dW, db, dA, dD = (
         g.to(t.dtype) for g, t in zip(parameters, (dt_weight, dt_bias, A_logs, Ds), strict=True)

@@ -15,10 +15,11 @@ numbered in scan order. A segment turns an entering state ``h`` into ``exp(A * s
 No exponent is ever positive (A < 0, delta >= 0), so nothing overflows; products that underflow are states
 that have decayed. Every offset into a map or into scratch is 64-bit.
 
-Inside a kernel a tile is (ALONG, ACROSS, BD): the axis that is walked comes first, for rows and for columns, and is
-loaded that way round. Threads are then spread over channels and ACROSS, each holds the tokens it walks over in its
-own registers, and a scan needs neither shuffles nor shared memory. For that layout the compiler must not know that
-addresses are aligned to more than VEC channels: strides of maps are passed in units of VEC, their own alignment hidden.
+Inside a kernel a tile is a matrix (ALONG, ACROSS x BD): the axis that is walked comes first, for rows and for columns,
+and is loaded that way round; the other axis and the channels lie side by side. Threads are spread over the second
+dimension only, each holds the tokens it walks over in its own registers, and a scan needs neither shuffles nor shared
+memory. For that layout the compiler must not know that addresses are aligned to more than VEC channels: strides of maps
+are passed in units of VEC, their own alignment hidden.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def tile_position(tiles_h, tiles_w, channel_blocks):
 
 
 @triton.jit
-def axes(P: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
+def token_axes(P: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
     """Rows and columns inside a tile, broadcastable to (ALONG, ACROSS): P = 0 walks rows, 1 columns."""
     if P == 0:
         return tl.arange(0, TH)[None, :], tl.arange(0, TW)[:, None]
@@ -101,23 +102,44 @@ def axes(P: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
 
 
 @triton.jit
-def load_map(ptr, token, channel, valid):
-    """A tile of a map, (ALONG, ACROSS, BD) in float32; ``token`` (ALONG, ACROSS) are offsets from ``ptr``."""
-    return tl.load(ptr + token[:, :, None] + channel[None, None, :], mask=valid, other=0.0).to(tl.float32)
+def lane_axes(P: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr):
+    """Rows, columns (broadcastable to (ALONG, ACROSS x BD)) and channels (ACROSS x BD,) inside a tile."""
+    if P == 0:
+        lane = tl.arange(0, TH * BD)
+        return (lane // BD)[None, :], tl.arange(0, TW)[:, None], lane % BD
+    else:  # noqa: RET505
+        lane = tl.arange(0, TW * BD)
+        return tl.arange(0, TH)[:, None], (lane // BD)[None, :], lane % BD
+
+
+@triton.jit
+def load_map(lane_ptr, row, column, stride_h, stride_w, valid):
+    """A tile of a map, (ALONG, ACROSS x BD) in float32; ``lane_ptr`` points at its first token, channel by lane."""
+    place = token_offset(0, row, column, 0, stride_h, stride_w)
+    return tl.load(lane_ptr[None, :] + place, mask=valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def spread(values, BD: tl.constexpr):
+    """Repeat (ALONG, ACROSS) for every channel: (ALONG, ACROSS x BD)."""
+    along: tl.constexpr = values.shape[0]
+    across: tl.constexpr = values.shape[1]
+    return tl.reshape(tl.broadcast_to(values[:, :, None], (along, across, BD)), (along, across * BD))
 
 
 @triton.jit
 def load_low_rank(proj_ptr, token, inside, first, packed, RP: tl.constexpr, PACK: tl.constexpr):
-    """The low-rank step inputs of a tile, (ALONG, ACROSS, RP) in float32.
+    """The low-rank step inputs of a tile, (ALONG x ACROSS, RP) in float32.
 
     Reads on into B and C, up to the end of the direction's ``packed * PACK`` values, so that whole vectors can be
     loaded; `load_weight` has zeros there.
     """
     r = tl.arange(0, RP)
     mask = inside[:, :, None] & (r < packed * PACK)[None, None, :]
-    return tl.load(proj_ptr + token[:, :, None] + (first + r)[None, None, :], mask=mask, other=0.0).to(
+    low = tl.load(proj_ptr + token[:, :, None] + (first + r)[None, None, :], mask=mask, other=0.0).to(
         tl.float32
     )
+    return tl.reshape(low, (token.shape[0] * token.shape[1], RP))
 
 
 @triton.jit
@@ -129,26 +151,14 @@ def load_weight(weight_ptr, channel, channel_ok, channels, rank, K: tl.constexpr
 
 
 @triton.jit
-def step_logits(
-    low, weight, bias_ptr, channel, channel_ok, channels,
-    K: tl.constexpr, ALONG: tl.constexpr, ACROSS: tl.constexpr, BD: tl.constexpr, RP: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Step sizes of a tile before softplus, (ALONG, ACROSS, BD): the dt-projection as one matrix product."""
-    bias = tl.load(bias_ptr + K * channels + channel, mask=channel_ok, other=0.0)
-    z = tl.dot(tl.reshape(low, (ALONG * ACROSS, RP)), weight, input_precision=PRECISION)
-    return tl.reshape(z, (ALONG, ACROSS, BD)) + bias[None, None, :]
-
-
-@triton.jit
-def load_column(proj_ptr, token, inside, place):
-    """One value of the projection for each token of a tile, (ALONG, ACROSS, 1) in float32."""
-    return tl.load(proj_ptr + token + place, mask=inside, other=0.0).to(tl.float32)[:, :, None]
+def load_column(proj_ptr, token, inside, place, BD: tl.constexpr):
+    """One value of the projection for each token of a tile, spread over the channels, float32."""
+    return spread(tl.load(proj_ptr + token + place, mask=inside, other=0.0).to(tl.float32), BD)
 
 
 @triton.jit
 def decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N):
-    """A = -exp(A_logs) of state ``n``, times log2(e), for a block of channels."""
+    """A = -exp(A_logs) of state ``n``, times log2(e), for each of ``channel``."""
     a_log = tl.load(a_logs_ptr + (k * channels + channel) * N + n, mask=channel_ok, other=0.0)
     return -tl.exp2(a_log * LOG2E) * LOG2E
 
@@ -156,17 +166,17 @@ def decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N):
 @triton.jit
 def segments_of_tile(
     batch, tile_row, tile_column, height, width, tiles_h, tiles_w, slots,
-    K: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
+    K: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Scratch offsets of the segments that direction K cuts through a tile, and which exist: (ACROSS,) each."""
+    """Scratch offsets of the segments that direction K cuts through a tile, and which exist: (ACROSS x BD,) each."""
     length_rows = tl.cast(height, tl.int64) * tiles_w
     length_columns = tl.cast(width, tl.int64) * tiles_h
     if K % 2 == 0:
-        across = tile_row * TH + tl.arange(0, TH)
+        across = tile_row * TH + tl.arange(0, TH * BD) // BD
         index = tl.cast(across, tl.int64) * tiles_w + tile_column
         exists = across < height
     else:
-        across = tile_column * TW + tl.arange(0, TW)
+        across = tile_column * TW + tl.arange(0, TW * BD) // BD
         index = tl.cast(across, tl.int64) * tiles_h + tile_row
         exists = across < width
     return segment_offset(batch, index, length_rows, length_columns, slots, K), exists
@@ -174,14 +184,20 @@ def segments_of_tile(
 
 @triton.jit
 def is_border(FIRST: tl.constexpr, K: tl.constexpr, ALONG: tl.constexpr):
-    """Which tokens are the first (else the last) of direction K inside a tile, (ALONG, 1, 1)."""
-    return tl.arange(0, ALONG)[:, None, None] == (0 if (K < 2) == FIRST else ALONG - 1)
+    """Which tokens are the first (else the last) of direction K inside a tile, (ALONG, 1)."""
+    return tl.arange(0, ALONG)[:, None] == (0 if (K < 2) == FIRST else ALONG - 1)
 
 
 @triton.jit
-def border_of(tile, FIRST: tl.constexpr, K: tl.constexpr, ALONG: tl.constexpr):
-    """The values of a tile at the first (else the last) token of direction K, (ACROSS, BD)."""
-    return tl.sum(tl.where(is_border(FIRST, K, ALONG), tile, 0.0), axis=0)
+def border_of(tile, FIRST: tl.constexpr, K: tl.constexpr):
+    """The values of a tile at the first (else the last) token of direction K, (ACROSS x BD,)."""
+    return tl.sum(tl.where(is_border(FIRST, K, tile.shape[0]), tile, 0.0), axis=0)
+
+
+@triton.jit
+def turn(tile, TH: tl.constexpr, TW: tl.constexpr, BD: tl.constexpr):
+    """(TW, TH x BD), as row directions have it, to (TH, TW x BD)."""
+    return tl.reshape(tl.permute(tl.reshape(tile, (TW, TH, BD)), (1, 0, 2)), (TH, TW * BD))
 
 
 @triton.jit(do_not_specialize_on_alignment=MAP_STRIDES)
@@ -198,52 +214,47 @@ def summary_kernel(
     ADJOINT also writes what the output gradients ``gy`` of a segment send back to the token before it.
     """
     batch, tile_row, tile_column, block = tile_position(tiles_h, tiles_w, channel_blocks)
-    slot = block * BD + tl.arange(0, BD)
-    channel = first_channel + slot
-    channel_ok = slot < group
-    top, left = tile_row * TH, tile_column * TW
-    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC)
-    gy_ptr += token_offset(batch, top, left, gy_stride_b * VEC, gy_stride_h * VEC, gy_stride_w * VEC)
+    top, left, start = tile_row * TH, tile_column * TW, first_channel + block * BD
+    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC) + start
+    gy_ptr += token_offset(batch, top, left, gy_stride_b * VEC, gy_stride_h * VEC, gy_stride_w * VEC) + start
     proj_ptr += token_offset(
         batch, top, left, proj_stride_b * PACK, proj_stride_h * PACK, proj_stride_w * PACK
     )
+    some = tl.arange(0, BD)
     for p in tl.static_range(2):
-        row, column = axes(p, TH, TW)
+        row, column = token_axes(p, TH, TW)
         inside = (top + row < height) & (left + column < width)
-        valid = inside[:, :, None] & channel_ok[None, None, :]
         token = token_offset(0, row, column, 0, proj_stride_h * PACK, proj_stride_w * PACK)
-        u = load_map(
-            u_ptr, token_offset(0, row, column, 0, u_stride_h * VEC, u_stride_w * VEC), channel, valid
-        )
+        row, column, lane = lane_axes(p, TH, TW, BD)
+        slot = block * BD + lane
+        lane_ok = slot < group
+        valid = (top + row < height) & (left + column < width) & lane_ok[None, :]
+        u = load_map(u_ptr + lane, row, column, u_stride_h * VEC, u_stride_w * VEC, valid)
         if ADJOINT:
-            gy = load_map(
-                gy_ptr, token_offset(0, row, column, 0, gy_stride_h * VEC, gy_stride_w * VEC), channel, valid
-            )
+            gy = load_map(gy_ptr + lane, row, column, gy_stride_h * VEC, gy_stride_w * VEC, valid)
         for k in tl.static_range(p, 4, 2):
             first = k * packed * PACK
             low = load_low_rank(proj_ptr, token, inside, first, packed, RP, PACK)
-            weight = load_weight(weight_ptr, channel, channel_ok, channels, rank, k, RP)
-            z = step_logits(
-                low, weight, bias_ptr, channel, channel_ok, channels,
-                k, TH if p else TW, TW if p else TH, BD, RP, PRECISION,
-            )  # fmt: skip
+            weight = load_weight(weight_ptr, start + some, block * BD + some < group, channels, rank, k, RP)
+            bias = tl.load(bias_ptr + k * channels + start + lane, mask=lane_ok, other=0.0)
+            z = tl.reshape(tl.dot(low, weight, input_precision=PRECISION), u.shape) + bias[None, :]
             delta = tl.where(valid, softplus(z), 0.0)
             segment, exists = segments_of_tile(
-                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW
+                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW, BD
             )
-            mask = exists[:, None] & channel_ok[None, :]
-            tl.store(step_ptr + segment[:, None] + slot[None, :], tl.sum(delta, axis=0), mask=mask)
+            mask = exists & lane_ok
+            tl.store(step_ptr + segment + slot, tl.sum(delta, axis=0), mask=mask)
             for n in range(N):
-                rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)[None, None, :]
-                place = segment[:, None] * N + n * group + slot[None, :]
-                B = load_column(proj_ptr, token, inside, first + rank + n)
-                decay = tl.exp2(delta * rate)
-                _, h = tl.associative_scan((decay, delta * u * B), 0, follow, reverse=k >= 2)
-                tl.store(state_ptr + place, border_of(h, False, k, TH if p else TW), mask=mask)
+                rate = decay_rate(a_logs_ptr, start + lane, lane_ok, channels, k, n, N)
+                place = segment * N + n * group + slot
+                B = load_column(proj_ptr, token, inside, first + rank + n, BD)
+                decay = tl.exp2(delta * rate[None, :])
+                _, h = tl.associative_scan((decay, u * delta * B), 0, follow, reverse=k >= 2)
+                tl.store(state_ptr + place, border_of(h, False, k), mask=mask)
                 if ADJOINT:
-                    C = load_column(proj_ptr, token, inside, first + rank + N + n)
-                    _, sent = tl.associative_scan((decay, decay * gy * C), 0, follow, reverse=k < 2)
-                    tl.store(adjoint_ptr + place, border_of(sent, True, k, TH if p else TW), mask=mask)
+                    C = load_column(proj_ptr, token, inside, first + rank + N + n, BD)
+                    _, sent = tl.associative_scan((decay, gy * decay * C), 0, follow, reverse=k < 2)
+                    tl.store(adjoint_ptr + place, border_of(sent, True, k), mask=mask)
 
 
 @triton.jit
@@ -257,15 +268,24 @@ def direction_span(k, length_rows, length_columns):
 
 
 @triton.jit
+def advance(step, state, carry, rate, STEPS: tl.constexpr):
+    """States (STEPS, BD) after each of STEPS segments that follow on the state ``carry`` (BD,), and the last one."""
+    row = tl.arange(0, STEPS)[:, None]
+    decay = tl.exp2(step * rate[None, :])
+    state = tl.where(row == 0, state + decay * carry[None, :], state)
+    _, h = tl.associative_scan((decay, state), 0, follow)
+    return h, tl.sum(tl.where(row == STEPS - 1, h, 0.0), axis=0)
+
+
+@triton.jit
 def chunk_kernel(
     step_ptr, state_ptr, a_logs_ptr, chunk_step_ptr, chunk_state_ptr,
-    length_rows, length_columns, channels, first_channel, group,
-    chunks, chunk_length, channel_blocks,
-    N: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr,
+    length_rows, length_columns, channels, first_channel, group, chunks, chunk_length, channel_blocks,
+    N: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
     """Compose the segments of one chunk into one summary; REVERSE walks against the scan order (gradients)."""
     chunk = tl.program_id(0) // channel_blocks
-    slot = tl.cast(tl.program_id(0) % channel_blocks * BD + tl.arange(0, BD), tl.int64)
+    slot = tl.program_id(0) % channel_blocks * BD + tl.arange(0, BD)
     ok = slot < group
     k = tl.program_id(1) // N
     n = tl.program_id(1) % N
@@ -273,16 +293,17 @@ def chunk_kernel(
     rate = decay_rate(a_logs_ptr, first_channel + slot, ok, channels, k, n, N)
     base, count = direction_span(k, length_rows, length_columns)
     base += batch * 2 * (tl.cast(length_rows, tl.int64) + length_columns)
+    begin = tl.cast(chunk, tl.int64) * chunk_length
     total = tl.zeros((BD,), tl.float32)
     carry = tl.zeros((BD,), tl.float32)
-    begin = tl.cast(chunk, tl.int64) * chunk_length
-    for i in range(tl.minimum(count - begin, chunk_length)):
-        s = begin + i
+    for i in range(0, chunk_length, STEPS):
+        s = begin + i + tl.arange(0, STEPS)[:, None]
+        mask = (s < count) & ok[None, :]
         where = (base + (count - 1 - s if REVERSE else s)) * group
-        step = tl.load(step_ptr + where + slot, mask=ok, other=0.0)
-        state = tl.load(state_ptr + where * N + n * group + slot, mask=ok, other=0.0)
-        total += step
-        carry = tl.exp2(step * rate) * carry + state
+        step = tl.load(step_ptr + where + slot[None, :], mask=mask, other=0.0)
+        state = tl.load(state_ptr + where * N + n * group + slot[None, :], mask=mask, other=0.0)
+        total += tl.sum(step, axis=0)
+        _, carry = advance(step, state, carry, rate, STEPS)
     place = ((batch * 4 + k) * chunks + chunk) * group
     if n == 0:
         tl.store(chunk_step_ptr + place + slot, total, mask=ok)
@@ -291,35 +312,41 @@ def chunk_kernel(
 
 @triton.jit
 def carry_kernel(
-    chunk_step_ptr, chunk_state_ptr, a_logs_ptr, channels, first_channel, group,
-    chunks, N: tl.constexpr, BD: tl.constexpr,
+    chunk_step_ptr, chunk_state_ptr, a_logs_ptr, channels, first_channel, group, chunks,
+    N: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Replace the state each chunk yields by the state that enters it, walking over the chunks."""
-    slot = tl.cast(tl.program_id(0) * BD + tl.arange(0, BD), tl.int64)
+    slot = tl.program_id(0) * BD + tl.arange(0, BD)
     ok = slot < group
     k = tl.program_id(1) // N
     n = tl.program_id(1) % N
     rate = decay_rate(a_logs_ptr, first_channel + slot, ok, channels, k, n, N)
     base = (tl.cast(tl.program_id(2), tl.int64) * 4 + k) * chunks
     carry = tl.zeros((BD,), tl.float32)
-    for chunk in range(chunks):
+    for i in range(0, chunks, STEPS):
+        chunk = i + tl.arange(0, STEPS)[:, None]
+        mask = (chunk < chunks) & ok[None, :]
         place = (base + chunk) * group
-        step = tl.load(chunk_step_ptr + place + slot, mask=ok, other=0.0)
-        state = tl.load(chunk_state_ptr + place * N + n * group + slot, mask=ok, other=0.0)
-        tl.store(chunk_state_ptr + place * N + n * group + slot, carry, mask=ok)
-        carry = tl.exp2(step * rate) * carry + state
+        step = tl.load(chunk_step_ptr + place + slot[None, :], mask=mask, other=0.0)
+        state_ptrs = chunk_state_ptr + place * N + n * group + slot[None, :]
+        state = tl.load(state_ptrs, mask=mask, other=0.0)
+        h, last = advance(step, state, carry, rate, STEPS)
+        tl.debug_barrier()  # every state has been read before one is overwritten
+        tl.store(state_ptrs, carry[None, :], mask=mask & (chunk == i))
+        next_ptrs = state_ptrs + tl.cast(group, tl.int64) * N
+        tl.store(next_ptrs, h, mask=mask & (chunk + 1 < tl.minimum(chunks, i + STEPS)))
+        carry = last
 
 
 @triton.jit
 def enter_kernel(
     step_ptr, state_ptr, a_logs_ptr, chunk_state_ptr,
-    length_rows, length_columns, channels, first_channel, group,
-    chunks, chunk_length, channel_blocks,
-    N: tl.constexpr, BD: tl.constexpr, REVERSE: tl.constexpr,
+    length_rows, length_columns, channels, first_channel, group, chunks, chunk_length, channel_blocks,
+    N: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
     """Replace, within one chunk, the state each segment yields by the state that enters it."""
     chunk = tl.program_id(0) // channel_blocks
-    slot = tl.cast(tl.program_id(0) % channel_blocks * BD + tl.arange(0, BD), tl.int64)
+    slot = tl.program_id(0) % channel_blocks * BD + tl.arange(0, BD)
     ok = slot < group
     k = tl.program_id(1) // N
     n = tl.program_id(1) % N
@@ -330,13 +357,20 @@ def enter_kernel(
     place = ((batch * 4 + k) * chunks + chunk) * group
     carry = tl.load(chunk_state_ptr + place * N + n * group + slot, mask=ok, other=0.0)
     begin = tl.cast(chunk, tl.int64) * chunk_length
-    for i in range(tl.minimum(count - begin, chunk_length)):
-        s = begin + i
+    for i in range(0, chunk_length, STEPS):
+        s = begin + i + tl.arange(0, STEPS)[:, None]
+        mask = (s < count) & ok[None, :]
         where = (base + (count - 1 - s if REVERSE else s)) * group
-        step = tl.load(step_ptr + where + slot, mask=ok, other=0.0)
-        state = tl.load(state_ptr + where * N + n * group + slot, mask=ok, other=0.0)
-        tl.store(state_ptr + where * N + n * group + slot, carry, mask=ok)
-        carry = tl.exp2(step * rate) * carry + state
+        step = tl.load(step_ptr + where + slot[None, :], mask=mask, other=0.0)
+        state_ptrs = state_ptr + where * N + n * group + slot[None, :]
+        state = tl.load(state_ptrs, mask=mask, other=0.0)
+        h, last = advance(step, state, carry, rate, STEPS)
+        tl.debug_barrier()  # every state has been read before one is overwritten
+        tl.store(state_ptrs, carry[None, :], mask=mask & (s == begin + i))
+        stride = tl.cast(group, tl.int64) * N
+        next_ptrs = state_ptrs - stride if REVERSE else state_ptrs + stride
+        tl.store(next_ptrs, h, mask=mask & (s + 1 < tl.minimum(count, begin + i + STEPS)))
+        carry = last
 
 
 @triton.jit(do_not_specialize_on_alignment=MAP_STRIDES)
@@ -350,56 +384,48 @@ def apply_kernel(
 ):  # fmt: skip
     """Scan a tile in four directions from the entering states and write the sum, skip included."""
     batch, tile_row, tile_column, block = tile_position(tiles_h, tiles_w, channel_blocks)
-    slot = block * BD + tl.arange(0, BD)
-    channel = first_channel + slot
-    channel_ok = slot < group
-    top, left = tile_row * TH, tile_column * TW
-    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC)
-    y_ptr += token_offset(batch, top, left, y_stride_b * VEC, y_stride_h * VEC, y_stride_w * VEC)
+    top, left, start = tile_row * TH, tile_column * TW, first_channel + block * BD
+    u_ptr += token_offset(batch, top, left, u_stride_b * VEC, u_stride_h * VEC, u_stride_w * VEC) + start
+    y_ptr += token_offset(batch, top, left, y_stride_b * VEC, y_stride_h * VEC, y_stride_w * VEC) + start
     proj_ptr += token_offset(
         batch, top, left, proj_stride_b * PACK, proj_stride_h * PACK, proj_stride_w * PACK
     )
-    skip = tl.zeros((BD,), tl.float32)
-    for k in tl.static_range(4):
-        skip += tl.load(skip_ptr + k * channels + channel, mask=channel_ok, other=0.0)
-    y = tl.zeros((TH, TW, BD), tl.float32)
+    some = tl.arange(0, BD)
+    y = tl.zeros((TH, TW * BD), tl.float32)
     for p in tl.static_range(2):
-        row, column = axes(p, TH, TW)
+        row, column = token_axes(p, TH, TW)
         inside = (top + row < height) & (left + column < width)
-        valid = inside[:, :, None] & channel_ok[None, None, :]
         token = token_offset(0, row, column, 0, proj_stride_h * PACK, proj_stride_w * PACK)
-        u = load_map(
-            u_ptr, token_offset(0, row, column, 0, u_stride_h * VEC, u_stride_w * VEC), channel, valid
-        )
-        part = u * skip[None, None, :] if p == 0 else tl.zeros((TH, TW, BD), tl.float32)
+        row, column, lane = lane_axes(p, TH, TW, BD)
+        slot = block * BD + lane
+        lane_ok = slot < group
+        valid = (top + row < height) & (left + column < width) & lane_ok[None, :]
+        u = load_map(u_ptr + lane, row, column, u_stride_h * VEC, u_stride_w * VEC, valid)
+        skip = tl.load(skip_ptr + p * channels + start + lane, mask=lane_ok, other=0.0)
+        skip += tl.load(skip_ptr + (p + 2) * channels + start + lane, mask=lane_ok, other=0.0)
+        part = u * skip[None, :]
         for k in tl.static_range(p, 4, 2):
             first = k * packed * PACK
             low = load_low_rank(proj_ptr, token, inside, first, packed, RP, PACK)
-            weight = load_weight(weight_ptr, channel, channel_ok, channels, rank, k, RP)
-            z = step_logits(
-                low, weight, bias_ptr, channel, channel_ok, channels,
-                k, TH if p else TW, TW if p else TH, BD, RP, PRECISION,
-            )  # fmt: skip
+            weight = load_weight(weight_ptr, start + some, block * BD + some < group, channels, rank, k, RP)
+            bias = tl.load(bias_ptr + k * channels + start + lane, mask=lane_ok, other=0.0)
+            z = tl.reshape(tl.dot(low, weight, input_precision=PRECISION), u.shape) + bias[None, :]
             delta = tl.where(valid, softplus(z), 0.0)
             segment, exists = segments_of_tile(
-                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW
+                batch, tile_row, tile_column, height, width, tiles_h, tiles_w, group, k, TH, TW, BD
             )
-            mask = exists[:, None] & channel_ok[None, :]
             for n in range(N):
-                rate = decay_rate(a_logs_ptr, channel, channel_ok, channels, k, n, N)
-                B = load_column(proj_ptr, token, inside, first + rank + n)
-                C = load_column(proj_ptr, token, inside, first + rank + N + n)
-                place = segment[:, None] * N + n * group + slot[None, :]
-                enter = tl.load(enter_ptr + place, mask=mask, other=0.0)
-                decay = tl.exp2(delta * rate[None, None, :])
-                drive = delta * u * B
-                drive = tl.where(
-                    is_border(True, k, TH if p else TW), drive + decay * enter[None, :, :], drive
-                )
+                rate = decay_rate(a_logs_ptr, start + lane, lane_ok, channels, k, n, N)
+                B = load_column(proj_ptr, token, inside, first + rank + n, BD)
+                C = load_column(proj_ptr, token, inside, first + rank + N + n, BD)
+                enter = tl.load(enter_ptr + segment * N + n * group + slot, mask=exists & lane_ok, other=0.0)
+                decay = tl.exp2(delta * rate[None, :])
+                drive = u * delta * B
+                drive = tl.where(is_border(True, k, u.shape[0]), drive + decay * enter[None, :], drive)
                 _, h = tl.associative_scan((decay, drive), 0, follow, reverse=k >= 2)
                 part += h * C
-        y += tl.permute(part, (1, 0, 2)) if p == 0 else part
-    row, column = axes(1, TH, TW)
-    valid = ((top + row < height) & (left + column < width))[:, :, None] & channel_ok[None, None, :]
-    y_token = token_offset(0, row, column, 0, y_stride_h * VEC, y_stride_w * VEC)
-    tl.store(y_ptr + y_token[:, :, None] + channel[None, None, :], y, mask=valid)
+        y += turn(part, TH, TW, BD) if p == 0 else part
+    row, column, lane = lane_axes(1, TH, TW, BD)
+    valid = (top + row < height) & (left + column < width) & (block * BD + lane < group)[None, :]
+    place = token_offset(0, row, column, 0, y_stride_h * VEC, y_stride_w * VEC) + lane[None, :]
+    tl.store(y_ptr + place, y, mask=valid)

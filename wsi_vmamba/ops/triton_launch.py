@@ -14,6 +14,8 @@ from wsi_vmamba.ops.triton_plan import Plan, ceil_div, power_of_two
 
 #: Channels one program combines carries of; a warp for each 32.
 _CARRY_CHANNELS = 64
+#: Segments whose summaries are loaded at once.
+_CARRY_STEPS = 16
 
 
 class Inputs(NamedTuple):
@@ -170,6 +172,7 @@ def combine(
     options: dict[str, Any] = {
         "N": plan.state,
         "BD": width,
+        "STEPS": _CARRY_STEPS,
         "num_warps": max(1, width // 32),
         "enable_fp_fusion": True,
     }

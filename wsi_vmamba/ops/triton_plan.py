@@ -37,8 +37,16 @@ class Tiling:
                 raise UsageError(f"Tiling.{name} must be a power of two, got {value}")
 
 
+#: The gradient holds about twice as many values per token as the forward pass: smaller tiles keep them in registers.
+GRADIENT_TILING = Tiling(rows=8, columns=8, channels=32, warps=4)
+
+
 def choose_tiling(*, height: int, width: int, batch: int, channels: int) -> Tiling:
-    """Return a tiling that gives a large GPU enough programs, with tiles as large as registers allow."""
+    """Return a tiling that gives a large GPU enough programs, with tiles as large as registers allow.
+
+    Warps are such that 32 threads times two channels cover the tile's shorter side times its channels: then each
+    thread holds whole rows or columns of the tile.
+    """
     large = Tiling(rows=16, columns=16, channels=32, warps=8)
     programs = batch * ceil_div(height, 16) * ceil_div(width, 16) * ceil_div(channels, 32)
     return large if programs >= 256 else Tiling(rows=8, columns=8, channels=32, warps=4)
@@ -96,7 +104,7 @@ class Plan:
     def chunk_length(self) -> int:
         """Segments composed by one program when carries are combined: about the square root of all."""
         longest = max(self.length_rows, self.length_columns)
-        return max(8, 1 << (longest.bit_length() // 2))
+        return max(16, 1 << (longest.bit_length() // 2))
 
     @property
     def chunks(self) -> int:
