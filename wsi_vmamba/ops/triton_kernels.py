@@ -428,4 +428,5 @@ def apply_kernel(
     row, column, lane = lane_axes(1, TH, TW, BD)
     valid = (top + row < height) & (left + column < width) & (block * BD + lane < group)[None, :]
     place = token_offset(0, row, column, 0, y_stride_h * VEC, y_stride_w * VEC) + lane[None, :]
+    tl.debug_barrier()  # the map may be written over: every thread has read its part of the tile
     tl.store(y_ptr + place, y, mask=valid)
