@@ -38,7 +38,7 @@ def run() -> int:
         built = "this torch is a CPU build" if torch.version.cuda is None else "no device found"
         console.say(f"{'gpu':<24} none ({built})")
     for device in devices:
-        kernel, why = ops.choose_backend(torch.empty(0, device=device))
+        kernel, why = ops.choose_backend(torch.device(device), torch.float32)
         console.say(f"{'active on ' + device:<24} {kernel}: {why}")
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None

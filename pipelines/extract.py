@@ -176,7 +176,7 @@ def _describe(job: Job, source: SlideSource, slide: Slide, mpp: ResolvedMpp, pla
 
 def _save(job: Job, outcomes: Sequence[Outcome]) -> None:
     """Write the table of outcomes and the provenance beside the features."""
-    kernel, why = choose_backend(torch.empty(0, device=job.encoder.device))
+    kernel, why = choose_backend(torch.device(job.encoder.device), torch.float32)
     facts = {
         "backbone": job.encoder.name,
         "weights": job.weights.note,

@@ -60,7 +60,7 @@ class Settings:
     """
 
     seed: int = 20
-    steps: int = 900
+    steps: int = 1400
     batch: int = 32
     wide_every: int = 4
     tile_px: int = 512
@@ -243,7 +243,7 @@ def soft_target(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
 def disturb(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Strong stain and light scanner augmentation: mixed and rescaled optical densities, focus, JPEG."""
     density = -np.log((image.astype(np.float32) + 1) / 256)
-    mixing = np.eye(3) * rng.uniform(0.65, 1.5) + rng.normal(0, 0.1, (3, 3))
+    mixing = np.eye(3) * rng.uniform(0.7, 1.4) + rng.normal(0, 0.07, (3, 3))
     density = density @ mixing.astype(np.float32) + rng.normal(0, 0.03, 3).astype(np.float32)
     result = np.asarray(np.clip(256 * np.exp(-density) - 1, 0, 255), dtype=np.uint8)
     if rng.random() < 0.3:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
-from wsi_vmamba.ops import cpu
+from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.ops.reference import selective_scan
 from wsi_vmamba.registry import Table
 
@@ -15,20 +18,42 @@ BACKENDS = Table(
     "scan backend",
     {
         "cpp": "wsi_vmamba.ops.cpu:ss2d_scan",
+        "triton": "wsi_vmamba.ops.triton:ss2d_scan",
+        "mamba_ssm": "wsi_vmamba.ops.mamba_ssm:ss2d_scan",
         "reference": "wsi_vmamba.ops.reference:ss2d_scan",
     },
 )
 
 
-def choose_backend(tensor: Tensor) -> tuple[str, str]:
-    """Return the name in `BACKENDS` that suits ``tensor`` (device, dtype), and why."""
-    if tensor.device.type != "cpu":
-        return "reference", f"no fast kernel for device {tensor.device.type}"
+def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """Return the name in `BACKENDS` that suits maps of ``dtype`` on ``device``, and why."""
+    if device.type == "cuda":
+        missing = triton.unavailable_reason()
+        if missing is not None:
+            return "reference", missing
+        if dtype not in triton.DTYPES:
+            return "reference", f"the Triton kernel does not take {dtype}"
+        return "triton", f"Triton kernel, {torch.cuda.get_device_name(device)}"
+    if device.type != "cpu":
+        return "reference", f"no fast kernel for device {device.type}"
     if not cpu.available:
         return "reference", cpu.why
-    if not cpu.supports(tensor.dtype):
-        return "reference", f"the C++ kernel computes in float32, not {tensor.dtype}"
+    if not cpu.supports(dtype):
+        return "reference", f"the C++ kernel computes in float32, not {dtype}"
     return "cpp", f"C++ kernel, {cpu.isa}"
+
+
+#: Implementations in use, by name: a plain dictionary, which torch.compile can look into.
+_LOADED: dict[str, Callable[..., Tensor]] = {}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _load(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    """Choose and import an implementation, under torch.compile once, while tracing; return its name."""
+    name = backend if backend is not None else choose_backend(device, dtype)[0]
+    if name not in _LOADED:
+        _LOADED[name] = BACKENDS.resolve(name)
+    return name
 
 
 def ss2d_scan(
@@ -59,6 +84,5 @@ def ss2d_scan(
     Returns:
         (B, H, W, D), dtype of ``u``, not normalised.
     """
-    name = backend if backend is not None else choose_backend(u)[0]
-    result: Tensor = BACKENDS.resolve(name)(u, proj, dt_weight, dt_bias, A_logs, Ds)
-    return result
+    name: str = _load(backend, u.device, u.dtype)
+    return _LOADED[name](u, proj, dt_weight, dt_bias, A_logs, Ds)

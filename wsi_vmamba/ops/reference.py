@@ -96,7 +96,19 @@ def ss2d_scan(
     A_logs: Tensor,
     Ds: Tensor,
 ) -> Tensor:
-    """Scan a map in four directions and add the results; see `wsi_vmamba.ops.ss2d_scan` for the shapes."""
+    """Scan a map in four directions and add the results; see `wsi_vmamba.ops.ss2d_scan` for the shapes.
+
+    Computes in float32 at least, under autocast too; returns the dtype of ``u``.
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        work = torch.promote_types(torch.float32, u.dtype)
+        inputs = (t.to(work) for t in (u, proj, dt_weight, dt_bias, A_logs, Ds))
+        return _ss2d_scan(*inputs).to(u.dtype)
+
+
+def _ss2d_scan(
+    u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor
+) -> Tensor:
     batch, height, width, channels = u.shape
     rank, state = dt_weight.shape[2], A_logs.shape[1]
     # Each direction has its own (dt_r | B | C); lay each out in that direction's token order.

@@ -20,7 +20,8 @@ from wsi_vmamba.errors import UsageError
 from wsi_vmamba.ops import triton_plan
 from wsi_vmamba.ops.triton_plan import Plan, Tiling, make_plan
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: Dtypes of the maps the kernels take.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def interpreted() -> bool:
@@ -39,7 +40,7 @@ def unavailable_reason() -> str | None:
 
 def supports(tensor: Tensor) -> bool:
     """Tell whether the kernels take maps on the device and of the dtype of ``tensor``."""
-    return tensor.dtype in _DTYPES and (tensor.is_cuda or (interpreted() and tensor.device.type == "cpu"))
+    return tensor.dtype in DTYPES and (tensor.is_cuda or (interpreted() and tensor.device.type == "cpu"))
 
 
 def plan_for(u: Tensor, dt_weight: Tensor, A_logs: Tensor, *, tiling: Tiling | None = None) -> Plan:
