@@ -1,8 +1,8 @@
 """Recipe: train vmamba_pico to name the tissue of synthetic tiles, and write the weights the package ships.
 
-Run ``python -m wsi_vmamba.pipelines.pretrain_pico``; about a quarter of an hour on two CPU cores. Every pixel it
-sees is generated (`wsi_vmamba.datasets.synthetic.sample_tiles`), from seeds no cohort uses. The weights are for the
-demo and for trying the pipeline; they know nothing about real tissue.
+Run ``OMP_NUM_THREADS=1 python -m wsi_vmamba.pipelines.pretrain_pico``; eleven minutes on two quiet CPU cores. Every
+pixel it sees is generated (`wsi_vmamba.datasets.synthetic.sample_tiles`), from seeds no cohort uses. The weights are
+for the demo and for trying the pipeline; they know nothing about real tissue.
 
 The task is dense: the head, applied to every square of the last feature map, names the tissue of 32 x 32 px.
 """
