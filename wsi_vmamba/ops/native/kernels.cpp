@@ -6,6 +6,7 @@
 namespace {
 
 using vmamba::Kernels;
+using vmamba::Sweep;
 
 void summarize(const ScanWeights& w, const Strip& strip, const Carry& carry, bool fresh, bool row_forward,
                bool row_backward, int64_t first, int64_t last) {
@@ -15,11 +16,20 @@ void summarize(const ScanWeights& w, const Strip& strip, const Carry& carry, boo
   run(w, strip, carry, fresh, row_forward, row_backward, first, last);
 }
 
-void apply(const ScanWeights& w, const Strip& strip, const Carry& carry, float* y, int64_t first, int64_t last) {
+void summarize_columns(const ScanWeights& w, const Strip& strip, const Carry& carry, bool fresh, int64_t begin,
+                       int64_t end, int64_t first, int64_t last) {
   const bool half = strip.storage == Storage::bfloat16;
-  const auto run = w.state == 1 ? (half ? apply_strip<1, Bf16> : apply_strip<1, float>)
-                                : (half ? apply_strip<0, Bf16> : apply_strip<0, float>);
-  run(w, strip, carry, y, first, last);
+  const auto run = w.state == 1 ? (half ? columns_of_strip<1, Bf16> : columns_of_strip<1, float>)
+                                : (half ? columns_of_strip<0, Bf16> : columns_of_strip<0, float>);
+  run(w, strip, carry, fresh, begin, end, first, last);
+}
+
+void sweep(const ScanWeights& w, const Strip& strip, const Carry& carry, const Sweep& way, float* y, int64_t first,
+           int64_t last) {
+  const bool half = strip.storage == Storage::bfloat16;
+  const auto run = w.state == 1 ? (half ? sweep_strip<1, Bf16> : sweep_strip<1, float>)
+                                : (half ? sweep_strip<0, Bf16> : sweep_strip<0, float>);
+  run(w, strip, carry, way, y, first, last);
 }
 
 template <class X>
@@ -73,10 +83,11 @@ void map_floats(const float* x, float* out, int64_t count) {
 #define VMAMBA_NAME(text) VMAMBA_QUOTE(text)
 
 const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
-                       summarize,      apply,
-                       combine_block, backward_range,
-                       backward_scratch_floats, norm,
-                       depthwise,      silu_any,
+                       summarize,     summarize_columns,
+                       sweep,         combine_block,
+                       backward_range, backward_scratch_floats,
+                       norm,          depthwise,
+                       silu_any,
                        map_floats<exp2_bounded<1>>, map_floats<softplus2<1>>};
 
 }  // namespace

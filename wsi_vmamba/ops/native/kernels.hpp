@@ -59,6 +59,13 @@ struct Gradients {
   float* skip;    // [padded]
 };
 
+// One walk over rows [first_row, last_row) of a strip, in the two directions of one sense.
+struct Sweep {
+  bool downward;  // rows and columns in their forward directions; else from the last row up
+  bool add;       // add to y; else write it, the skip included
+  int64_t first_row, last_row;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -67,8 +74,11 @@ struct Kernels {
   // `row_forward` and `row_backward` say whether those transitions are wanted: nobody needs what leaves the map.
   void (*summarize)(const ScanWeights&, const Strip&, const Carry&, bool fresh, bool row_forward,
                     bool row_backward, int64_t first, int64_t last);
-  // Scan a strip in four directions from the entering states in `carry`, which become the leaving states.
-  void (*apply)(const ScanWeights&, const Strip&, const Carry&, float* y, int64_t first, int64_t last);
+  // The same for columns [begin, end) of the strip alone, without the rows.
+  void (*summarize_columns)(const ScanWeights&, const Strip&, const Carry&, bool fresh, int64_t begin, int64_t end,
+                            int64_t first, int64_t last);
+  // Scan rows of a strip in two directions from the entering states in `carry`, which become the leaving states.
+  void (*sweep)(const ScanWeights&, const Strip&, const Carry&, const Sweep&, float* y, int64_t first, int64_t last);
   // Turn the transitions of one direction into entering states, for one block of channels and one n: (slots,
   // width, 16) with slots `pitch` floats apart. `entry` is scratch, 2 * width * 16 floats.
   void (*combine)(const float* decay, float* state, int64_t slots, int64_t pitch, int64_t width, bool backward,

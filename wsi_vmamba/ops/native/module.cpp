@@ -211,8 +211,13 @@ Strip strip_of(const ConstActivation& u, const ConstFloats& proj, const ScanWeig
 // Decay and state of the four directions of one image, carved from one allocation.
 class WholeMapCarry {
  public:
+  // Rows are entered by nothing: their states start at zero. Those of the columns have to be found.
   WholeMapCarry(const ScanWeights& w, int64_t width)
-      : row_(w.state * w.padded), column_(width * row_), memory_(scratch_floats(4 * row_ + 4 * column_)) {}
+      : row_(w.state * w.padded), column_(width * row_), memory_(scratch_floats(4 * row_ + 4 * column_)) {
+    const Carry all = carry();
+    std::fill_n(all.row_forward.state, row_, 0.0f);
+    std::fill_n(all.row_backward.state, row_, 0.0f);
+  }
 
   Carry carry() const {
     float* p = memory_.get();
@@ -230,18 +235,13 @@ class WholeMapCarry {
   std::unique_ptr<float[], Free> memory_;
 };
 
-// One image, one range of channels, from start to end; no other range is touched.
-void scan_range(const Kernels& kernels, const ScanWeights& w, const Strip& map, const Carry& carry, float* y,
-                int64_t first, int64_t last) {
-  kernels.summarize(w, map, carry, true, false, false, first, last);
-  const int64_t pitch = map.width * kBlock;
+// Turn the transitions of the columns into the states that enter them, for one block of channels and one n.
+void enter_columns(const Kernels& kernels, const Carry& carry, int64_t width, int64_t group) {
+  const int64_t pitch = width * kBlock;
   const auto entry = scratch_floats(2 * pitch);
-  for (int64_t g = first / kBlock * w.state; g < last / kBlock * w.state; ++g) {
-    const Transition &down = carry.column_forward, &up = carry.column_backward;
-    kernels.combine(down.decay + g * pitch, down.state + g * pitch, 1, pitch, map.width, false, entry.get());
-    kernels.combine(up.decay + g * pitch, up.state + g * pitch, 1, pitch, map.width, true, entry.get());
-  }
-  kernels.apply(w, map, carry, y, first, last);
+  const Transition &down = carry.column_forward, &up = carry.column_backward;
+  kernels.combine(down.decay + group * pitch, down.state + group * pitch, 1, pitch, width, false, entry.get());
+  kernels.combine(up.decay + group * pitch, up.state + group * pitch, 1, pitch, width, true, entry.get());
 }
 
 void forward(const ConstActivation& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,
@@ -252,14 +252,35 @@ void forward(const ConstActivation& u, const ConstFloats& proj, const ConstFloat
   const ScanWeights w = scan_weights(weight, bias, rate, skip, shape.channels);
   require_size(proj, shape.count * shape.tokens() * proj_width(w), "proj");
   require_size(y, shape.count * shape.tokens() * shape.channels, "y");
-  const ChannelSplit split(w.padded, shape.count, threads);
   std::vector<WholeMapCarry> memory;
   for (int64_t i = 0; i < shape.count; ++i) memory.emplace_back(w, shape.width);
-  parallel_for(shape.count * split.count, threads, [&](int64_t job) {
-    const int64_t image = job / split.count, first = job % split.count * split.span;
-    scan_range(kernels, w, strip_of(u, proj, w, shape, image), memory[image].carry(),
-               y.data() + image * shape.tokens() * shape.channels, first, std::min(first + split.span, w.padded));
+
+  // What each column does to a state that enters it; columns are independent.
+  const int64_t parts = std::min(shape.width, (threads + shape.count - 1) / shape.count);
+  parallel_for(shape.count * parts, threads, [&](int64_t job) {
+    const int64_t image = job / parts, part = job % parts;
+    kernels.summarize_columns(w, strip_of(u, proj, w, shape, image), memory[image].carry(), true,
+                              part * shape.width / parts, (part + 1) * shape.width / parts, 0, w.padded);
   });
+  const int64_t groups = w.padded / kBlock * w.state;
+  parallel_for(shape.count * groups, threads, [&](int64_t job) {
+    enter_columns(kernels, memory[job / groups].carry(), shape.width, job % groups);
+  });
+
+  // The sweep down and the sweep up run side by side, each writing the half of the map it meets first; then each
+  // goes on and adds to the other's half. So two threads read whole tokens, where ranges of channels read parts.
+  const int64_t middle = shape.rows / 2;
+  const ChannelSplit split(w.padded, 2 * shape.count, threads);
+  for (const bool add : {false, true}) {
+    parallel_for(2 * shape.count * split.count, threads, [&](int64_t job) {
+      const int64_t image = job / 2 / split.count, first = job / 2 % split.count * split.span;
+      const bool downward = job % 2 == 0, upper = downward != add;
+      const Sweep way{downward, add, upper ? 0 : middle, upper ? middle : shape.rows};
+      kernels.sweep(w, strip_of(u, proj, w, shape, image), memory[image].carry(), way,
+                    y.data() + image * shape.tokens() * shape.channels, first,
+                    std::min(first + split.span, w.padded));
+    });
+  }
 }
 
 // How many shares of the gradient of `proj` and of scratch `backward` works with.
@@ -376,7 +397,9 @@ void apply_strip(const ConstActivation& u, const ConstFloats& proj, const ConstF
   const Carry carry = CarryArrays(no_decays, states).at(call.weights, call.shape.width, forward_slot, backward_slot);
   const nb::gil_scoped_release release;
   const FlushDenormals guard;
-  kernels.apply(call.weights, call.strip, carry, y.data(), 0, call.weights.padded);
+  const int64_t rows = call.strip.rows, padded = call.weights.padded;
+  kernels.sweep(call.weights, call.strip, carry, {true, false, 0, rows}, y.data(), 0, padded);
+  kernels.sweep(call.weights, call.strip, carry, {false, true, 0, rows}, y.data(), 0, padded);
 }
 
 // decay and state: (slots, groups, width, 16), a group being one block of channels and one n.

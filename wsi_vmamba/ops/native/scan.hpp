@@ -14,11 +14,14 @@ using vmamba::kBlock;
 using vmamba::ScanWeights;
 using vmamba::Storage;
 using vmamba::Strip;
+using vmamba::Sweep;
 using vmamba::Transition;
 
-// Tokens handled together, sharing loaded weights; and how many of them go through a polynomial in lockstep:
-// enough to hide the latency of an addition chain, few enough to stay in registers.
-constexpr int kTokens = 8;
+// Tokens handled together, sharing loaded weights, when transitions are folded and when y is written, which needs more
+// registers; and how many of them go through a polynomial in lockstep: enough to hide the latency of an addition
+// chain, few enough to stay in registers.
+constexpr int kFoldTokens = 8;
+constexpr int kSweepTokens = 4;
 constexpr int kLockstep = 2;
 
 // Where a direction's numbers are. N is the state size when known at compile time, 0 otherwise.
@@ -113,9 +116,9 @@ VMAMBA_INLINE void advance(const ScanWeights& w, const Layout<N>& at, int k, int
   }
 }
 
-// T tokens of both directions of one sense, one vector of channels. Sign +1 walks to the right and down and
-// writes y, -1 walks to the left and up and adds to y. Pointers are at the first token walked.
-template <int T, int Sign, bool Tail, int N, class X>
+// T tokens of both directions of one sense, one vector of channels. Sign +1 walks to the right and down, -1 to the
+// left and up. Writes y, the skip included, or adds to it. Pointers are at the first token walked.
+template <int T, int Sign, bool Add, bool Tail, int N, class X>
 VMAMBA_INLINE void apply_block(const ScanWeights& w, const Layout<N>& at, const X* u, const float* proj, float* y,
                                float* row_state, float* column_states, int64_t width, int64_t j, int64_t c) {
   constexpr int row = Sign > 0 ? 0 : 2;
@@ -139,10 +142,10 @@ VMAMBA_INLINE void apply_block(const ScanWeights& w, const Layout<N>& at, const 
   for (int t = 0; t < T; ++t) {
     float* out = y + t * u_stride + c;
     Vec rest;
-    if constexpr (Sign > 0) {
-      rest = skip * load_channels<Tail>(u + t * u_stride + c, live);
-    } else {
+    if constexpr (Add) {
       rest = load_channels<Tail>(out, live);
+    } else {
+      rest = skip * load_channels<Tail>(u + t * u_stride + c, live);
     }
     store_channels<Tail>(out, sum[t] * kLn2 + rest, live);
   }
@@ -157,32 +160,32 @@ VMAMBA_INLINE void each_vector(int64_t channels, int64_t first, int64_t last, Wh
   if (c < end) cut(c);
 }
 
-template <int T, int Sign, int N, class X>
+template <int T, int Sign, bool Add, int N, class X>
 void apply_tokens(const ScanWeights& w, const Layout<N>& at, const X* u, const float* proj, float* y,
                   float* row_state, float* column_states, int64_t width, int64_t j, int64_t first, int64_t last) {
   each_vector(
       w.channels, first, last,
-      [&](int64_t c) { apply_block<T, Sign, false, N>(w, at, u, proj, y, row_state, column_states, width, j, c); },
-      [&](int64_t c) { apply_block<T, Sign, true, N>(w, at, u, proj, y, row_state, column_states, width, j, c); });
+      [&](int64_t c) { apply_block<T, Sign, Add, false, N>(w, at, u, proj, y, row_state, column_states, width, j, c); },
+      [&](int64_t c) { apply_block<T, Sign, Add, true, N>(w, at, u, proj, y, row_state, column_states, width, j, c); });
 }
 
-template <int Sign, int N, class X>
-void apply_sweep(const ScanWeights& w, const Strip& strip, float* row_state, float* column_states, float* y,
-                 int64_t first, int64_t last) {
+template <int Sign, bool Add, int N, class X>
+void sweep_rows(const ScanWeights& w, const Strip& strip, float* row_state, float* column_states, const Sweep& way,
+                float* y, int64_t first, int64_t last) {
   const Layout<N> at(w);
-  for (int64_t i = 0; i < strip.rows; ++i) {
-    const int64_t row = Sign > 0 ? i : strip.rows - 1 - i;
+  for (int64_t i = 0; i < way.last_row - way.first_row; ++i) {
+    const int64_t row = Sign > 0 ? way.first_row + i : way.last_row - 1 - i;
     for (int64_t j = 0; j < strip.width;) {
       const int64_t column = Sign > 0 ? j : strip.width - 1 - j;
       const int64_t token = row * strip.width + column;
       const X* u = static_cast<const X*>(strip.u) + token * w.channels;
       const float* proj = strip.proj + token * at.token;
       float* out = y + token * w.channels;
-      if (j + kTokens <= strip.width) {
-        apply_tokens<kTokens, Sign, N>(w, at, u, proj, out, row_state, column_states, strip.width, column, first, last);
-        j += kTokens;
+      if (j + kSweepTokens <= strip.width) {
+        apply_tokens<kSweepTokens, Sign, Add, N>(w, at, u, proj, out, row_state, column_states, strip.width, column, first, last);
+        j += kSweepTokens;
       } else {
-        apply_tokens<1, Sign, N>(w, at, u, proj, out, row_state, column_states, strip.width, column, first, last);
+        apply_tokens<1, Sign, Add, N>(w, at, u, proj, out, row_state, column_states, strip.width, column, first, last);
         j += 1;
       }
     }
@@ -190,10 +193,15 @@ void apply_sweep(const ScanWeights& w, const Strip& strip, float* row_state, flo
 }
 
 template <int N, class X>
-void apply_strip(const ScanWeights& w, const Strip& strip, const Carry& carry, float* y, int64_t first,
-                 int64_t last) {
-  apply_sweep<1, N, X>(w, strip, carry.row_forward.state, carry.column_forward.state, y, first, last);
-  apply_sweep<-1, N, X>(w, strip, carry.row_backward.state, carry.column_backward.state, y, first, last);
+void sweep_strip(const ScanWeights& w, const Strip& strip, const Carry& carry, const Sweep& way, float* y,
+                 int64_t first, int64_t last) {
+  if (way.downward) {
+    const auto run = way.add ? sweep_rows<1, true, N, X> : sweep_rows<1, false, N, X>;
+    run(w, strip, carry.row_forward.state, carry.column_forward.state, way, y, first, last);
+  } else {
+    const auto run = way.add ? sweep_rows<-1, true, N, X> : sweep_rows<-1, false, N, X>;
+    run(w, strip, carry.row_backward.state, carry.column_backward.state, way, y, first, last);
+  }
 }
 
 // Fold T tokens into a transition. Tokens are met in forward order; a forward direction appends them
@@ -264,9 +272,9 @@ void fold_columns(const ScanWeights& w, const Strip& strip, const Transition* fo
       const int64_t token = i * strip.width + j;
       const X* u = static_cast<const X*>(strip.u) + token * w.channels;
       const float* proj = strip.proj + token * at.token;
-      if (j + kTokens <= end) {
-        fold_tokens<kTokens, Row, N>(w, at, u, proj, forward, backward, strip.width, j, first, last);
-        j += kTokens;
+      if (j + kFoldTokens <= end) {
+        fold_tokens<kFoldTokens, Row, N>(w, at, u, proj, forward, backward, strip.width, j, first, last);
+        j += kFoldTokens;
       } else {
         fold_tokens<1, Row, N>(w, at, u, proj, forward, backward, strip.width, j, first, last);
         j += 1;
@@ -275,12 +283,17 @@ void fold_columns(const ScanWeights& w, const Strip& strip, const Transition* fo
   }
 }
 
-// The transition that changes nothing, decay 1 and state 0, for channels [first, last).
-VMAMBA_INLINE void reset(const Transition& t, int64_t state, int64_t width, int64_t first, int64_t last) {
-  const int64_t end = state_place(state, width, last, 0, 0);
-  for (int64_t i = state_place(state, width, first, 0, 0); i < end; i += kLanes) {
-    store(t.decay + i, splat(1.0f));
-    store(t.state + i, Vec{});
+// The transition that changes nothing, decay 1 and state 0, for columns [begin, end) and channels [first, last).
+VMAMBA_INLINE void reset(const Transition& t, int64_t state, int64_t width, int64_t begin, int64_t end,
+                         int64_t first, int64_t last) {
+  for (int64_t c = first; c < last; c += kBlock) {
+    for (int64_t n = 0; n < state; ++n) {
+      const int64_t place = state_place(state, width, c, n, begin);
+      for (int64_t i = place; i < place + (end - begin) * kBlock; i += kLanes) {
+        store(t.decay + i, splat(1.0f));
+        store(t.state + i, Vec{});
+      }
+    }
   }
 }
 
@@ -288,26 +301,31 @@ VMAMBA_INLINE void reset(const Transition& t, int64_t state, int64_t width, int6
 constexpr int64_t kTileFloats = 48 * 1024;
 
 template <int N, class X>
+void columns_of_strip(const ScanWeights& w, const Strip& strip, const Carry& carry, bool fresh, int64_t begin,
+                      int64_t end, int64_t first, int64_t last) {
+  const Layout<N> at(w);
+  if (fresh) reset(carry.column_forward, at.state, strip.width, begin, end, first, last);
+  reset(carry.column_backward, at.state, strip.width, begin, end, first, last);
+  // Columns do not depend on each other, so they can be taken a few at a time.
+  const int64_t fitting = kTileFloats / (4 * at.state * (last - first)) / kFoldTokens * kFoldTokens;
+  const int64_t columns = fitting > kFoldTokens ? fitting : kFoldTokens;
+  for (int64_t start = begin; start < end; start += columns) {
+    const int64_t stop = start + columns < end ? start + columns : end;
+    fold_columns<false, N, X>(w, strip, &carry.column_forward, &carry.column_backward, start, stop, first, last);
+  }
+}
+
+template <int N, class X>
 void summarize_strip(const ScanWeights& w, const Strip& strip, const Carry& carry, bool fresh, bool row_forward,
                      bool row_backward, int64_t first, int64_t last) {
   const Layout<N> at(w);
-  if (fresh) {
-    reset(carry.row_forward, at.state, 1, first, last);
-    reset(carry.column_forward, at.state, strip.width, first, last);
-  }
-  reset(carry.row_backward, at.state, 1, first, last);
-  reset(carry.column_backward, at.state, strip.width, first, last);
+  if (fresh) reset(carry.row_forward, at.state, 1, 0, 1, first, last);
+  reset(carry.row_backward, at.state, 1, 0, 1, first, last);
   if (row_forward || row_backward) {
     fold_columns<true, N, X>(w, strip, row_forward ? &carry.row_forward : nullptr,
                              row_backward ? &carry.row_backward : nullptr, 0, strip.width, first, last);
   }
-  // Columns do not depend on each other, so they can be taken a few at a time.
-  const int64_t fitting = kTileFloats / (4 * at.state * (last - first)) / kTokens * kTokens;
-  const int64_t columns = fitting > kTokens ? fitting : kTokens;
-  for (int64_t begin = 0; begin < strip.width; begin += columns) {
-    const int64_t end = begin + columns < strip.width ? begin + columns : strip.width;
-    fold_columns<false, N, X>(w, strip, &carry.column_forward, &carry.column_backward, begin, end, first, last);
-  }
+  columns_of_strip<N, X>(w, strip, carry, fresh, 0, strip.width, first, last);
 }
 
 // Entering states of every slot of every column from their transitions, for one block of channels and one n:
