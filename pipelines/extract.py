@@ -36,6 +36,7 @@ from wsi_vmamba.store import (
     FeatureMeta,
     FeatureWriter,
     check_compatible,
+    end_dead_claims,
     is_complete,
     open_features,
     remove_stale_partials,
@@ -104,6 +105,7 @@ def begin(config: ExtractConfig, tools: Tools) -> float:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
+        end_dead_claims(out)
         remove_stale_partials(out)
         write_run_record(out, command="extract", config=config, facts=facts)
         return (out / "extract.run.json").stat().st_mtime

@@ -19,7 +19,7 @@ import pytest
 
 import wsi_vmamba.store.claims as claims
 from wsi_vmamba.errors import ClaimedError, StoreError
-from wsi_vmamba.store import take_claim
+from wsi_vmamba.store import end_dead_claims, take_claim
 
 HOLDER = """
 import sys, time
@@ -69,6 +69,14 @@ def test_a_living_owner_keeps_its_claim_and_a_killed_one_loses_it_at_once(tmp_pa
             assert [entry.name for entry in tmp_path.iterdir()] == [".s1.zarr.claim"]
             assert json.loads(claim.path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dead_claims_of_finished_slides_end_too(tmp_path: Path):
+    dead = forge(tmp_path / "s1.zarr", age_s=0, pid=1)
+    alive = forge(tmp_path / "s2.zarr", age_s=0, boot="another", host="node7")
+    end_dead_claims(tmp_path)
+    assert not dead.exists()
+    assert alive.exists()
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path):

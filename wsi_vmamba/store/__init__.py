@@ -5,7 +5,7 @@ with the top-left corner (x, y) of each cell in level-0 pixels, and the group at
 Every chunk carries a CRC-32C. The content depends on slide and settings only: no times, no host names.
 """
 
-from wsi_vmamba.store.claims import Claim, take_claim
+from wsi_vmamba.store.claims import Claim, end_dead_claims, take_claim
 from wsi_vmamba.store.durable import remove_stale_partials, write_bytes_atomic
 from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
 from wsi_vmamba.store.reader import FeatureFile, check_compatible, is_complete, open_features
@@ -18,6 +18,7 @@ __all__ = [
     "FeatureMeta",
     "FeatureWriter",
     "check_compatible",
+    "end_dead_claims",
     "is_complete",
     "open_features",
     "remove_stale_partials",

@@ -28,7 +28,8 @@ from types import TracebackType
 from typing import Self
 
 from wsi_vmamba.errors import ClaimedError, StoreError
-from wsi_vmamba.store.durable import describe_os_error, partial_name, remove_partials_of
+from wsi_vmamba.provenance import partial_name
+from wsi_vmamba.store.durable import describe_os_error, remove_partials_of
 
 #: Seconds between two touches of a claim.
 HEARTBEAT_S = 10.0
@@ -132,6 +133,17 @@ def take_claim(final: Path) -> Claim:
         raise
     except OSError as error:
         raise StoreError(f"cannot claim {final}: {describe_os_error(error)}") from error
+
+
+def end_dead_claims(folder: Path) -> None:
+    """Remove the claims, and with them the partial feature files, that dead runs left in a folder.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    for path in sorted(folder.glob(".*.claim")):
+        with contextlib.suppress(ClaimedError):
+            take_claim(path.with_name(path.name.removeprefix(".").removesuffix(".claim"))).release()
 
 
 def _write(candidate: Path) -> int:

@@ -6,11 +6,11 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 from pathlib import Path
 from threading import Lock
 
 from wsi_vmamba.errors import StoreError
+from wsi_vmamba.provenance import partial_mark, partial_name
 
 #: Partials this process is writing now; a partial with our pid that is not here is of a dead process whose
 #: pid we were given, as happens to pid 1 in containers.
@@ -81,11 +81,6 @@ class PartialFolder:
             _active.discard(self.path)
 
 
-def partial_name(final: Path) -> str:
-    """Temporary name, in the same folder, of what this process is making under the name of ``final``."""
-    return f".{final.name}.partial-{_host()}-{os.getpid()}"
-
-
 def remove_stale_partials(folder: Path) -> list[Path]:
     """Remove the partial feature files that dead processes of this host left in ``folder``; return them.
 
@@ -137,12 +132,8 @@ def describe_os_error(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _host() -> str:
-    return socket.gethostname().replace("/", "_") or "localhost"
-
-
 def _remove_stale(folder: Path, *, prefix: str) -> list[Path]:
-    mark = f".partial-{_host()}-"
+    mark = partial_mark()
     removed = []
     for path in sorted(folder.glob(f"{_escape(prefix)}*")):
         _, found, tail = path.name.removesuffix(".old").rpartition(mark)
