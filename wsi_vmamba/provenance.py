@@ -21,7 +21,7 @@ from wsi_vmamba.config import RunConfig, dump_config
 #: Packages whose version can change a result.
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-learn", "openslide-python", "openslide-bin",
-    "tifffile", "imagecodecs", "zarr", "pillow", "opencv-python-headless",
+    "tifffile", "imagecodecs", "simplejpeg", "zarr", "pillow", "opencv-python-headless",
 )  # fmt: skip
 
 
