@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 
 #: Scans of one progressive tile. Encoders write about ten; thousands keep a decoder busy for minutes.
 _MAX_SCANS = 100
+#: More filling than this is no alignment but a sector of zeros.
+_MAX_PADDING_BYTES = 16
+#: So many zero bits are more than two blocks of any picture, see `_zeros_mean_blank`.
+_ZEROS = bytes(64)
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
@@ -47,6 +51,8 @@ def decode_jpeg(data: bytes, *, tables: bytes | None, stored: Colours) -> NDArra
     whole = tables[:-2] + data[2:] if tables else data
     if whole.count(b"\xff\xda") > _MAX_SCANS:
         raise DamagedTileError(f"JPEG data of more than {_MAX_SCANS} scans")
+    if _ZEROS in data and not _zeros_mean_blank(whole):
+        raise DamagedTileError("JPEG data with a run of zeros in them, as a lost sector leaves it")
     claimed = _claimed_colours(whole)
     if claimed is None and stored is not Colours.GREY:
         whole = _mark(whole, stored)
@@ -72,10 +78,26 @@ def _decode_strictly(whole: bytes, colours: str) -> NDArray[np.uint8]:
 def _is_padding(whole: bytes, warning: str) -> bool:
     """Whether a warning is about filling that an encoder put before the end mark, which harms nothing."""
     found = _EXTRANEOUS.search(warning)
-    if found is None:
+    if found is None or int(found[1]) > _MAX_PADDING_BYTES:
         return False
     end = whole.rfind(b"\xff\xd9")
     return not whole[end - int(found[1]) : end].strip(b"\0\xff")
+
+
+def _zeros_mean_blank(whole: bytes) -> bool:
+    """Whether zero bits can be blank blocks: where the first code of every AC table is "end of block".
+
+    With any other tables, the usual ones among them, a run of zeros is blocks full of the least coefficient, which
+    no encoder writes and which decode without a warning.
+    """
+    first_symbols = []
+    for marker, position, length in _segments(whole):
+        at, end = position, position + length
+        while marker == 0xC4 and at + 17 < min(end, len(whole)):
+            if whole[at] & 0x10:
+                first_symbols.append(whole[at + 17])
+            at += 17 + sum(whole[at + 1 : at + 17])
+    return all(symbol == 0 for symbol in first_symbols)
 
 
 def _mark(whole: bytes, stored: Colours) -> bytes:
