@@ -2,95 +2,191 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue, describe_left_out, touched_cells
+from wsi_vmamba.pipelines.outcomes import ALREADY_DONE, CLAIMED, DONE, Outcome, OutcomeTable, failure
 from wsi_vmamba.pipelines.sources import SlideSource, find_sources
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
-from wsi_vmamba.errors import NoTissueError, SlideError, StoreError
+from wsi_vmamba.errors import (
+    ClaimedError,
+    IncompatibleStoreError,
+    SlideError,
+    StoreError,
+    UnreadableSlideError,
+    UsageError,
+)
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
-from wsi_vmamba.provenance import package_versions, write_run_record, write_text_atomic
-from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_regions, require_tissue
+from wsi_vmamba.provenance import package_versions, write_run_record
+from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level, plan_regions, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
-from wsi_vmamba.store import FeatureMeta, FeatureWriter, check_compatible, is_complete
+from wsi_vmamba.slide.tolerant import TolerantSlide
+from wsi_vmamba.store import (
+    FeatureMeta,
+    FeatureWriter,
+    check_compatible,
+    end_dead_claims,
+    is_complete,
+    open_features,
+    remove_stale_partials,
+    take_claim,
+)
 from wsi_vmamba.stream import StreamStats, stream_regions
 from wsi_vmamba.tissue import TissueMask, segment_tissue
 
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one slide; ``wait_s`` is how long the encoder waited for pixels."""
-
-    slide_id: str
-    outcome: str
-    detail: str = ""
-    regions: int = 0
-    cells: int = 0
-    seconds: float = 0.0
-    decode_s: float = 0.0
-    wait_s: float = 0.0
-
-    @property
-    def failed(self) -> bool:
-        """Whether the slide has no feature file now."""
-        return self.outcome not in {"done", "already done"}
+#: What may end one slide and leaves the others untouched: its file, the disk of its features, its size.
+_FAULTS = (SlideError, OSError, MemoryError)
+#: Seconds between two looks at slides that another run is at: the first, and the longest.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What all slides of a run share."""
+class Tools:
+    """What all slides of a run share in one process."""
 
-    config: ExtractConfig
     encoder: Encoder
     weights: ResolvedWeights
-    out: Path
 
 
 def run(config: ExtractConfig) -> int:
     """Extract every slide; return 0 when all have features, 1 when some slide failed."""
     started = time.perf_counter()
     sources = find_sources(config.slides)
-    job = _prepare(config)
-    encoder = job.encoder
+    tools = prepare(config)
+    encoder = tools.encoder
     console.say(
-        f"{len(sources)} slide(s); {encoder.name} on {encoder.device} in {encoder.precision}: {job.weights.note}"
+        f"{len(sources)} slide(s); {encoder.name} on {encoder.device} in {encoder.precision}: {tools.weights.note}"
     )
-    outcomes = [_extract_or_report(job, source) for source in sources]
-    _save(job, outcomes)
-    _summarize(outcomes, job.out, seconds=time.perf_counter() - started)
-    return 1 if any(outcome.failed for outcome in outcomes) else 0
+    since_s = begin(config, tools)
+    table = OutcomeTable(Path(config.out) / "extract.csv")
+    try:
+        for outcome in extract_all(config, sources, since_s=since_s):
+            _report(outcome)
+            table.add(outcome)
+    finally:
+        # Also after Ctrl-C: what was learned so far is kept and shown.
+        try:
+            table.save()
+        finally:
+            table.show(seconds=time.perf_counter() - started)
+    return 1 if any(outcome.failed for outcome in table.outcomes) else 0
+
+
+def begin(config: ExtractConfig, tools: Tools) -> float:
+    """Clear what dead runs left in the output folder, and record what this one is.
+
+    Returns:
+        The time of the start, by the clock of the output folder's file system.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    out = Path(config.out)
+    kernel, why = choose_backend(torch.device(tools.encoder.device), torch.float32)
+    facts = {
+        "backbone": tools.encoder.name,
+        "weights": tools.weights.note,
+        "weights_hash": tools.encoder.weights_hash,
+        "device": tools.encoder.device,
+        "precision": tools.encoder.precision,
+        "scan_kernel": kernel,
+        "scan_kernel_why": why,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        end_dead_claims(out)
+        remove_stale_partials(out)
+        write_run_record(out, command="extract", config=config, facts=facts)
+        return (out / "extract.run.json").stat().st_mtime
+    except OSError as error:
+        raise StoreError(
+            f"cannot write into {out.absolute()} ({error.strerror}); choose another --out, or make room or "
+            "permission there"
+        ) from error
+
+
+def extract_all(
+    config: ExtractConfig, sources: Sequence[SlideSource], *, since_s: float
+) -> Iterator[Outcome]:
+    """Extract one slide after another; slides that other runs are at come last, when those are through or dead."""
+    pause_s = _FIRST_PAUSE_S
+    waiting = list(sources)
+    while waiting:
+        claimed = []
+        for source in waiting:
+            outcome = extract_slide(config, source, since_s=since_s)
+            if outcome.outcome != CLAIMED:
+                yield outcome
+            else:
+                claimed.append(source)
+                if pause_s == _FIRST_PAUSE_S:
+                    console.say(f"{source.slide_id}: {outcome.detail}; later")
+        if claimed:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        waiting = claimed
+
+
+def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float = 0.0) -> Outcome:
+    """Extract one slide; the one boundary where a slide's error becomes an outcome, so that the others go on.
+
+    A plain function of values that can be pickled, for schedulers to call anywhere. The encoder is built once per
+    process and configuration. Where another run is at the slide the outcome is `CLAIMED`: call again later.
+
+    Args:
+        config: of the run.
+        source: the slide.
+        since_s: with ``overwrite``, feature files made after this time (see `begin`) are kept: they are new.
+    """
+    started = time.perf_counter()
+    try:
+        outcome = _extract(config, source, since_s)
+    except ClaimedError as error:
+        outcome = Outcome(slide_id=source.slide_id, outcome=CLAIMED, detail=f"{error.owner} is at it")
+    except _FAULTS as error:
+        outcome = failure(source.slide_id, error)
+    return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
 
 def plan_slide(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> tuple[TissueMask, RegionPlan]:
     """Find the tissue of a slide and plan its regions; the plan may be empty."""
     tissue = segment_tissue(slide, mpp=mpp.value, segmenter=config.segmenter)
-    spec = RegionSpec(
-        target_mpp=config.target_mpp,
-        region_px=config.region_px,
-        cell_px=config.cell_px,
-        min_tissue=config.min_tissue,
-    )
+    if isinstance(slide, TolerantSlide):
+        tissue = count_damage_as_tissue(tissue, slide)
     plan = plan_regions(
         width_l0=slide.levels[0].width_px,
         height_l0=slide.levels[0].height_px,
         mpp=mpp.value,
         levels=slide.levels,
-        spec=spec,
+        spec=_spec(config),
         tissue=tissue,
     )
     return tissue, plan
 
 
-def _prepare(config: ExtractConfig) -> Job:
+def _spec(config: ExtractConfig) -> RegionSpec:
+    return RegionSpec(
+        target_mpp=config.target_mpp,
+        region_px=config.region_px,
+        cell_px=config.cell_px,
+        min_tissue=config.min_tissue,
+    )
+
+
+@lru_cache(maxsize=1)
+def prepare(config: ExtractConfig) -> Tools:
+    """Build what all slides share; kept for the next call with an equal configuration."""
     weights = resolve_weights(config.backbone, config.weights)
     encoder = build_encoder(
         config.backbone,
@@ -100,107 +196,160 @@ def _prepare(config: ExtractConfig) -> Job:
         seed=config.seed,
         memory_limit=None if config.memory_limit_gb is None else int(config.memory_limit_gb * 1e9),
     )
-    return Job(config=config, encoder=encoder, weights=weights, out=Path(config.out))
+    return Tools(encoder=encoder, weights=weights)
 
 
-def _extract_or_report(job: Job, source: SlideSource) -> Outcome:
-    """The one boundary where a slide's error becomes an outcome, so that the others go on."""
-    started = time.perf_counter()
-    try:
-        outcome = _extract(job, source)
-    except NoTissueError as error:
-        outcome = Outcome(slide_id=source.slide_id, outcome="no tissue", detail=error.message)
-    except SlideError as error:
-        outcome = Outcome(slide_id=source.slide_id, outcome="failed", detail=error.message)
-    except StoreError as error:
-        outcome = Outcome(slide_id=source.slide_id, outcome="failed", detail=str(error))
-    outcome = replace(outcome, seconds=round(time.perf_counter() - started, 3))
-    counted = f"{outcome.regions} region(s), {outcome.cells} cells, {outcome.seconds:.1f} s"
-    console.say(f"{outcome.slide_id}: {outcome.outcome} ({outcome.detail if outcome.failed else counted})")
-    return outcome
+def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outcome:
+    if source.problem:
+        raise UnreadableSlideError(source.path, source.problem)
+    path = Path(config.out) / f"{source.slide_id}.zarr"
+    if _is_done(path, config, since_s):
+        return _check_done(path, config, source)
+    with take_claim(path):
+        if _is_done(path, config, since_s):  # by the run that had the claim a moment ago
+            return _check_done(path, config, source)
+        with _open(config, source) as slide:
+            mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
+            try:
+                tissue, plan = plan_slide(config, slide, mpp)
+            except UsageError as error:  # this slide is too coarse for what is asked; others may do
+                raise SlideError(source.path, str(error)) from error
+            require_tissue(plan, slide=source.path, tissue=tissue)
+            meta = _describe(config, source, slide, mpp, plan)
+            return _encode_into(path, meta, slide, plan, config)
 
 
-def _extract(job: Job, source: SlideSource) -> Outcome:
-    config, path = job.config, job.out / f"{source.slide_id}.zarr"
+def _open(config: ExtractConfig, source: SlideSource) -> Slide:
+    slide = open_slide(source.path, reader=config.reader)
+    return TolerantSlide(slide) if config.on_bad_tile == "skip" else slide
+
+
+def _is_done(path: Path, config: ExtractConfig, since_s: float) -> bool:
+    return is_complete(path) and (not config.overwrite or 0 < since_s < path.stat().st_mtime)
+
+
+def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outcome:
+    """Make sure that a feature file is what this run would make, without looking for the tissue again."""
+    stored = open_features(path)
     with open_slide(source.path, reader=config.reader) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
-        tissue, plan = plan_slide(config, slide, mpp)
-        require_tissue(plan, slide=source.path, tissue=tissue)
-        meta = _describe(job, source, slide, mpp, plan)
-        outcome = Outcome(
-            slide_id=source.slide_id, outcome="already done", regions=len(plan.regions), cells=plan.n_cells
+        try:
+            level, scale = choose_level(mpp=mpp.value, levels=slide.levels, target_mpp=config.target_mpp)
+        except UsageError as error:
+            raise SlideError(source.path, str(error)) from error
+        outline = RegionPlan(
+            spec=_spec(config),
+            width_l0=slide.levels[0].width_px,
+            height_l0=slide.levels[0].height_px,
+            mpp=mpp.value,
+            level=level,
+            downsample=slide.levels[level].downsample,
+            scale=scale,
+            regions=(),
         )
-        if is_complete(path) and not config.overwrite:
-            check_compatible(path, meta)
-            return outcome
-        stats = _encode_into(path, meta, slide, plan, job)
-        return replace(
-            outcome, outcome="done", decode_s=round(stats.decode_s, 3), wait_s=round(stats.wait_s, 3)
+        meta = _describe(config, source, slide, mpp, outline)
+    regions = stored.meta.plan.get("regions", [])
+    check_compatible(path, replace(meta, plan={**meta.plan, "regions": regions}))
+    left_out = sum(count for _, _, count in stored.meta.left_out.get("cells", []))
+    if left_out and config.on_bad_tile == "fail":
+        raise IncompatibleStoreError(
+            f"{path} lacks {left_out} cells that damaged tiles touch; take it as it is with --on-bad-tile skip, or "
+            "mend the slide and use --overwrite"
         )
+    return Outcome(
+        slide_id=source.slide_id,
+        outcome=ALREADY_DONE,
+        regions=len(regions),
+        cells=stored.n_cells,
+        left_out=left_out,
+        detail=_count_damage(stored.meta) if left_out else "",
+    )
 
 
-def _encode_into(path: Path, meta: FeatureMeta, slide: Slide, plan: RegionPlan, job: Job) -> StreamStats:
-    config, encoder, stats = job.config, job.encoder, StreamStats()
+def _encode_into(
+    path: Path, meta: FeatureMeta, slide: Slide, plan: RegionPlan, config: ExtractConfig
+) -> Outcome:
+    encoder, stats, as_opened = prepare(config).encoder, StreamStats(), _state_of(slide.path)
+    left_out: list[NDArray[np.int64]] = []
     with (
         FeatureWriter(path, meta, encoder.dim, overwrite=config.overwrite) as writer,
         console.progress(meta.slide_id, len(plan.regions)) as task,
     ):
         for decoded in stream_regions(slide, plan, prefetch=config.prefetch, stats=stats):
             region = decoded.region
-            feature_map = encoder.encode(decoded.pixels)
-            features = pool_cells(feature_map, region, cell_px=config.cell_px, stride_px=encoder.stride_px)
-            writer.append(features, plan.coords_l0(region))
+            damage = slide.damage(plan.level) if isinstance(slide, TolerantSlide) else ()
+            sound = ~touched_cells(plan, region, damage)
+            if not sound.all():
+                left_out.append(region.cells[~sound])
+            if sound.any():
+                feature_map = encoder.encode(decoded.pixels)
+                features = pool_cells(
+                    feature_map, region, cell_px=config.cell_px, stride_px=encoder.stride_px
+                )
+                writer.append(features[sound], plan.coords_l0(region)[sound])
             task.step(f"region {region.width_px} x {region.height_px} px")
-        writer.commit()
-    return stats
+        n_left_out = sum(map(len, left_out))
+        if n_left_out == plan.n_cells:
+            raise UnreadableSlideError(
+                slide.path, f"every one of its {n_left_out} cells touches a damaged tile"
+            )
+        if _state_of(slide.path) != as_opened:
+            raise UnreadableSlideError(slide.path, "it was changed, moved or removed while it was read")
+        if left_out and isinstance(slide, TolerantSlide):
+            writer.commit(left_out=describe_left_out(left_out, slide))
+        else:
+            writer.commit()
+    return Outcome(
+        slide_id=meta.slide_id,
+        outcome=DONE,
+        detail=_count_damage(writer.meta) if left_out else "",
+        regions=len(plan.regions),
+        cells=plan.n_cells - n_left_out,
+        left_out=n_left_out,
+        decode_s=round(stats.decode_s, 3),
+        wait_s=round(stats.wait_s, 3),
+    )
 
 
-def _describe(job: Job, source: SlideSource, slide: Slide, mpp: ResolvedMpp, plan: RegionPlan) -> FeatureMeta:
+def _state_of(path: str) -> tuple[int, int, int] | None:
+    """What changes when a slide is replaced or still being copied; None where it is gone."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _count_damage(meta: FeatureMeta) -> str:
+    tiles = meta.left_out["tiles"]
+    places = ", ".join(f"level {level} at ({x}, {y})" for level, x, y, _, _ in tiles[:3])
+    more = f" and {len(tiles) - 3} more" if len(tiles) > 3 else ""
+    return f"{len(tiles)} damaged tile(s): {places}{more}"
+
+
+def _describe(
+    config: ExtractConfig, source: SlideSource, slide: Slide, mpp: ResolvedMpp, plan: RegionPlan
+) -> FeatureMeta:
+    encoder = prepare(config).encoder
     return FeatureMeta(
         slide_id=source.slide_id,
         slide_path=str(source.path),
         reader=slide.reader,
         mpp=mpp.value,
         mpp_source=mpp.source,
-        target_mpp=job.config.target_mpp,
-        cell_px=job.config.cell_px,
+        target_mpp=config.target_mpp,
+        cell_px=config.cell_px,
         cell_l0=plan.cell_l0,
         plan=plan.to_dict(),
-        segmenter=job.config.segmenter,
-        model=job.encoder.name,
-        weights_hash=job.encoder.weights_hash,
-        precision=job.encoder.precision,
+        segmenter=config.segmenter,
+        model=encoder.name,
+        weights_hash=encoder.weights_hash,
+        precision=encoder.precision,
         versions=package_versions(),
     )
 
 
-def _save(job: Job, outcomes: Sequence[Outcome]) -> None:
-    """Write the table of outcomes and the provenance beside the features."""
-    kernel, why = choose_backend(torch.device(job.encoder.device), torch.float32)
-    facts = {
-        "backbone": job.encoder.name,
-        "weights": job.weights.note,
-        "weights_hash": job.encoder.weights_hash,
-        "device": job.encoder.device,
-        "precision": job.encoder.precision,
-        "scan_kernel": kernel,
-        "scan_kernel_why": why,
-    }
-    write_run_record(job.out, command="extract", config=job.config, facts=facts)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(Outcome.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(outcome) for outcome in outcomes)
-    write_text_atomic(job.out / "extract.csv", text.getvalue())
-
-
-def _summarize(outcomes: Sequence[Outcome], out: Path, *, seconds: float) -> None:
-    failures = [outcome for outcome in outcomes if outcome.failed]
-    already = sum(outcome.outcome == "already done" for outcome in outcomes)
-    console.say(
-        f"{len(outcomes) - len(failures)} of {len(outcomes)} slides have features in {out} "
-        f"({already} were there already); {seconds:.1f} s"
-    )
-    if failures:
-        rows = [(failure.slide_id, failure.outcome, failure.detail) for failure in failures]
-        console.print_table("Slides without features", ("slide", "outcome", "cause"), rows)
+def _report(outcome: Outcome) -> None:
+    left_out = f", {outcome.left_out} cells left out" if outcome.left_out else ""
+    counted = f"{outcome.regions} region(s), {outcome.cells} cells{left_out}, {outcome.seconds:.1f} s"
+    console.say(f"{outcome.slide_id}: {outcome.outcome} ({outcome.detail if outcome.failed else counted})")

@@ -7,45 +7,78 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_vmamba.datasets.csv import read_manifest
-from wsi_vmamba.errors import DatasetError, UsageError
+from wsi_vmamba.errors import DatasetError, UnreadableSlideError, UsageError
 from wsi_vmamba.slide import find_slides
+from wsi_vmamba.slide.canvas import slide_id_of
+
+#: Longest name that leaves room for the ending and the temporary names, in bytes; file systems take 255.
+_LONGEST_ID_BYTES = 150
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideSource:
-    """One slide to read: its unique name, its file, and the manifest's um per level-0 pixel where there is one."""
+    """One slide to read.
+
+    Attributes:
+        slide_id: its unique name, which the feature file gets.
+        path: its file.
+        mpp: the manifest's um per level-0 pixel where there is one.
+        problem: why it cannot be read, where that is known before anybody tries; empty otherwise.
+    """
 
     slide_id: str
     path: Path
     mpp: float | None = None
+    problem: str = ""
 
 
 def find_sources(slides: str) -> list[SlideSource]:
     """List the slides that a folder (recursively), a CSV (slide_id, path, mpp) or a single file stands for.
+
+    A folder that cannot be listed stands in the list with its problem; the others go on.
 
     Raises:
         UsageError: nothing is there, no slide was found, or two slides share a name.
         DatasetError: the CSV is not as described.
     """
     path = Path(slides)
-    if not path.exists():
+    try:
+        there, is_file = path.exists(), path.is_file()
+    except OSError as error:
+        raise UsageError(f"cannot look at {slides} ({error.strerror})") from error
+    if not there:
         raise UsageError(f"no such file or folder: {slides}; give a folder of slides, one slide, or a CSV")
-    if path.is_file() and path.suffix.lower() == ".csv":
+    if is_file and path.suffix.lower() == ".csv":
         return [
             _from_record(path, record.slide_id, record.path, record.mpp)
             for record in read_manifest(path, root=path.parent)
         ]
-    found = find_slides(path) if path.is_dir() else [path]
-    if not found:
+    problems: list[UnreadableSlideError] = []
+    sources = [
+        SlideSource(slide_id=slide_id_of(file), path=file) for file in find_slides(path, problems=problems)
+    ]
+    if not sources and not problems:
         raise UsageError(f"no slides found in {path.absolute()} (searched recursively)")
-    sources = [SlideSource(slide_id=file.stem, path=file) for file in found]
     _refuse_same_names(sources)
-    return sources
+    return sources + [
+        SlideSource(slide_id=f"{error.slide}/", path=Path(error.slide), problem=error.message)
+        for error in problems
+    ]
 
 
 def _from_record(manifest: Path, slide_id: str, path: Path | None, mpp: float | None) -> SlideSource:
     if path is None:
         raise DatasetError(f"{manifest}: {slide_id} has no path; extraction needs one for every slide")
+    if (
+        slide_id.startswith(".")
+        or not slide_id.isprintable()
+        or any(letter in slide_id for letter in "/\\")
+        or len(slide_id.encode()) > _LONGEST_ID_BYTES
+    ):
+        raise DatasetError(
+            f"{manifest}: {slide_id[:200]!r} cannot name a feature file; expected a slide_id without slashes, not "
+            f"beginning with a dot, of at most {_LONGEST_ID_BYTES} bytes"
+        )
     return SlideSource(slide_id=slide_id, path=path, mpp=mpp)
 
 

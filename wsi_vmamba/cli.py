@@ -81,6 +81,10 @@ def extract(
     memory_limit: Annotated[
         float | None, typer.Option(help="Most GB the process may hold; a region that needs more is refused.")
     ] = None,
+    on_bad_tile: Annotated[
+        str | None,
+        typer.Option(help="fail (the slide) or skip (the cells it touches, recorded) [default: fail]."),
+    ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace existing feature files.")
     ] = None,
@@ -91,7 +95,8 @@ def extract(
     options = {
         "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
         "region_px": region_px, "cell_px": cell_px, "backbone": backbone, "weights": weights,
-        "precision": precision, "device": device, "memory_limit_gb": memory_limit, "overwrite": overwrite,
+        "precision": precision, "device": device, "memory_limit_gb": memory_limit, "on_bad_tile": on_bad_tile,
+        "overwrite": overwrite,
     }  # fmt: skip
     _run("extract", "ExtractConfig", config, assignments, options)
 

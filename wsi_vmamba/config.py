@@ -65,6 +65,8 @@ class ExtractConfig(RunConfig):
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = None
     prefetch: Annotated[int, Field(ge=1, le=8)] = 1
     """Regions decoded ahead of the one being encoded."""
+    on_bad_tile: Literal["fail", "skip"] = "fail"
+    """What a tile that does not decode means: the slide fails, or the cells it touches are left out and recorded."""
     overwrite: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
 

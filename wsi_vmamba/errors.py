@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
 
 class WsiVmambaError(Exception):
@@ -38,7 +40,7 @@ class SlideError(WsiVmambaError):
         self.slide = str(slide)
         self.message = message
 
-    def __reduce__(self) -> tuple[type[SlideError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by (slide, message), so that the error survives a trip through a worker process."""
         return type(self), (self.slide, self.message)
 
@@ -49,6 +51,17 @@ class UnreadableSlideError(SlideError, OSError):
 
 class BadTileError(UnreadableSlideError):
     """One tile inside an otherwise readable slide cannot be decoded; the message names level and tile."""
+
+    def __init__(
+        self, slide: object, message: str, *, box_px: tuple[int, int, int, int] | None = None
+    ) -> None:
+        """Name slide, level and tile; ``box_px`` is where the tile lies: x, y, width, height on its level."""
+        super().__init__(slide, message)
+        self.box_px = box_px
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the place of the tile."""
+        return partial(type(self), box_px=self.box_px), (self.slide, self.message)
 
 
 class MissingMppError(SlideError, ValueError):
@@ -69,6 +82,20 @@ class StoreError(WsiVmambaError, OSError):
 
 class IncompatibleStoreError(StoreError, ValueError):
     """A feature file was made with other settings than those asked for; mixing is refused."""
+
+
+class ClaimedError(StoreError):
+    """Another run, which is alive, is making the same feature file; wait for it or go on with other slides."""
+
+    def __init__(self, path: object, owner: str) -> None:
+        """Name the feature file and who is at it."""
+        super().__init__(f"{path}: {owner} is at it; it is taken over if that process dies")
+        self.path = str(path)
+        self.owner = owner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by (path, owner)."""
+        return type(self), (self.path, self.owner)
 
 
 class WeightsError(WsiVmambaError, ValueError):

@@ -21,7 +21,7 @@ from wsi_vmamba.config import RunConfig, dump_config
 #: Packages whose version can change a result.
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-learn", "openslide-python", "openslide-bin",
-    "tifffile", "imagecodecs", "zarr", "pillow", "opencv-python-headless",
+    "tifffile", "imagecodecs", "simplejpeg", "zarr", "pillow", "opencv-python-headless",
 )  # fmt: skip
 
 
@@ -46,10 +46,23 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def partial_name(final: Path) -> str:
+    """Temporary name, in the same folder, of what this process is making under the name of ``final``.
+
+    It says whose it is, so that a later run can remove what a dead process left.
+    """
+    return f".{final.name}{partial_mark()}{os.getpid()}"
+
+
+def partial_mark() -> str:
+    """What stands between the final name and the pid in the temporary names of this host."""
+    return f".partial-{socket.gethostname().replace('/', '_') or 'localhost'}-"
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{partial_name(path)}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

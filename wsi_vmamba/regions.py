@@ -195,7 +195,7 @@ class RegionPlan:
             "level": self.level,
             "downsample": self.downsample,
             "scale": self.scale,
-            "regions": [_runs(region.cells) for region in self.regions],
+            "regions": [cell_runs(region.cells) for region in self.regions],
         }
 
     @classmethod
@@ -348,8 +348,8 @@ def _region(index: int, cells: NDArray[np.int64], spec: RegionSpec) -> Region:
     )
 
 
-def _runs(cells: NDArray[np.int64]) -> list[list[int]]:
-    """Cells in reading order as runs [row, first column, count]: a tenth of the JSON that pairs would be."""
+def cell_runs(cells: NDArray[np.int64]) -> list[list[int]]:
+    """Cells (column, row) in reading order as runs [row, first column, count]: a tenth of the JSON of pairs."""
     columns, rows = cells[:, 0], cells[:, 1]
     starts = np.concatenate([[0], np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 1)) + 1])
     counts = np.diff(np.append(starts, len(cells)))
@@ -358,6 +358,6 @@ def _runs(cells: NDArray[np.int64]) -> list[list[int]]:
 
 
 def _cells(runs: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Undo `_runs`."""
+    """Undo `cell_runs`."""
     parts = [np.stack([np.arange(c, c + n), np.full(n, r)], axis=1) for r, c, n in runs]
     return np.concatenate(parts).astype(np.int64)

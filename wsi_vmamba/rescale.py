@@ -121,6 +121,14 @@ def is_whole(scale: float) -> bool:
     return scale == round(scale)
 
 
+def source_range(start_px: int, count_px: int, *, scale: float) -> tuple[int, int]:
+    """First and one past the last source pixel that ``count_px`` target pixels from ``start_px`` on are made of."""
+    if is_whole(scale):
+        return round(start_px * scale), round((start_px + count_px) * scale)
+    first, last = (_taps(at, 1, scale=scale, bits=_ROW_BITS) for at in (start_px, start_px + count_px - 1))
+    return int(first.first[0]), int(last.end[0])
+
+
 def _taps(start_px: int, count_px: int, *, scale: float, bits: int) -> Taps:
     """Taps of the target pixels from ``start_px`` of the canvas on, along either axis."""
     x = np.arange(start_px, start_px + count_px, dtype=np.float64)

@@ -18,14 +18,19 @@ SLIDE_SUFFIXES = frozenset(
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
 
-def find_slides(folder: str | Path) -> list[Path]:
+def find_slides(folder: str | Path, *, problems: list[UnreadableSlideError] | None = None) -> list[Path]:
     """List the slides at or below ``folder``, sorted by path; a single slide gives itself.
 
     Files are taken by their ending, DICOM by its content and one file (the first by name) per series. Hidden
-    files, feature files of this package and the data folders beside ``.mrxs`` files are passed over.
+    files, feature files of this package and the data folders beside ``.mrxs`` files are passed over. A folder
+    that links lead to twice is searched once.
+
+    Args:
+        folder: where to look.
+        problems: takes in an error for each folder that cannot be listed, and the search goes on.
 
     Raises:
-        UnreadableSlideError: there is no such file or folder, or a folder in it cannot be listed.
+        UnreadableSlideError: there is no such file or folder, or, without ``problems``, one cannot be listed.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -34,8 +39,9 @@ def find_slides(folder: str | Path) -> list[Path]:
         return [folder]
     found: list[Path] = []
     seen: set[tuple[Path, str]] = set()
-    for path in _walk(folder):
-        if path.is_dir() or path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith(".zarr.zip"):
+    for path in _walk(folder, problems, set()):
+        announced = path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith(".zarr.zip")
+        if announced or is_zarr_folder(path):
             found.append(path)
         elif is_dicom(path):
             # A file whose header has no series is its own series.
@@ -47,8 +53,11 @@ def find_slides(folder: str | Path) -> list[Path]:
 
 
 def is_zarr_folder(path: Path) -> bool:
-    """Whether a folder is a zarr group or array."""
-    return any((path / marker).is_file() for marker in _ZARR_MARKERS)
+    """Whether a folder is a zarr group or array; False also where it cannot be looked into."""
+    try:
+        return any((path / marker).is_file() for marker in _ZARR_MARKERS)
+    except PermissionError:
+        return False
 
 
 def is_feature_store(path: Path) -> bool:
@@ -56,21 +65,34 @@ def is_feature_store(path: Path) -> bool:
     return all(is_zarr_folder(path / name) for name in ("features", "coords_l0"))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(
+    folder: Path, problems: list[UnreadableSlideError] | None, seen: set[tuple[int, int]]
+) -> Iterator[Path]:
     """Yield visible files, and zarr folders whole, in order of name."""
     try:
+        there = folder.stat()
+        if (there.st_dev, there.st_ino) in seen:
+            return
+        seen.add((there.st_dev, there.st_ino))
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        # Listing needs one permission and looking at what is listed another.
+        folders = {entry.name for entry in entries if entry.is_dir()}
+        zarrs = {name for name in folders if is_zarr_folder(folder / name)}
     except OSError as error:
-        raise UnreadableSlideError(folder, f"cannot list the folder ({error.strerror})") from error
+        problem = UnreadableSlideError(folder, f"cannot list the folder ({error.strerror})")
+        if problems is None:
+            raise problem from error
+        problems.append(problem)
+        return
     companions = {Path(entry.name).stem for entry in entries if entry.name.lower().endswith(".mrxs")}
     for entry in entries:
-        path = Path(entry.path)
+        path = folder / entry.name
         if entry.name.startswith("."):
             continue
-        if not entry.is_dir():
+        if entry.name not in folders:
             yield path
-        elif is_zarr_folder(path):
+        elif entry.name in zarrs:
             if not is_feature_store(path):
                 yield path
         elif entry.name not in companions:
-            yield from _walk(path)
+            yield from _walk(path, problems, seen)

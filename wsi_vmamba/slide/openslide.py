@@ -70,24 +70,29 @@ class OpenSlideSlide(CanvasSlide):
             return np.asarray(handle.read_region(corner_l0, level, size_px))
         except openslide.OpenSlideError as error:
             self._replace(handle)
-            where = self._tiles_at(level, corner_px, size_px)
+            where, box_px = self._tiles_at(level, corner_px, size_px)
             raise BadTileError(
-                self.path, f"level {level}, {where}: OpenSlide cannot decode it ({error})"
+                self.path, f"level {level}, {where}: OpenSlide cannot decode it ({error})", box_px=box_px
             ) from error
 
-    def _tiles_at(self, level: int, corner_px: tuple[int, int], size_px: tuple[int, int]) -> str:
-        """Name the tiles under a rectangle; OpenSlide does not say which one of them is bad."""
-        sides = [self.properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")]
-        if None in sides:
-            return f"rectangle {corner_px} + {size_px} px"
-        first = tuple(start // int(side or 1) for start, side in zip(corner_px, sides, strict=True))
+    def _tiles_at(
+        self, level: int, corner_px: tuple[int, int], size_px: tuple[int, int]
+    ) -> tuple[str, tuple[int, int, int, int] | None]:
+        """Name the tiles under a rectangle, and place them if it is one; OpenSlide does not say which is bad."""
+        recorded = [
+            self.properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")
+        ]
+        if None in recorded:
+            return f"rectangle {corner_px} + {size_px} px", None
+        sides = [int(side or 1) for side in recorded]
+        first = tuple(start // side for start, side in zip(corner_px, sides, strict=True))
         last = tuple(
-            (start + size - 1) // int(side or 1)
-            for start, size, side in zip(corner_px, size_px, sides, strict=True)
+            (start + size - 1) // side for start, size, side in zip(corner_px, size_px, sides, strict=True)
         )
-        return (
-            f"tile (col, row) {first}" if first == last else f"one of the tiles (col, row) {first} to {last}"
-        )
+        if first != last:
+            return f"one of the tiles (col, row) {first} to {last}", None
+        box_px = (first[0] * sides[0], first[1] * sides[1], sides[0], sides[1])
+        return f"tile (col, row) {first}", box_px
 
     def _replace(self, failed: openslide.OpenSlide) -> None:
         """Open afresh: an OpenSlide handle refuses everything after its first error.

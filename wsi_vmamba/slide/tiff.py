@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import BadTileError
+from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
@@ -79,9 +80,11 @@ class TiffSlide(CanvasSlide):
             target = out[y0 - y_px : y1 - y_px, x0 - x_px : x1 - x_px]
             try:
                 self._paste_tile(target, table, tile, x_in_tile=x0 - left, y_in_tile=y0 - top)
-            except (DamagedTileError, OSError) as error:
+            except DamagedTileError as error:
                 raise BadTileError(
-                    self.path, f"level {level}, tile (col, row) ({column}, {row}): {error}"
+                    self.path,
+                    f"level {level}, tile (col, row) ({column}, {row}): {error}",
+                    box_px=(left, top, table.tile_width_px, table.tile_height_px),
                 ) from error
 
         with self._file.reading():
@@ -126,7 +129,15 @@ class TiffSlide(CanvasSlide):
                 f"its data should end at byte {offset + length}, the file ends at {self._file.size_bytes}; "
                 "it was cut short or its tile table is damaged"
             )
-        data = self._file.read_at(offset, length)
+        try:
+            data = self._file.read_at(offset, length)
+        except OSError as error:
+            # A bad sector harms this tile; anything else, such as a server that went away, the whole file.
+            if error.errno == errno.EIO:
+                raise DamagedTileError(f"the disk cannot read it ({error.strerror})") from error
+            raise UnreadableSlideError(
+                self.path, f"reading failed in the middle ({error.strerror}); is its disk still there?"
+            ) from error
         return decode_tile(data, table.form, width_px=table.tile_width_px, height_px=table.stored_rows(row))
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, decode_jpeg, jpeg_size
+
 #: Photometric interpretations, by their numbers in TIFF.
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
 #: Compressions whose data carry their own size and colours.
@@ -18,10 +20,6 @@ JPEG = 7
 JPEG2000_YCBCR = 33003
 JPEG2000 = (JPEG2000_YCBCR, 33005, 34712)
 HORIZONTAL_PREDICTOR = 2
-
-
-class DamagedTileError(ValueError):
-    """The data of one tile do not decode; the caller adds which tile of which slide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +71,10 @@ def _decode_jpeg(data: bytes, form: TileFormat, width_px: int, height_px: int) -
     if b"\xff\xd9" not in data[-64:]:
         raise DamagedTileError("JPEG data end before their end mark")
     # Photometric, not the JPEG's own markers, says what the components are: Aperio stores RGB without saying so.
-    stored, wanted = {YCBCR: ("YCBCR", "RGB"), RGB: ("RGB", "RGB")}.get(form.photometric, ("GRAYSCALE",) * 2)
-    if form.samples == 1:
-        stored = wanted = "GRAYSCALE"
-    pixels = imagecodecs.jpeg8_decode(data, tables=form.jpeg_tables, colorspace=stored, outcolorspace=wanted)
-    return _as_hwc(pixels)
+    stored = (
+        Colours.GREY if form.samples == 1 else Colours.YCBCR if form.photometric == YCBCR else Colours.RGB
+    )
+    return _as_hwc(decode_jpeg(data, tables=form.jpeg_tables, stored=stored))
 
 
 def _decode_jpeg2000(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:
@@ -146,28 +143,6 @@ def _as_hwc(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8:
         raise DamagedTileError(f"expected 8-bit samples, got {pixels.dtype}")
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """(width, height, samples) that a JPEG's frame header says.
-
-    Raises:
-        DamagedTileError: there is no such header.
-    """
-    position = 2
-    if data[:2] != b"\xff\xd8":
-        raise DamagedTileError(f"expected JPEG data, found bytes {data[:4].hex(' ')}")
-    while position + 10 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        # Frame headers are C0 to CF, except for the tables C4 and CC and the reserved C8.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, samples = struct.unpack_from(">HHB", data, position + 5)
-            return width, height, samples
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    raise DamagedTileError("JPEG data without a frame header")
 
 
 def jpeg2000_size(data: bytes) -> tuple[int, int, int, bool]:

@@ -67,12 +67,22 @@ class ZarrSlide(CanvasSlide):
             try:
                 pixels = _read_hwc(source, x_px, x_px + out.shape[1], top, bottom)
             except _DAMAGE as error:
+                if not self._is_there():
+                    raise UnreadableSlideError(self.path, "it went away while it was read") from error
                 column, row = _find_bad_chunk(source, x_px, x_px + out.shape[1], top, bottom)
+                width, height = source.chunk_px
                 raise BadTileError(
                     self.path,
                     f"level {level}, chunk (col, row) ({column}, {row}): it does not decode ({error})",
+                    box_px=(column * width, row * height, width, height),
                 ) from error
             out[top - y_px : bottom - y_px] = pixels
+
+    def _is_there(self) -> bool:
+        try:
+            return Path(self.path).exists()
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Let go of the store; further reads are errors."""

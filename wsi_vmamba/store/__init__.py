@@ -5,6 +5,7 @@ with the top-left corner (x, y) of each cell in level-0 pixels, and the group at
 Every chunk carries a CRC-32C. The content depends on slide and settings only: no times, no host names.
 """
 
+from wsi_vmamba.store.claims import Claim, end_dead_claims, take_claim
 from wsi_vmamba.store.durable import remove_stale_partials, write_bytes_atomic
 from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
 from wsi_vmamba.store.reader import FeatureFile, check_compatible, is_complete, open_features
@@ -12,12 +13,15 @@ from wsi_vmamba.store.writer import FeatureWriter
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Claim",
     "FeatureFile",
     "FeatureMeta",
     "FeatureWriter",
     "check_compatible",
+    "end_dead_claims",
     "is_complete",
     "open_features",
     "remove_stale_partials",
+    "take_claim",
     "write_bytes_atomic",
 ]

@@ -6,11 +6,11 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 from pathlib import Path
 from threading import Lock
 
 from wsi_vmamba.errors import StoreError
+from wsi_vmamba.provenance import partial_mark, partial_name
 
 #: Partials this process is writing now; a partial with our pid that is not here is of a dead process whose
 #: pid we were given, as happens to pid 1 in containers.
@@ -33,7 +33,7 @@ class PartialFolder:
             OSError: the folder cannot be created.
         """
         self.final = final
-        self.path = final.parent / f".{final.name}.partial-{_host()}-{os.getpid()}"
+        self.path = final.with_name(partial_name(final))
         self._lock_fd: int | None = None
         final.parent.mkdir(parents=True, exist_ok=True)
         with _active_lock:
@@ -84,10 +84,20 @@ class PartialFolder:
 def remove_stale_partials(folder: Path) -> list[Path]:
     """Remove the partial feature files that dead processes of this host left in ``folder``; return them.
 
-    One whose process lives, or that another host made, is left alone.
+    One whose process lives, or that another host made, is left alone. A whole feature file that was being
+    replaced when its process died gets its name back.
     """
     with _active_lock:
         return _remove_stale(folder, prefix=".")
+
+
+def remove_partials_of(final: Path, *, host: str, pid: int) -> None:
+    """Remove what a process that is known to be dead, here or on another host, left of ``final``."""
+    left = final.with_name(f".{final.name}.partial-{host.replace('/', '_')}-{pid}")
+    with _active_lock:
+        if left not in _active:
+            _clear(left)
+            _clear(left.with_name(f"{left.name}.old"))
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
@@ -96,7 +106,9 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     Raises:
         StoreError: the disk is full or the folder cannot be written; the temporary file is gone.
     """
-    temporary = path.with_name(f".{path.name}.partial-{_host()}-{os.getpid()}")
+    temporary = path.with_name(partial_name(path))
+    with _active_lock:
+        _active.add(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -108,6 +120,9 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {describe_os_error(error)}") from error
+    finally:
+        with _active_lock:
+            _active.discard(temporary)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -117,19 +132,25 @@ def describe_os_error(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _host() -> str:
-    return socket.gethostname().replace("/", "_") or "localhost"
-
-
 def _remove_stale(folder: Path, *, prefix: str) -> list[Path]:
-    mark = f".partial-{_host()}-"
+    mark = partial_mark()
     removed = []
     for path in sorted(folder.glob(f"{_escape(prefix)}*")):
-        _, found, pid = path.name.removesuffix(".old").rpartition(mark)
+        _, found, tail = path.name.removesuffix(".old").rpartition(mark)
+        pid = tail.partition("-")[0]
         if found and pid.isdecimal() and path not in _active and _is_stale(path, int(pid)):
-            _remove(path)
+            _clear(path)
             removed.append(path)
     return removed
+
+
+def _clear(path: Path) -> None:
+    """Remove a leftover; the old content of a file whose replacement never came is put back."""
+    final = path.with_name(path.name[1:].rpartition(".partial-")[0])
+    if path.name.endswith(".old") and path.is_dir() and not final.exists():
+        path.rename(final)
+    else:
+        _remove(path)
 
 
 def _escape(prefix: str) -> str:
@@ -139,13 +160,12 @@ def _escape(prefix: str) -> str:
 def _is_stale(path: Path, pid: int) -> bool:
     if pid != os.getpid() and _is_alive(pid):
         return False
-    if path.is_dir():
-        try:
-            fd = _lock_folder(path)
-        except BlockingIOError:
-            return False
-        if fd is not None:
-            os.close(fd)
+    try:
+        fd = _lock_folder(path)
+    except BlockingIOError:
+        return False
+    if fd is not None:
+        os.close(fd)
     return True
 
 
@@ -160,13 +180,13 @@ def _is_alive(pid: int) -> bool:
 
 
 def _lock_folder(path: Path) -> int | None:
-    """Lock a folder for the life of the process; return the descriptor, None where folders have no locks.
+    """Lock a folder or file for the life of the process; return the descriptor, None where there are no locks.
 
     Raises:
         BlockingIOError: another process holds the lock.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

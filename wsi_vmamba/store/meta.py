@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from wsi_vmamba.errors import StoreError, UsageError
@@ -14,7 +14,7 @@ from wsi_vmamba.errors import StoreError, UsageError
 SCHEMA_VERSION = 1
 
 #: Fields that may differ between a stored file and a new request: where the slide lay, what made the file.
-NOT_SETTINGS = frozenset({"slide_path", "versions"})
+NOT_SETTINGS = frozenset({"slide_path", "versions", "left_out"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class FeatureMeta:
         weights_hash: sha-256 of its weights.
         precision: the arithmetic it ran in.
         versions: package -> version; not compared.
+        left_out: what of the plan has no features, and why: empty, or ``cells`` as runs of [row, first column,
+            count] on the cell grid and ``tiles``, each [level, x, y, width, height] in pixels of its level. Not
+            compared.
         schema_version: layout of the file.
     """
 
@@ -53,6 +56,7 @@ class FeatureMeta:
     weights_hash: str
     precision: str
     versions: Mapping[str, str]
+    left_out: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -89,8 +93,9 @@ class FeatureMeta:
                 f"{where}: expected a feature file of schema version {SCHEMA_VERSION}, got {version!r}; "
                 "extract the slide again with --overwrite, or into another --out"
             )
-        expected = {field.name for field in fields(cls)}
-        if expected != set(values):
+        expected = {known.name for known in fields(cls)}
+        # Files of before there was anything to leave out say nothing about it.
+        if expected != set(values) | {"left_out"}:
             odd = ", ".join(sorted(expected ^ set(values)))
             raise StoreError(
                 f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -93,10 +95,13 @@ class FeatureWriter:
         if waiting >= CHUNK_ROWS:
             self._flush(waiting - waiting % CHUNK_ROWS)
 
-    def commit(self) -> None:
+    def commit(self, *, left_out: Mapping[str, Any] | None = None) -> None:
         """Write what is left, make it durable and give it its final name.
 
         When another run has published the same file with the same settings meanwhile, that one stays.
+
+        Args:
+            left_out: what turned out to have no features, see `FeatureMeta`; nothing unless given.
 
         Raises:
             StoreError: nothing was appended, or the disk refuses; the partial file is gone.
@@ -107,10 +112,14 @@ class FeatureWriter:
         if not self._coords or not sum(map(len, self._coords)):
             raise StoreError(f"{self.path}: no cell was appended; an empty feature file is never written")
         self._flush(sum(len(block) for block in self._pending))
+        if left_out:
+            self.meta = replace(self.meta, left_out=left_out)
         try:
             coords_l0 = np.concatenate(self._coords)
             group = zarr.open_group(self._partial.path, mode="r+")
             _create(group, "coords_l0", coords_l0, COORD_CHUNK_ROWS)
+            if left_out:
+                group.attrs.put(self.meta.to_dict())
             self._publish(self._partial)
         except OSError as error:
             self._abort()

@@ -1,0 +1,197 @@
+"""What became of each slide of a run: one row each, kept beside the features and shown at the end."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import io
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsi_vmamba import console
+from wsi_vmamba.errors import (
+    BadTileError,
+    IncompatibleStoreError,
+    MissingMppError,
+    NoTissueError,
+    SlideError,
+    StoreError,
+    UnreadableSlideError,
+)
+from wsi_vmamba.store import write_bytes_atomic
+
+DONE, ALREADY_DONE, NO_TISSUE, FAILED = "done", "already done", "no tissue", "failed"
+#: Not an end: another run is at the slide; ask again later.
+CLAIMED = "claimed"
+
+#: What the user can do, by the kind of error, the most special first.
+_REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
+    (BadTileError, "copy the slide again; or --on-bad-tile skip to leave out the cells it touches"),
+    (UnreadableSlideError, "copy the slide again from its source, or take it out of the run"),
+    (MissingMppError, "--mpp-override UM, or a column mpp in a CSV of slides"),
+    (NoTissueError, "look at the slide; then --set min_tissue=0 or --set segmenter=all"),
+    (SlideError, "a --target-mpp that the slide can give"),
+    (IncompatibleStoreError, "another --out, or --overwrite"),
+    (MemoryError, "a smaller --region-px, or more memory"),
+)
+#: The same, where the system said what is wrong.
+_REMEDIES_BY_NUMBER = {
+    errno.ENOSPC: "free some space or choose another --out, then run the same command again",
+    errno.EDQUOT: "free some of your quota or choose another --out, then run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then run the same command again",
+    errno.EACCES: "give this user permission (chmod, chown), then run the same command again",
+    errno.EPERM: "give this user permission (chmod, chown), then run the same command again",
+    errno.EROFS: "choose an --out that can be written",
+    errno.ENOENT: "check the path: was it moved, or is its disk not mounted?",
+    errno.ESTALE: "check the file server, then run the same command again",
+    errno.EIO: "check the disk, then copy the slide again from its source",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), then run the same command again",
+}
+#: The table on the disk is written at most this often, in seconds, and at the end.
+_SAVE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one slide.
+
+    Attributes:
+        slide_id: its name.
+        outcome: one of the words above.
+        detail: the cause, where it has no features; what was left out, where some are missing.
+        remedy: what the user can do about it.
+        regions: regions of its plan.
+        cells: features stored.
+        left_out: cells without features because a damaged tile touches them.
+        seconds: how long it took.
+        decode_s: how long decoding worked.
+        wait_s: how long the encoder waited for pixels.
+    """
+
+    slide_id: str
+    outcome: str
+    detail: str = ""
+    remedy: str = ""
+    regions: int = 0
+    cells: int = 0
+    left_out: int = 0
+    seconds: float = 0.0
+    decode_s: float = 0.0
+    wait_s: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the slide has no feature file now."""
+        return self.outcome not in {DONE, ALREADY_DONE}
+
+
+def failure(slide_id: str, error: BaseException) -> Outcome:
+    """The outcome of a slide that an error ended."""
+    return Outcome(
+        slide_id=slide_id,
+        outcome=NO_TISSUE if isinstance(error, NoTissueError) else FAILED,
+        detail=error.message if isinstance(error, SlideError) else str(error) or type(error).__name__,
+        remedy=remedy_for(error),
+    )
+
+
+def remedy_for(error: BaseException) -> str:
+    """What the user can do: by what the system said, if it did, else by the kind of error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _REMEDIES_BY_NUMBER:
+            return _REMEDIES_BY_NUMBER[cause.errno]
+        cause = cause.__cause__
+    return next((words for kind, words in _REMEDIES if isinstance(error, kind)), "")
+
+
+class OutcomeTable:
+    """The table ``extract.csv`` of an output folder: a row for every slide that was ever tried into it.
+
+    Several runs may write it at once; each replaces the rows of its own slides and keeps the others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Write nothing yet."""
+        self.path = path
+        self.outcomes: list[Outcome] = []
+        self._unsaved: dict[str, Outcome] = {}
+        self._saved_at = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        """Take in the outcome of a slide, and save now and then.
+
+        Raises:
+            StoreError: the table cannot be written.
+        """
+        self.outcomes.append(outcome)
+        self._unsaved[outcome.slide_id] = outcome
+        if time.monotonic() - self._saved_at >= _SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """Bring the table on the disk up to date.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        names = list(Outcome.__dataclass_fields__)
+        with _alone_in(self.path.parent):
+            rows = {row["slide_id"]: row for row in self._read() if set(row) == set(names)}
+            rows |= {slide_id: asdict(outcome) for slide_id, outcome in self._unsaved.items()}
+            text = io.StringIO()
+            writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[slide_id] for slide_id in sorted(rows))
+            write_bytes_atomic(self.path, text.getvalue().encode())
+        self._unsaved = {}
+        self._saved_at = time.monotonic()
+
+    def _read(self) -> list[dict[str, str]]:
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, csv.Error) as error:
+            raise StoreError(f"cannot read {self.path}: {error}; move it away") from error
+
+    def show(self, *, seconds: float) -> None:
+        """Print the sum of the run and, for each slide without features, its cause and remedy."""
+        failures = [outcome for outcome in self.outcomes if outcome.failed]
+        already = sum(outcome.outcome == ALREADY_DONE for outcome in self.outcomes)
+        console.say(
+            f"{len(self.outcomes) - len(failures)} of {len(self.outcomes)} slides have features in "
+            f"{self.path.parent} ({already} were there already); {seconds:.1f} s"
+        )
+        gaps = [outcome for outcome in self.outcomes if outcome.left_out]
+        if gaps:
+            rows: Sequence[Sequence[object]] = [(gap.slide_id, gap.left_out, gap.detail) for gap in gaps]
+            console.print_table("Slides with cells left out", ("slide", "cells", "cause"), rows)
+        if failures:
+            rows = [(each.slide_id, each.outcome, each.detail, each.remedy) for each in failures]
+            console.print_table("Slides without features", ("slide", "outcome", "cause", "remedy"), rows)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder; without effect where it cannot be locked."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"cannot write into {folder}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # network file systems lock no folders
+            if error.errno == errno.EINTR:
+                raise
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,176 @@
+"""A slide that reads around its damaged tiles and remembers where they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import BadTileError
+from wsi_vmamba.slide.base import Level, Slide
+from wsi_vmamba.slide.canvas import WHITE, level_px
+
+#: Where a reader cannot say which tile is bad, the damage is closed in on down to squares of this side.
+_SMALLEST_PX = 64
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class DamagedArea:
+    """A rectangle of one level that does not decode, in pixels of that level; ``cause`` is for people."""
+
+    level: int
+    y_px: int
+    x_px: int
+    width_px: int
+    height_px: int
+    cause: str
+
+
+class TolerantSlide:
+    """Another slide, with white where a tile is damaged.
+
+    White is no replacement: whoever reads has to ask `damage` what was damaged, and leave it out. Only damaged
+    tiles are tolerated; a slide that goes away, or cannot be read at all, is an error as ever.
+    """
+
+    def __init__(self, slide: Slide) -> None:
+        """Read through ``slide``; closing this closes it."""
+        self._slide = slide
+        self._lock = threading.Lock()
+        self._damage: set[DamagedArea] = set()
+
+    def damage(self, level: int) -> tuple[DamagedArea, ...]:
+        """What was found damaged on a level so far, in reading order; nothing is known of what was not read."""
+        with self._lock:
+            return tuple(sorted(area for area in self._damage if area.level == level))
+
+    @property
+    def path(self) -> str:
+        """As of the slide read through; so are the properties that follow."""
+        return self._slide.path
+
+    @property
+    def slide_id(self) -> str:
+        """See `Slide`."""
+        return self._slide.slide_id
+
+    @property
+    def reader(self) -> str:
+        """See `Slide`."""
+        return self._slide.reader
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """See `Slide`."""
+        return self._slide.levels
+
+    @property
+    def mpp(self) -> float | None:
+        """See `Slide`."""
+        return self._slide.mpp
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """See `Slide`."""
+        return self._slide.properties
+
+    def read_region(
+        self, *, x_l0: int, y_l0: int, level: int, width_px: int, height_px: int
+    ) -> NDArray[np.uint8]:
+        """Read RGB pixels as `Slide.read_region` does, white where a tile is damaged."""
+        try:
+            return self._slide.read_region(
+                x_l0=x_l0, y_l0=y_l0, level=level, width_px=width_px, height_px=height_px
+            )
+        except BadTileError as error:
+            out = np.full((height_px, width_px, 3), WHITE, dtype=np.uint8)
+            downsample = self._slide.levels[level].downsample
+            x_px, y_px = (level_px(position, downsample=downsample) for position in (x_l0, y_l0))
+            self._read_around(out, error, level=level, x_px=x_px, y_px=y_px)
+            return out
+
+    def _read_around(
+        self, out: NDArray[np.uint8], error: BadTileError, *, level: int, x_px: int, y_px: int
+    ) -> None:
+        """Fill ``out``, at (x_px, y_px) of the level, but for the tile that ``error`` is about."""
+        height, width = out.shape[:2]
+        bad = _inside(error.box_px, width=width, height=height, x_px=x_px, y_px=y_px)
+        if bad is None and max(width, height) > _SMALLEST_PX:
+            parts = _halves(width=width, height=height, x_px=x_px, y_px=y_px)
+        else:
+            left, top, right, bottom = bad or (0, 0, width, height)
+            self._remember(error, level, error.box_px if bad else (x_px, y_px, width, height))
+            parts = [
+                (slice(0, top), slice(0, width)),
+                (slice(bottom, height), slice(0, width)),
+                (slice(top, bottom), slice(0, left)),
+                (slice(top, bottom), slice(right, width)),
+            ]
+        for rows, columns in parts:
+            part = out[rows, columns]
+            if part.size:
+                self._read_part(part, level=level, x_px=x_px + columns.start, y_px=y_px + rows.start)
+
+    def _read_part(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
+        downsample = self._slide.levels[level].downsample
+        try:
+            out[:] = self._slide.read_region(
+                x_l0=round(x_px * downsample),
+                y_l0=round(y_px * downsample),
+                level=level,
+                width_px=out.shape[1],
+                height_px=out.shape[0],
+            )
+        except BadTileError as error:
+            self._read_around(out, error, level=level, x_px=x_px, y_px=y_px)
+
+    def _remember(self, error: BadTileError, level: int, box_px: tuple[int, int, int, int] | None) -> None:
+        if box_px is None:
+            return
+        x_px, y_px, width_px, height_px = box_px
+        area = DamagedArea(
+            level=level, x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, cause=error.message
+        )
+        with self._lock:
+            self._damage.add(area)
+
+    def close(self) -> None:
+        """Close the slide read through."""
+        self._slide.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _inside(
+    box_px: tuple[int, int, int, int] | None, *, width: int, height: int, x_px: int, y_px: int
+) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of a box inside a rectangle, counted from the rectangle's corner."""
+    if box_px is None:
+        return None
+    x, y, box_width, box_height = box_px
+    left, right = max(0, x - x_px), min(width, x + box_width - x_px)
+    top, bottom = max(0, y - y_px), min(height, y + box_height - y_px)
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _halves(*, width: int, height: int, x_px: int, y_px: int) -> list[tuple[slice, slice]]:
+    """Cut the longer side near its middle, where a multiple of a usual tile size falls on the level if one does."""
+    along_x = width >= height
+    start, length = (x_px, width) if along_x else (y_px, height)
+    middle = start + length // 2
+    cuts = [middle // step * step for step in (256, _SMALLEST_PX)]
+    cut = next((at for at in cuts if start < at < start + length), middle) - start
+    if along_x:
+        return [(slice(0, height), slice(0, cut)), (slice(0, height), slice(cut, width))]
+    return [(slice(0, cut), slice(0, width)), (slice(cut, height), slice(0, width))]
