@@ -155,6 +155,27 @@ def evaluate(
 
 
 @app.command()
+def export(
+    features: Annotated[
+        str | None, typer.Argument(help="Folder of feature files, or one of them [default: features].")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="trident, clam, stamp, anndata or geojson [default: trident].")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the files [default: export/<format>].")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Add the probability and attention of this trained run.")
+    ] = None,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace existing files.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Export features to the layout of another tool: TRIDENT, CLAM, STAMP, AnnData, QuPath GeoJSON."""
+    options = {"features": features, "format": format, "out": out, "run": run, "overwrite": overwrite}
+    _run("export", "ExportConfig", config, assignments, options)
+
+
+@app.command()
 def demo(
     out: Annotated[
         str | None, typer.Option(help="Folder for everything the demo makes [default: demo].")
