@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 from wsi_vmamba.pipelines.sources import SlideSource, find_sources
+from wsi_vmamba.pipelines.tissue_files import find_tissue, save_tissue, tissue_source
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
 from wsi_vmamba.errors import NoTissueError, SlideError, StoreError
+from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.provenance import package_versions, write_run_record, write_text_atomic
@@ -23,7 +25,7 @@ from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_regions, require_tis
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
 from wsi_vmamba.store import FeatureMeta, FeatureWriter, check_compatible, is_complete
 from wsi_vmamba.stream import StreamStats, stream_regions
-from wsi_vmamba.tissue import TissueMask, segment_tissue
+from wsi_vmamba.tissue import TissueMask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ def run(config: ExtractConfig) -> int:
     """Extract every slide; return 0 when all have features, 1 when some slide failed."""
     started = time.perf_counter()
     sources = find_sources(config.slides)
+    if config.mask is not None:
+        check_masks(Path(config.mask), n_slides=len(sources))
     job = _prepare(config)
     encoder = job.encoder
     console.say(
@@ -70,9 +74,11 @@ def run(config: ExtractConfig) -> int:
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
-def plan_slide(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> tuple[TissueMask, RegionPlan]:
-    """Find the tissue of a slide and plan its regions; the plan may be empty."""
-    tissue = segment_tissue(slide, mpp=mpp.value, segmenter=config.segmenter)
+def plan_slide(
+    config: ExtractConfig, slide: Slide, mpp: ResolvedMpp, *, slide_id: str | None = None
+) -> tuple[TissueMask, RegionPlan]:
+    """Find the tissue of a slide, or read its mask, and plan its regions; the plan may be empty."""
+    tissue = find_tissue(config, slide, mpp=mpp.value, slide_id=slide_id or slide.slide_id)
     spec = RegionSpec(
         target_mpp=config.target_mpp,
         region_px=config.region_px,
@@ -124,8 +130,11 @@ def _extract(job: Job, source: SlideSource) -> Outcome:
     config, path = job.config, job.out / f"{source.slide_id}.zarr"
     with open_slide(source.path, reader=config.reader) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
-        tissue, plan = plan_slide(config, slide, mpp)
+        tissue, plan = plan_slide(config, slide, mpp, slide_id=source.slide_id)
+        if config.overwrite or not is_complete(path):
+            save_tissue(config, slide, tissue, plan, slide_id=source.slide_id)
         require_tissue(plan, slide=source.path, tissue=tissue)
+        del tissue  # the picture it was found in is not needed while encoding
         meta = _describe(job, source, slide, mpp, plan)
         outcome = Outcome(
             slide_id=source.slide_id, outcome="already done", regions=len(plan.regions), cells=plan.n_cells
@@ -166,7 +175,7 @@ def _describe(job: Job, source: SlideSource, slide: Slide, mpp: ResolvedMpp, pla
         cell_px=job.config.cell_px,
         cell_l0=plan.cell_l0,
         plan=plan.to_dict(),
-        segmenter=job.config.segmenter,
+        segmenter=tissue_source(job.config),
         model=job.encoder.name,
         weights_hash=job.encoder.weights_hash,
         precision=job.encoder.precision,

@@ -70,6 +70,13 @@ def extract(
     cell_px: Annotated[
         int | None, typer.Option(help="Side of the square of one feature [default: 256].")
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own tissue masks instead of the segmenter's: a GeoJSON, ASAP XML or picture, or a folder "
+            "with <slide_id>.geojson, .xml or .png."
+        ),
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Name in the backbone table [default: vmamba_pico].")
     ] = None,
@@ -90,7 +97,7 @@ def extract(
     """Extract features: slides in, one feature file per slide out."""
     options = {
         "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
-        "region_px": region_px, "cell_px": cell_px, "backbone": backbone, "weights": weights,
+        "region_px": region_px, "cell_px": cell_px, "mask": mask, "backbone": backbone, "weights": weights,
         "precision": precision, "device": device, "memory_limit_gb": memory_limit, "overwrite": overwrite,
     }  # fmt: skip
     _run("extract", "ExtractConfig", config, assignments, options)

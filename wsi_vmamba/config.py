@@ -58,6 +58,8 @@ class ExtractConfig(RunConfig):
     min_tissue: Share = 0.1
     """Smallest share of a cell that must be tissue for the cell to be kept."""
     segmenter: Segmenter = "otsu"
+    mask: str | None = None
+    """The user's own tissue masks, instead of a segmenter: a file, or a folder with one per slide."""
     backbone: Backbone = "vmamba_pico"
     weights: str = "auto"
     """`auto` (the weights shipped with the backbone), `random`, or a file (.safetensors, .pth)."""

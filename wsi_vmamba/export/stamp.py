@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_vmamba.export.cells import ExportCells
 from wsi_vmamba.export.files import ExportFile
-from wsi_vmamba.export.hdf5 import hdf5_writer
+from wsi_vmamba.export.hdf5 import Arrays, hdf5_writer
 
 
 def export_stamp(cells: ExportCells) -> tuple[ExportFile, ...]:
@@ -24,5 +24,5 @@ def export_stamp(cells: ExportCells) -> tuple[ExportFile, ...]:
         "feat_type": "tile",
     }
     coords_um = (cells.grid * cells.tile_um).astype(np.float32)
-    arrays = {"feats": (cells.features, {}), "coords": (coords_um, {})}
+    arrays: Arrays = {"feats": (cells.features, {}), "coords": (coords_um, {})}
     return (ExportFile(path=f"{cells.slide_id}.h5", write=hdf5_writer(arrays, attributes)),)

@@ -1,0 +1,52 @@
+"""Where the tissue of a slide comes from, and the files that show it: ``tissue/<slide_id>.geojson`` and ``.jpg``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
+from wsi_vmamba.regions import RegionPlan
+from wsi_vmamba.slide import Slide
+from wsi_vmamba.store import write_bytes_atomic
+from wsi_vmamba.tissue import TissueMask, segment_tissue
+
+#: Folder beside the feature files.
+FOLDER = "tissue"
+#: What a feature file records as its segmenter where the user gave the mask; the cells are in its plan.
+FROM_MASK = "mask"
+
+
+def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: str) -> TissueMask:
+    """Return the user's mask of a slide where masks are given, else what the segmenter finds.
+
+    Raises:
+        MaskError: the mask is missing, cannot be read or does not fit the slide.
+        UnreadableSlideError: the segmenter cannot read the slide.
+    """
+    if config.mask is None:
+        return segment_tissue(slide, mpp=mpp, segmenter=config.segmenter)
+    return read_mask(find_mask(Path(config.mask), slide_id), slide, mpp=mpp)
+
+
+def tissue_source(config: ExtractConfig) -> str:
+    """Name to record for where the tissue came from."""
+    return config.segmenter if config.mask is None else FROM_MASK
+
+
+def save_tissue(
+    config: ExtractConfig, slide: Slide, tissue: TissueMask, plan: RegionPlan, *, slide_id: str
+) -> None:
+    """Write the preview of a slide, and its polygons unless a mask was given or a person may have edited them.
+
+    Polygons that are there are replaced with ``overwrite`` only.
+
+    Raises:
+        StoreError: a file cannot be written.
+        UnreadableSlideError: the preview needs a look at the slide, and it cannot be read.
+    """
+    folder = Path(config.out) / FOLDER
+    write_bytes_atomic(folder / f"{slide_id}.jpg", draw_preview(slide, tissue, plan))
+    polygons = folder / f"{slide_id}.geojson"
+    if config.mask is None and (config.overwrite or not polygons.exists()):
+        write_bytes_atomic(polygons, tissue_geojson(tissue, slide_id=slide_id).encode())
