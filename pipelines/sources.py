@@ -9,24 +9,28 @@ from pathlib import Path
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import DatasetError, UsageError
 from wsi_vmamba.slide import find_slides
+from wsi_vmamba.slide.canvas import slide_id_of
+from wsi_vmamba.slide.location import Location, is_url
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideSource:
-    """One slide to read: its unique name, its file, and the manifest's um per level-0 pixel where there is one."""
+    """One slide: its unique name, its file or URL, and the manifest's um per level-0 pixel where there is one."""
 
     slide_id: str
-    path: Path
+    path: Location
     mpp: float | None = None
 
 
 def find_sources(slides: str) -> list[SlideSource]:
-    """List the slides that a folder (recursively), a CSV (slide_id, path, mpp) or a single file stands for.
+    """List the slides that a folder (recursively), a CSV (slide_id, path, mpp), a single file or a URL stands for.
 
     Raises:
         UsageError: nothing is there, no slide was found, or two slides share a name.
         DatasetError: the CSV is not as described.
     """
+    if is_url(slides):
+        return _from_url(slides)
     path = Path(slides)
     if not path.exists():
         raise UsageError(f"no such file or folder: {slides}; give a folder of slides, one slide, or a CSV")
@@ -38,19 +42,34 @@ def find_sources(slides: str) -> list[SlideSource]:
     found = find_slides(path) if path.is_dir() else [path]
     if not found:
         raise UsageError(f"no slides found in {path.absolute()} (searched recursively)")
-    sources = [SlideSource(slide_id=file.stem, path=file) for file in found]
+    sources = [SlideSource(slide_id=slide_id_of(file), path=file) for file in found]
     _refuse_same_names(sources)
     return sources
 
 
-def _from_record(manifest: Path, slide_id: str, path: Path | None, mpp: float | None) -> SlideSource:
+def _from_url(url: str) -> list[SlideSource]:
+    # Imported here: fsspec and its clients are slow to load and rarely needed.
+    from wsi_vmamba.slide.remote import find_remote_slides
+
+    if url.lower().endswith(".csv"):
+        raise UsageError(f"{url}: a manifest must be a local file; copy it here, its paths may be URLs")
+    sources = [
+        SlideSource(slide_id=slide_id_of(found), path=found) for found in find_remote_slides(url.rstrip("/"))
+    ]
+    if not sources:
+        raise UsageError(f"no slides found at {url} (searched recursively)")
+    _refuse_same_names(sources)
+    return sources
+
+
+def _from_record(manifest: Path, slide_id: str, path: Location | None, mpp: float | None) -> SlideSource:
     if path is None:
         raise DatasetError(f"{manifest}: {slide_id} has no path; extraction needs one for every slide")
     return SlideSource(slide_id=slide_id, path=path, mpp=mpp)
 
 
 def _refuse_same_names(sources: list[SlideSource]) -> None:
-    by_name: dict[str, list[Path]] = defaultdict(list)
+    by_name: dict[str, list[Location]] = defaultdict(list)
     for source in sources:
         by_name[source.slide_id].append(source.path)
     for name, paths in by_name.items():

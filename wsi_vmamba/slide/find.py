@@ -15,7 +15,8 @@ SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
     | {".svslide", ".vms", ".vmu", ".czi", ".avs"}
 )
-_ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+#: Files that make a folder a zarr group or array.
+ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
 
 def find_slides(folder: str | Path) -> list[Path]:
@@ -48,7 +49,7 @@ def find_slides(folder: str | Path) -> list[Path]:
 
 def is_zarr_folder(path: Path) -> bool:
     """Whether a folder is a zarr group or array."""
-    return any((path / marker).is_file() for marker in _ZARR_MARKERS)
+    return any((path / marker).is_file() for marker in ZARR_MARKERS)
 
 
 def is_feature_store(path: Path) -> bool:
