@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue, describe_left_out, touched_cells
+from wsi_vmamba.pipelines.bad_tiles import describe_left_out, touched_cells
 from wsi_vmamba.pipelines.outcomes import ALREADY_DONE, CLAIMED, DONE, Outcome, OutcomeTable, failure
 from wsi_vmamba.pipelines.sources import SlideSource, find_sources
+from wsi_vmamba.pipelines.tissue_files import FOLDER, find_tissue, save_tissue, tissue_source
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
@@ -26,11 +27,13 @@ from wsi_vmamba.errors import (
     UnreadableSlideError,
     UsageError,
 )
+from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.provenance import package_versions, write_run_record
 from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level, plan_regions, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
+from wsi_vmamba.slide.location import is_url
 from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import (
     FeatureMeta,
@@ -43,7 +46,7 @@ from wsi_vmamba.store import (
     take_claim,
 )
 from wsi_vmamba.stream import StreamStats, stream_regions
-from wsi_vmamba.tissue import TissueMask, segment_tissue
+from wsi_vmamba.tissue import TissueMask
 
 #: What may end one slide and leaves the others untouched: its file, the disk of its features, its size.
 _FAULTS = (SlideError, OSError, MemoryError)
@@ -63,6 +66,8 @@ def run(config: ExtractConfig) -> int:
     """Extract every slide; return 0 when all have features, 1 when some slide failed."""
     started = time.perf_counter()
     sources = find_sources(config.slides)
+    if config.mask is not None:
+        check_masks(Path(config.mask), n_slides=len(sources))
     tools = prepare(config)
     encoder = tools.encoder
     console.say(
@@ -107,6 +112,7 @@ def begin(config: ExtractConfig, tools: Tools) -> float:
         out.mkdir(parents=True, exist_ok=True)
         end_dead_claims(out)
         remove_stale_partials(out)
+        remove_stale_partials(out / FOLDER)
         write_run_record(out, command="extract", config=config, facts=facts)
         return (out / "extract.run.json").stat().st_mtime
     except OSError as error:
@@ -159,11 +165,11 @@ def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float 
     return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
 
-def plan_slide(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> tuple[TissueMask, RegionPlan]:
-    """Find the tissue of a slide and plan its regions; the plan may be empty."""
-    tissue = segment_tissue(slide, mpp=mpp.value, segmenter=config.segmenter)
-    if isinstance(slide, TolerantSlide):
-        tissue = count_damage_as_tissue(tissue, slide)
+def plan_slide(
+    config: ExtractConfig, slide: Slide, mpp: ResolvedMpp, *, slide_id: str | None = None
+) -> tuple[TissueMask, RegionPlan]:
+    """Find the tissue of a slide, or read its mask, and plan its regions; the plan may be empty."""
+    tissue = find_tissue(config, slide, mpp=mpp.value, slide_id=slide_id or slide.slide_id)
     plan = plan_regions(
         width_l0=slide.levels[0].width_px,
         height_l0=slide.levels[0].height_px,
@@ -211,10 +217,12 @@ def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outc
         with _open(config, source) as slide:
             mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
             try:
-                tissue, plan = plan_slide(config, slide, mpp)
+                tissue, plan = plan_slide(config, slide, mpp, slide_id=source.slide_id)
             except UsageError as error:  # this slide is too coarse for what is asked; others may do
                 raise SlideError(source.path, str(error)) from error
+            save_tissue(config, slide, tissue, plan, slide_id=source.slide_id)
             require_tissue(plan, slide=source.path, tissue=tissue)
+            del tissue  # the picture it was found in is not needed while encoding
             meta = _describe(config, source, slide, mpp, plan)
             return _encode_into(path, meta, slide, plan, config)
 
@@ -229,27 +237,24 @@ def _is_done(path: Path, config: ExtractConfig, since_s: float) -> bool:
 
 
 def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outcome:
-    """Make sure that a feature file is what this run would make, without looking for the tissue again."""
+    """Make sure that a feature file is what this run would make, without segmenting the slide again."""
     stored = open_features(path)
     with open_slide(source.path, reader=config.reader) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
-            level, scale = choose_level(mpp=mpp.value, levels=slide.levels, target_mpp=config.target_mpp)
+            # A mask may have been edited, and reading it costs little; a segmenter finds the same again.
+            plan = (
+                _outline(config, slide, mpp)
+                if config.mask is None
+                else plan_slide(config, slide, mpp, slide_id=source.slide_id)[1]
+            )
         except UsageError as error:
             raise SlideError(source.path, str(error)) from error
-        outline = RegionPlan(
-            spec=_spec(config),
-            width_l0=slide.levels[0].width_px,
-            height_l0=slide.levels[0].height_px,
-            mpp=mpp.value,
-            level=level,
-            downsample=slide.levels[level].downsample,
-            scale=scale,
-            regions=(),
-        )
-        meta = _describe(config, source, slide, mpp, outline)
+        meta = _describe(config, source, slide, mpp, plan)
     regions = stored.meta.plan.get("regions", [])
-    check_compatible(path, replace(meta, plan={**meta.plan, "regions": regions}))
+    if config.mask is None:
+        meta = replace(meta, plan={**meta.plan, "regions": regions})
+    check_compatible(path, meta)
     left_out = sum(count for _, _, count in stored.meta.left_out.get("cells", []))
     if left_out and config.on_bad_tile == "fail":
         raise IncompatibleStoreError(
@@ -263,6 +268,21 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
         cells=stored.n_cells,
         left_out=left_out,
         detail=_count_damage(stored.meta) if left_out else "",
+    )
+
+
+def _outline(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> RegionPlan:
+    """The plan of a slide but for its regions, which depend on the tissue."""
+    level, scale = choose_level(mpp=mpp.value, levels=slide.levels, target_mpp=config.target_mpp)
+    return RegionPlan(
+        spec=_spec(config),
+        width_l0=slide.levels[0].width_px,
+        height_l0=slide.levels[0].height_px,
+        mpp=mpp.value,
+        level=level,
+        downsample=slide.levels[level].downsample,
+        scale=scale,
+        regions=(),
     )
 
 
@@ -312,7 +332,9 @@ def _encode_into(
 
 
 def _state_of(path: str) -> tuple[int, int, int] | None:
-    """What changes when a slide is replaced or still being copied; None where it is gone."""
+    """What changes when a slide is replaced or still being copied; None where it is gone, or behind a URL."""
+    if is_url(path):
+        return None
     try:
         found = Path(path).stat()
     except OSError:
@@ -341,7 +363,7 @@ def _describe(
         cell_px=config.cell_px,
         cell_l0=plan.cell_l0,
         plan=plan.to_dict(),
-        segmenter=config.segmenter,
+        segmenter=tissue_source(config),
         model=encoder.name,
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,

@@ -17,6 +17,7 @@ from wsi_vmamba import console
 from wsi_vmamba.errors import (
     BadTileError,
     IncompatibleStoreError,
+    MaskError,
     MissingMppError,
     NoTissueError,
     SlideError,
@@ -35,6 +36,7 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (UnreadableSlideError, "copy the slide again from its source, or take it out of the run"),
     (MissingMppError, "--mpp-override UM, or a column mpp in a CSV of slides"),
     (NoTissueError, "look at the slide; then --set min_tissue=0 or --set segmenter=all"),
+    (MaskError, "mend the mask, or leave out --mask"),
     (SlideError, "a --target-mpp that the slide can give"),
     (IncompatibleStoreError, "another --out, or --overwrite"),
     (MemoryError, "a smaller --region-px, or more memory"),

@@ -10,6 +10,7 @@ from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import DatasetError, UnreadableSlideError, UsageError
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
+from wsi_vmamba.slide.location import Location, is_url
 
 #: Longest name that leaves room for the ending and the temporary names, in bytes; file systems take 255.
 _LONGEST_ID_BYTES = 150
@@ -21,19 +22,19 @@ class SlideSource:
 
     Attributes:
         slide_id: its unique name, which the feature file gets.
-        path: its file.
+        path: its file or URL.
         mpp: the manifest's um per level-0 pixel where there is one.
         problem: why it cannot be read, where that is known before anybody tries; empty otherwise.
     """
 
     slide_id: str
-    path: Path
+    path: Location
     mpp: float | None = None
     problem: str = ""
 
 
 def find_sources(slides: str) -> list[SlideSource]:
-    """List the slides that a folder (recursively), a CSV (slide_id, path, mpp) or a single file stands for.
+    """List the slides that a folder (recursively), a CSV (slide_id, path, mpp), a single file or a URL stands for.
 
     A folder that cannot be listed stands in the list with its problem; the others go on.
 
@@ -41,6 +42,8 @@ def find_sources(slides: str) -> list[SlideSource]:
         UsageError: nothing is there, no slide was found, or two slides share a name.
         DatasetError: the CSV is not as described.
     """
+    if is_url(slides):
+        return _from_url(slides)
     path = Path(slides)
     try:
         there, is_file = path.exists(), path.is_file()
@@ -66,7 +69,22 @@ def find_sources(slides: str) -> list[SlideSource]:
     ]
 
 
-def _from_record(manifest: Path, slide_id: str, path: Path | None, mpp: float | None) -> SlideSource:
+def _from_url(url: str) -> list[SlideSource]:
+    # Imported here: fsspec and its clients are slow to load and rarely needed.
+    from wsi_vmamba.slide.remote import find_remote_slides
+
+    if url.lower().endswith(".csv"):
+        raise UsageError(f"{url}: a manifest must be a local file; copy it here, its paths may be URLs")
+    sources = [
+        SlideSource(slide_id=slide_id_of(found), path=found) for found in find_remote_slides(url.rstrip("/"))
+    ]
+    if not sources:
+        raise UsageError(f"no slides found at {url} (searched recursively)")
+    _refuse_same_names(sources)
+    return sources
+
+
+def _from_record(manifest: Path, slide_id: str, path: Location | None, mpp: float | None) -> SlideSource:
     if path is None:
         raise DatasetError(f"{manifest}: {slide_id} has no path; extraction needs one for every slide")
     if (
@@ -83,7 +101,7 @@ def _from_record(manifest: Path, slide_id: str, path: Path | None, mpp: float | 
 
 
 def _refuse_same_names(sources: list[SlideSource]) -> None:
-    by_name: dict[str, list[Path]] = defaultdict(list)
+    by_name: dict[str, list[Location]] = defaultdict(list)
     for source in sources:
         by_name[source.slide_id].append(source.path)
     for name, paths in by_name.items():

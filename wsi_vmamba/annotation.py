@@ -113,28 +113,34 @@ class Annotation:
         return _even_odd(rings, width_px=width_px, height_px=height_px)
 
 
-def read_annotation(path: str | Path, *, groups: Mapping[str, Role] = GROUPS) -> Annotation:
+def read_annotation(
+    path: str | Path, *, groups: Mapping[str, Role] = GROUPS, others: Role | None = None
+) -> Annotation:
     """Read an annotation file: GeoJSON where the name ends in .json or .geojson, else ASAP XML.
 
     Args:
         path: the file.
-        groups: what each group or class name (lower case) means; other names are left out, with a note.
+        groups: what each group or class name (lower case) means.
+        others: what all other names mean; None leaves them out, with a note.
 
     Raises:
         AnnotationError: the file is missing, malformed, declares entities, or has areas of unknown groups only.
     """
     path = Path(path)
     if path.suffix.lower() in (".json", ".geojson"):
-        return read_geojson(path, groups=groups)
-    return read_asap(path, groups=groups)
+        return read_geojson(path, groups=groups, others=others)
+    return read_asap(path, groups=groups, others=others)
 
 
-def read_asap(path: str | Path, *, groups: Mapping[str, Role] = GROUPS) -> Annotation:
+def read_asap(
+    path: str | Path, *, groups: Mapping[str, Role] = GROUPS, others: Role | None = None
+) -> Annotation:
     """Read ASAP XML: vertices by their Order, groups to roles, self-crossing outlines repaired.
 
     Args:
         path: the file.
         groups: what each group name (lower case) means.
+        others: what all other names mean; None leaves them out.
 
     Raises:
         AnnotationError: as for `read_annotation`.
@@ -153,7 +159,7 @@ def read_asap(path: str | Path, *, groups: Mapping[str, Role] = GROUPS) -> Annot
     if root is None or root.tag != "ASAP_Annotations":
         found = "nothing" if root is None else root.tag
         raise AnnotationError(f"{path}: expected ASAP XML with the root ASAP_Annotations, got {found}")
-    builder = _Builder(path, groups)
+    builder = _Builder(path, groups, others)
     for index, element in enumerate(root.iterfind("./Annotations/Annotation")):
         name = element.get("Name") or f"annotation {index}"
         group = element.get("PartOfGroup") or "None"
@@ -164,12 +170,15 @@ def read_asap(path: str | Path, *, groups: Mapping[str, Role] = GROUPS) -> Annot
     return builder.build()
 
 
-def read_geojson(path: str | Path, *, groups: Mapping[str, Role] = GROUPS) -> Annotation:
+def read_geojson(
+    path: str | Path, *, groups: Mapping[str, Role] = GROUPS, others: Role | None = None
+) -> Annotation:
     """Read GeoJSON as QuPath exports it: polygons in level-0 pixels, with the class in each feature.
 
     Args:
         path: the file.
         groups: what each class name (lower case) means.
+        others: what all other names mean; None leaves them out.
 
     Raises:
         AnnotationError: as for `read_annotation`.
@@ -180,7 +189,7 @@ def read_geojson(path: str | Path, *, groups: Mapping[str, Role] = GROUPS) -> An
         raise AnnotationError(f"{path}: cannot read the annotation: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON: {error}") from error
-    builder = _Builder(path, groups)
+    builder = _Builder(path, groups, others)
     try:
         for index, feature in enumerate(_features(content)):
             properties = feature.get("properties") or {}
@@ -228,16 +237,17 @@ def write_asap(path: str | Path, polygons: Sequence[Any], group: str = "Tumor") 
 class _Builder:
     """Collects the outlines of one file, with what was repaired or left out."""
 
-    def __init__(self, path: str | Path, groups: Mapping[str, Role]) -> None:
+    def __init__(self, path: str | Path, groups: Mapping[str, Role], others: Role | None) -> None:
         self.path = path
         self.groups = groups
+        self.others = others
         self.outlines: list[Outline] = []
         self.notes: list[str] = []
         self.unknown: set[str] = set()
 
     def add(self, name: str, group: str, polygons: Sequence[tuple[ArrayLike, Sequence[ArrayLike]]]) -> None:
         """Add one area made of (shell, holes) polygons."""
-        role = self.groups.get(group.casefold())
+        role = self.groups.get(group.casefold(), self.others)
         if role is None:
             self.unknown.add(group)
             self.notes.append(f"{name}: group {group!r} is neither tumour nor exclusion; left out")

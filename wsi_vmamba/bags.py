@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, MissingDataError, UsageError
+from wsi_vmamba.slide.location import Location
 from wsi_vmamba.store import FeatureMeta, open_features
 
 #: How far a stored corner may lie from the cell grid, in level-0 pixels: it is rounded, nothing more.
@@ -24,7 +25,7 @@ class SlideRecord:
 
     Attributes:
         slide_id: unique name; features lie in ``<features>/<slide_id>.zarr``.
-        path: the slide file; None when only features are at hand.
+        path: the slide file, or the URL of a zarr slide; None when only features are at hand.
         label: 0 or 1; None where unknown.
         patient_id: slides of one patient stay in one split; the slide's own name unless given.
         split: "train", "validation" or "test"; None where not decided.
@@ -34,7 +35,7 @@ class SlideRecord:
     """
 
     slide_id: str
-    path: Path | None = None
+    path: Location | None = None
     label: int | None = None
     patient_id: str = ""
     split: str | None = None

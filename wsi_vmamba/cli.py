@@ -70,6 +70,13 @@ def extract(
     cell_px: Annotated[
         int | None, typer.Option(help="Side of the square of one feature [default: 256].")
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own tissue masks instead of the segmenter's: a GeoJSON, ASAP XML or picture, or a folder "
+            "with <slide_id>.geojson, .xml or .png."
+        ),
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Name in the backbone table [default: vmamba_pico].")
     ] = None,
@@ -94,7 +101,7 @@ def extract(
     """Extract features: slides in, one feature file per slide out."""
     options = {
         "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
-        "region_px": region_px, "cell_px": cell_px, "backbone": backbone, "weights": weights,
+        "region_px": region_px, "cell_px": cell_px, "mask": mask, "backbone": backbone, "weights": weights,
         "precision": precision, "device": device, "memory_limit_gb": memory_limit, "on_bad_tile": on_bad_tile,
         "overwrite": overwrite,
     }  # fmt: skip
@@ -157,6 +164,27 @@ def evaluate(
         "metric": metric, "run": run, "features": features, "split": split, "out": out, "heatmaps": heatmaps,
     }  # fmt: skip
     _run("evaluate", "EvaluateConfig", config, assignments, options)
+
+
+@app.command()
+def export(
+    features: Annotated[
+        str | None, typer.Argument(help="Folder of feature files, or one of them [default: features].")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="trident, clam, stamp, anndata or geojson [default: trident].")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the files [default: export/<format>].")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Add the probability and attention of this trained run.")
+    ] = None,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace existing files.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Export features to the layout of another tool: TRIDENT, CLAM, STAMP, AnnData, QuPath GeoJSON."""
+    options = {"features": features, "format": format, "out": out, "run": run, "overwrite": overwrite}
+    _run("export", "ExportConfig", config, assignments, options)
 
 
 @app.command()

@@ -33,6 +33,7 @@ Backbone = Annotated[str, _known("backbone")]
 Aggregator = Annotated[str, _known("aggregator")]
 Dataset = Annotated[str, _known("dataset")]
 Metric = Annotated[str, _known("metric")]
+Exporter = Annotated[str, _known("exporter")]
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -57,6 +58,8 @@ class ExtractConfig(RunConfig):
     min_tissue: Share = 0.1
     """Smallest share of a cell that must be tissue for the cell to be kept."""
     segmenter: Segmenter = "otsu"
+    mask: str | None = None
+    """The user's own tissue masks, instead of a segmenter: a file, or a folder with one per slide."""
     backbone: Backbone = "vmamba_pico"
     weights: str = "auto"
     """`auto` (the weights shipped with the backbone), `random`, or a file (.safetensors, .pth)."""
@@ -120,6 +123,19 @@ class EvaluateConfig(RunConfig):
     heatmaps: Annotated[int, Field(ge=0)] = 0
     """How many attention heatmaps to draw, highest scores first."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ExportConfig(RunConfig):
+    """`wsi-vmamba export`: feature files to the layout of another tool."""
+
+    features: str = "features"
+    """Folder of feature files, or one of them."""
+    format: Exporter = "trident"
+    out: str | None = None
+    """Where the files go; by default export/<format>."""
+    run: str | None = None
+    """Folder of a trained run whose probability and attention are added, in formats that have room for them."""
+    overwrite: bool = False
 
 
 class DemoConfig(RunConfig):

@@ -72,6 +72,10 @@ class NoTissueError(SlideError, ValueError):
     """The tissue mask of the slide is empty."""
 
 
+class MaskError(SlideError, ValueError):
+    """The tissue mask given for a slide is missing, cannot be read or does not fit."""
+
+
 class AnnotationError(WsiVmambaError, ValueError):
     """An annotation file cannot be read or describes no valid polygon."""
 

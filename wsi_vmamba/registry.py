@@ -16,6 +16,7 @@ TABLES: Mapping[str, str] = {
     "aggregator": "wsi_vmamba.mil:AGGREGATORS",
     "metric": "wsi_vmamba.metrics:METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
+    "exporter": "wsi_vmamba.export:EXPORTERS",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from wsi_vmamba.pipelines import extract
 from wsi_vmamba.pipelines.sources import find_sources
 
@@ -133,3 +134,63 @@ def test_all_real_slides_end_as_features_or_a_named_outcome(real_data: Path, tmp
     assert len(found) == len(small)
     for name, outcome in found.items():
         assert (outcome == "done") == (tmp_path / "out" / f"{name}.zarr").is_dir()
+
+
+def test_the_tissue_files_fed_back_keep_the_same_cells(slides: Path, tmp_path: Path):
+    assert extract.run(config(slides, tmp_path / "a")) == 0
+    tissue = tmp_path / "a" / "tissue"
+    assert sorted(p.name for p in tissue.iterdir()) == [
+        f"slide_00{i}.{ending}" for i in range(2) for ending in ("geojson", "jpg")
+    ]
+    before = file_bytes(tissue)
+    assert extract.run(config(slides, tmp_path / "b", mask=str(tissue))) == 0
+    for name in ("slide_000", "slide_001"):
+        found, again = (open_features(tmp_path / run / f"{name}.zarr") for run in "ab")
+        assert found.meta.plan == again.meta.plan
+        assert (found.meta.segmenter, again.meta.segmenter) == ("otsu", "mask")
+        np.testing.assert_array_equal(found.coords_l0, again.coords_l0)
+        np.testing.assert_array_equal(found.features, again.features)
+    assert file_bytes(tissue) == before
+    # The mask that was given is not written again beside the features.
+    assert [p.suffix for p in (tmp_path / "b" / "tissue").iterdir()] == [".jpg", ".jpg"]
+
+
+def test_an_edited_mask_changes_the_cells_and_is_never_written_over(slides: Path, tmp_path: Path):
+    assert extract.run(config(slides, tmp_path)) == 0
+    edited = tmp_path / "tissue" / "slide_000.geojson"
+    ring = [[128, 128], [384, 128], [384, 320], [128, 320], [128, 128]]
+    edited.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}).join(
+        ['{"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": ', "}]}"]
+    ))  # fmt: skip
+    text = edited.read_text()
+    masks = str(tmp_path / "tissue")
+    # Without --overwrite the other cells are a refused mix, not a silent replacement.
+    assert extract.run(config(slides, tmp_path, mask=masks)) == 1
+    assert extract.run(config(slides, tmp_path, mask=masks, overwrite=True)) == 0
+    assert edited.read_text() == text
+    file = open_features(tmp_path / "slide_000.zarr")
+    corners = {(128 + 64 * x, 128 + 64 * y) for x in range(4) for y in range(3)}
+    assert set(map(tuple, file.coords_l0.tolist())) == corners
+
+
+def test_a_slide_without_its_mask_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):
+    assert extract.run(config(slides, tmp_path / "a")) == 0
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    shutil.copy(tmp_path / "a" / "tissue" / "slide_001.geojson", masks)
+    assert extract.run(config(slides, tmp_path / "b", mask=str(masks))) == 1
+    assert outcomes(tmp_path / "b") == {"slide_000": "failed", "slide_001": "done"}
+    with pytest.raises(UsageError, match="one mask for 2 slides"):
+        extract.run(config(slides, tmp_path / "c", mask=str(masks / "slide_001.geojson")))
+
+
+def test_a_slide_without_tissue_still_gets_its_preview(tmp_path: Path):
+    from PIL import Image
+
+    (tmp_path / "slides").mkdir()
+    blank = np.full((512, 640, 3), 243, np.uint8)
+    tifffile.imwrite(tmp_path / "slides" / "blank.tif", blank, tile=(256, 256), photometric="rgb")
+    assert extract.run(config(tmp_path / "slides", tmp_path / "out", mpp_override=0.5)) == 1
+    assert outcomes(tmp_path / "out") == {"blank": "no tissue"}
+    with Image.open(tmp_path / "out" / "tissue" / "blank.jpg") as preview:
+        assert np.abs(np.asarray(preview).astype(int) - 243).max() < 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.memory import ArraySlide
 from wsi_vmamba.tissue import SEGMENTERS, TissueMask, segment_tissue
+from wsi_vmamba.tissue.otsu import OtsuSettings, tissue_of
 from wsi_vmamba.tissue.overview import read_overview
 
 NODE = (128, 92, 160)
@@ -144,3 +146,30 @@ def test_real_slides_have_a_plausible_share_of_tissue(real_data, name, mpp, low,
         pytest.skip(f"{path} is not here")
     with open_slide(path) as slide:
         assert low < segment_tissue(slide, mpp=mpp).share < high
+
+
+@pytest.mark.real_slides
+def test_ink_and_a_black_border_on_a_real_slide_cost_only_what_they_cover(real_data):
+    """Pen strokes over glass and tissue, and a scanner's black border, painted on the overview of a real node."""
+    path = real_data / "slides" / "lymph-node-metastasis.tif"
+    with open_slide(path) as slide:
+        clean = segment_tissue(slide, mpp=0.5)
+    assert clean.picture is not None
+    picture = clean.picture.copy()
+    height, width = picture.shape[:2]
+    nuisance = np.zeros((height, width), np.uint8)
+    for row, colour in ((0.3, (20, 60, 170)), (0.5, (20, 130, 60)), (0.7, (28, 28, 32))):
+        stroke = np.zeros_like(nuisance)
+        points = np.array([(0.1 * width, row * height), (0.6 * width, (row + 0.05) * height)], np.int32)
+        cv2.polylines(stroke, [points], False, 1, 30)
+        picture[stroke > 0] = colour
+        nuisance |= stroke
+    picture[:, -40:] = (5, 4, 6)
+    nuisance[:, -40:] = 1
+    picture = cv2.GaussianBlur(picture, (0, 0), 1.0)
+    found = tissue_of(picture, mpp=clean.mpp, settings=OtsuSettings())
+    near = cv2.dilate(nuisance, np.ones((15, 15), np.uint8)) > 0
+    assert not found[nuisance > 0].any()
+    # Scraps of fat and muscle at the threshold come and go; the nodes stay.
+    assert found[clean.mask & ~near].mean() > 0.98
+    assert not found[~clean.mask & ~near].mean() > 0.005

@@ -10,10 +10,10 @@ from pathlib import Path
 from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
+from wsi_vmamba.slide.location import place_of
 
 #: Columns with a meaning; only ``slide_id`` must be there, and any other column becomes an attribute.
 COLUMNS = ("slide_id", "path", "mpp", "label", "patient_id", "split", "annotation")
-_PATH_COLUMNS = ("path", "annotation")
 
 
 def load(
@@ -38,7 +38,8 @@ def load(
 def read_manifest(path: Path, *, root: Path | None, positive: str | None = None) -> list[SlideRecord]:
     """Read a manifest.
 
-    Columns: ``slide_id`` (unique), ``path`` and ``annotation`` (relative to ``root``), ``mpp`` (um per
+    Columns: ``slide_id`` (unique), ``path`` and ``annotation`` (relative to ``root``; ``path`` may be the URL
+        of a zarr slide), ``mpp`` (um per
         level-0 pixel), ``label`` (0, 1, or names of which ``positive`` is 1), ``patient_id`` (the slide's own
         name unless given), ``split`` (train, validation, test). An empty cell means unknown; further columns
         become attributes.
@@ -97,11 +98,11 @@ def _check_header(header: list[str], path: Path) -> None:
 
 
 def _record(row: Mapping[str, str], *, root: Path | None, positive: str | None, where: str) -> SlideRecord:
-    paths = {name: root / row[name] if root and row.get(name) else None for name in _PATH_COLUMNS}
+    path, annotation = row.get("path"), row.get("annotation")
     return SlideRecord(
         slide_id=row["slide_id"],
-        path=paths["path"],
-        annotation=paths["annotation"],
+        path=place_of(path, root=root) if root and path else None,
+        annotation=root / annotation if root and annotation else None,
         label=_label(row.get("label", ""), positive=positive, where=where),
         patient_id=row.get("patient_id", ""),
         split=row.get("split") or None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.slide.location import may_exist
 from wsi_vmamba.store import is_complete
 
 #: Where to get the slides of data sets that are public.
@@ -42,10 +43,10 @@ def require_slides(records: Sequence[SlideRecord], *, dataset: str) -> None:
     Raises:
         MissingDataError: which slides, where they were looked for, and what to do.
     """
-    missing = [record for record in records if record.path is None or not record.path.exists()]
+    missing = [record for record in records if record.path is None or not may_exist(record.path)]
     if missing:
         folders = sorted(
-            {str(record.path.absolute().parent) for record in missing if record.path is not None}
+            {str(Path(record.path).absolute().parent) for record in missing if record.path is not None}
         )
         where = (
             f"looked in {_first(folders)}"

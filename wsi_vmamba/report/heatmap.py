@@ -18,6 +18,7 @@ from wsi_vmamba.errors import MissingDataError, UsageError
 from wsi_vmamba.metrics.base import plain
 from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
 from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
+from wsi_vmamba.slide.location import may_exist
 from wsi_vmamba.tissue.overview import Overview, read_overview
 from wsi_vmamba.training import Prediction
 
@@ -81,7 +82,7 @@ def draw_attention(record: SlideRecord, bag: Bag, prediction: Prediction, folder
             f"{record.slide_id}: this aggregator gives no attention, so there is no heatmap to draw; "
             "train with an attention aggregator such as abmil"
         )
-    if record.path is None or not Path(record.path).exists():
+    if record.path is None or not may_exist(record.path):
         raise MissingDataError(
             f"{record.slide_id}: a heatmap is drawn over the slide, but its file is "
             f"{'not named in the data set' if record.path is None else f'not at {record.path}'}"

@@ -15,7 +15,8 @@ SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
     | {".svslide", ".vms", ".vmu", ".czi", ".avs"}
 )
-_ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+#: Files that make a folder a zarr group or array.
+ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
 
 def find_slides(folder: str | Path, *, problems: list[UnreadableSlideError] | None = None) -> list[Path]:
@@ -55,7 +56,7 @@ def find_slides(folder: str | Path, *, problems: list[UnreadableSlideError] | No
 def is_zarr_folder(path: Path) -> bool:
     """Whether a folder is a zarr group or array; False also where it cannot be looked into."""
     try:
-        return any((path / marker).is_file() for marker in _ZARR_MARKERS)
+        return any((path / marker).is_file() for marker in ZARR_MARKERS)
     except PermissionError:
         return False
 

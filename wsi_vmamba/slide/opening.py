@@ -8,7 +8,8 @@ from pathlib import Path
 
 from wsi_vmamba.errors import SlideError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide
-from wsi_vmamba.slide.find import is_feature_store, is_zarr_folder
+from wsi_vmamba.slide.find import SLIDE_SUFFIXES, is_feature_store, is_zarr_folder
+from wsi_vmamba.slide.location import Location, is_url
 from wsi_vmamba.slide.readers import READERS
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -27,15 +28,19 @@ _LOOKS_LIKE = (
 _EXPECTED = "expected a whole-slide image (TIFF, SVS, NDPI, MRXS, SCN, BIF, CZI, DICOM, OME-Zarr)"
 
 
-def open_slide(path: str | Path, *, reader: str | None = None) -> Slide:
+def open_slide(path: Location, *, reader: str | None = None) -> Slide:
     """Open a slide with the reader its content asks for, or with ``reader``, a name in the READERS table.
 
-    TIFF opens natively where it can, and through OpenSlide where the layout is a vendor's own.
+    TIFF opens natively where it can, and through OpenSlide where the layout is a vendor's own. From a URL only
+    zarr is read.
 
     Raises:
         UnreadableSlideError: missing, empty, damaged, or not a slide; the message says what was found instead.
         UnknownNameError: no such reader.
     """
+    if isinstance(path, str) and is_url(path):
+        _refuse_other_remote(path, reader)
+        return _open("zarr", path)
     if reader is not None:
         slide: Slide = READERS.resolve(reader)(path)
         return slide
@@ -79,7 +84,16 @@ def sniff(path: Path) -> str:
     raise UnreadableSlideError(path, f"{_EXPECTED}, found {_describe(head)}")
 
 
-def _open(reader: str, path: Path) -> Slide:
+def _refuse_other_remote(url: str, reader: str | None) -> None:
+    """Refuse what cannot be read from a URL, before the network is asked."""
+    if reader not in {None, "zarr"} or url.lower().endswith(tuple(SLIDE_SUFFIXES)):
+        raise UnreadableSlideError(
+            url,
+            "from a URL only OME-Zarr is read (a folder or a .zarr.zip); copy other slides to a local disk first",
+        )
+
+
+def _open(reader: str, path: Location) -> Slide:
     slide: Slide = READERS.resolve(reader)(path)
     return slide
 

@@ -1,4 +1,4 @@
-"""OME-Zarr and plain zarr pictures, in a folder or a zip."""
+"""OME-Zarr and plain zarr pictures, in a folder or a zip, on this machine or behind a URL."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, pyramid
+from wsi_vmamba.slide.location import Location, is_url, may_exist
+from wsi_vmamba.slide.remote import open_remote_store, remote_errors
 from wsi_vmamba.slide.zarr_layout import ZarrLevel, read_layout
 
 #: Rows read at a time, at least; keeps the copy in the array's own axis order small beside the result.
@@ -27,22 +30,23 @@ class ZarrSlide(CanvasSlide):
     Chunks that were never written have the array's fill value, as zarr defines it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: Location) -> None:
         """Read the metadata.
+
+        Args:
+            path: a folder or zip, or the URL of one.
 
         Raises:
             UnreadableSlideError: not zarr, damaged, or not one 8-bit RGB or grey plane.
         """
-        if not Path(path).exists():
-            raise UnreadableSlideError(path, "no such file or folder")
+        #: What a network raises; on this machine nothing does.
+        self._network = (OSError, *remote_errors()) if is_url(path) else ()
         try:
-            self._store = (
-                LocalStore(path, read_only=True) if Path(path).is_dir() else ZipStore(path, mode="r")
-            )
+            self._store = _open_store(path)
             layout = read_layout(str(path), zarr.open(self._store, mode="r"))
         except UnreadableSlideError:
             raise
-        except _DAMAGE as error:
+        except (*_DAMAGE, *self._network) as error:
             raise UnreadableSlideError(
                 path, f"not a zarr picture, or its metadata are damaged ({error})"
             ) from error
@@ -66,6 +70,8 @@ class ZarrSlide(CanvasSlide):
         for top, bottom in itertools.pairwise(edges):
             try:
                 pixels = _read_hwc(source, x_px, x_px + out.shape[1], top, bottom)
+            except self._network as error:
+                raise UnreadableSlideError(self.path, f"reading failed in the middle ({error})") from error
             except _DAMAGE as error:
                 if not self._is_there():
                     raise UnreadableSlideError(self.path, "it went away while it was read") from error
@@ -80,7 +86,7 @@ class ZarrSlide(CanvasSlide):
 
     def _is_there(self) -> bool:
         try:
-            return Path(self.path).exists()
+            return may_exist(self.path)
         except OSError:
             return False
 
@@ -88,6 +94,14 @@ class ZarrSlide(CanvasSlide):
         """Let go of the store; further reads are errors."""
         self._arrays = ()
         self._store.close()
+
+
+def _open_store(path: Location) -> Store:
+    if isinstance(path, str) and is_url(path):
+        return open_remote_store(path)
+    if not Path(path).exists():
+        raise UnreadableSlideError(path, "no such file or folder")
+    return LocalStore(path, read_only=True) if Path(path).is_dir() else ZipStore(Path(path), mode="r")
 
 
 def _read_hwc(source: ZarrLevel, left: int, right: int, top: int, bottom: int) -> NDArray[np.uint8]:

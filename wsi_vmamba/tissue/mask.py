@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,21 @@ class TissueMask:
             reach past the slide, or end a little before its edge where the level read does.
         downsample: level-0 pixels per mask pixel, at least 1.
         mpp: micrometres per mask pixel.
+        picture: uint8 RGB of the same shape that the mask was found in; None where none was read.
     """
 
     mask: NDArray[np.bool_]
     downsample: float
     mpp: float
+    picture: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_ or self.mask.size == 0:
             raise UsageError(
                 f"a tissue mask is a non-empty 2-D bool array, got {self.mask.dtype} {self.mask.shape}"
             )
+        if self.picture is not None and self.picture.shape != (*self.mask.shape, 3):
+            raise UsageError(f"expected a picture of {self.mask.shape} pixels, got {self.picture.shape}")
         if not self.downsample > 0 or not self.mpp > 0:
             raise UsageError(f"downsample and mpp must be positive, got {self.downsample} and {self.mpp}")
 

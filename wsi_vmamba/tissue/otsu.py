@@ -66,7 +66,7 @@ def segment_otsu(slide: Slide, *, mpp: float, settings: OtsuSettings | None = No
     """Read the slide in small and find its tissue (see `tissue_of`)."""
     overview = read_overview(slide, mpp=mpp)
     mask = tissue_of(overview.pixels, mpp=overview.mpp, settings=settings or OtsuSettings())
-    return TissueMask(mask=mask, downsample=overview.downsample, mpp=overview.mpp)
+    return TissueMask(mask=mask, downsample=overview.downsample, mpp=overview.mpp, picture=overview.pixels)
 
 
 def tissue_of(pixels: NDArray[np.uint8], *, mpp: float, settings: OtsuSettings) -> Mask:

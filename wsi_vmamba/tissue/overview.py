@@ -19,6 +19,25 @@ OVERVIEW_MPP = 8.0
 _BLOCK_PX = 2048
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverviewGrid:
+    """Where the pixels of an overview lie, known before any is read.
+
+    Attributes:
+        level: level of the slide that is read.
+        factor: pixels of that level averaged along each side.
+        width_px: width of the picture.
+        height_px: height of the picture.
+        downsample: level-0 pixels per pixel of the picture.
+    """
+
+    level: int
+    factor: int
+    width_px: int
+    height_px: int
+    downsample: float
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Overview:
     """The slide in small.
@@ -48,14 +67,10 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
     Raises:
         UnreadableSlideError: a block cannot be read.
     """
-    index = _best_level(slide.levels, downsample=overview_mpp / mpp)
-    level = slide.levels[index]
-    # A hair of tolerance: 7.9999 um per pixel is meant to be 8, not to be averaged no further.
-    factor = max(1, math.floor(overview_mpp / (mpp * level.downsample) + 1e-3))
+    grid = overview_grid(slide, mpp=mpp, overview_mpp=overview_mpp)
+    index, factor, level = grid.level, grid.factor, slide.levels[grid.level]
     step = max(1, _BLOCK_PX // factor) * factor
-    out = np.empty(
-        (math.ceil(level.height_px / factor), math.ceil(level.width_px / factor), 3), dtype=np.uint8
-    )
+    out = np.empty((grid.height_px, grid.width_px, 3), dtype=np.uint8)
 
     def read_block(corner: tuple[int, int]) -> None:
         y, x = corner
@@ -73,8 +88,22 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
     run_all(
         read_block, list(itertools.product(range(0, level.height_px, step), range(0, level.width_px, step)))
     )
-    downsample = level.downsample * factor
-    return Overview(pixels=out, downsample=downsample, mpp=mpp * downsample)
+    return Overview(pixels=out, downsample=grid.downsample, mpp=mpp * grid.downsample)
+
+
+def overview_grid(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MPP) -> OverviewGrid:
+    """Return the grid that `read_overview` fills; masks drawn on it fit those of the segmenters exactly."""
+    index = _best_level(slide.levels, downsample=overview_mpp / mpp)
+    level = slide.levels[index]
+    # A hair of tolerance: 7.9999 um per pixel is meant to be 8, not to be averaged no further.
+    factor = max(1, math.floor(overview_mpp / (mpp * level.downsample) + 1e-3))
+    return OverviewGrid(
+        level=index,
+        factor=factor,
+        width_px=math.ceil(level.width_px / factor),
+        height_px=math.ceil(level.height_px / factor),
+        downsample=level.downsample * factor,
+    )
 
 
 def _best_level(levels: tuple[Level, ...], *, downsample: float) -> int:

@@ -1,0 +1,90 @@
+"""Recipe: feature files to the layout of another tool. A file that fails is named and the others go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_vmamba import console
+from wsi_vmamba.bags import SlideRecord, load_bag
+from wsi_vmamba.config import ExportConfig
+from wsi_vmamba.errors import StoreError, UsageError
+from wsi_vmamba.export import export_cells, read_cells, write_files
+from wsi_vmamba.provenance import write_run_record
+
+#: Attention sums to one over a slide; as multiples of its mean, slides of different sizes compare.
+ATTENTION = "attention / mean"
+PROBABILITY = "probability"
+
+
+def run(config: ExportConfig) -> int:
+    """Export every feature file; return 0 when all are there afterwards, 1 when one failed."""
+    out = Path(config.out or f"export/{config.format}")
+    paths = find_feature_files(Path(config.features))
+    model = _load_model(config.run)
+    failures: list[tuple[str, str]] = []
+    written = 0
+    with console.progress("export", len(paths)) as task:
+        for path in paths:
+            try:
+                written += len(_export(path, out, config, model))
+            except StoreError as error:
+                failures.append((path.stem, str(error)))
+            task.step(path.stem)
+    write_run_record(
+        out, command="export", config=config, facts={"slides": len(paths), "failed": len(failures)}
+    )
+    done = len(paths) - len(failures)
+    console.say(f"{done} of {len(paths)} slides as {config.format} in {out}; {written} files written")
+    if not config.overwrite:
+        console.say("files that were there before were kept; --overwrite replaces them")
+    if failures:
+        console.print_table("Slides not exported", ("slide", "cause"), failures)
+    return 1 if failures else 0
+
+
+def find_feature_files(features: Path) -> list[Path]:
+    """List the feature files of a folder, or the one that ``features`` is.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (features / "zarr.json").is_file():
+        return [features]
+    found = sorted(
+        path for path in features.glob("*.zarr") if path.is_dir() and not path.name.startswith(".")
+    )
+    if not found:
+        raise UsageError(
+            f"no feature files in {features.absolute()}; make them with `wsi-vmamba extract`, or give their folder"
+        )
+    return found
+
+
+def _export(path: Path, out: Path, config: ExportConfig, model: Any) -> list[Path]:
+    per_cell, per_slide = ({}, {}) if model is None else _measure(path, model)
+    cells = read_cells(path, measurements=per_cell, slide_measurements=per_slide)
+    return write_files(export_cells(config.format, cells), out, overwrite=config.overwrite)
+
+
+def _load_model(run_folder: str | None) -> Any:
+    """The best model of a run, or None; torch is loaded only where a run is given."""
+    if run_folder is None:
+        return None
+    from wsi_vmamba.training import load_run
+
+    return load_run(Path(run_folder)).model
+
+
+def _measure(path: Path, model: Any) -> tuple[dict[str, Any], dict[str, float]]:
+    """What the model says of each cell and of the slide."""
+    from wsi_vmamba.training import predict
+
+    prediction = predict(model, load_bag(SlideRecord(slide_id=path.stem), path.parent))
+    per_cell = {}
+    if prediction.attention is not None:
+        attention = prediction.attention.astype(np.float64)
+        per_cell[ATTENTION] = attention / attention.mean()
+    return per_cell, {PROBABILITY: prediction.probability}

@@ -1,0 +1,59 @@
+"""Where the tissue of a slide comes from, and the files that show it: ``tissue/<slide_id>.geojson`` and ``.jpg``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue
+
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
+from wsi_vmamba.regions import RegionPlan
+from wsi_vmamba.slide import Slide
+from wsi_vmamba.slide.tolerant import TolerantSlide
+from wsi_vmamba.store import write_bytes_atomic
+from wsi_vmamba.tissue import TissueMask, segment_tissue
+
+#: Folder beside the feature files.
+FOLDER = "tissue"
+#: What a feature file records as its segmenter where the user gave the mask; the cells are in its plan.
+FROM_MASK = "mask"
+
+
+def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: str) -> TissueMask:
+    """Return the user's mask of a slide where masks are given, else what the segmenter finds.
+
+    What a segmenter could not see for damage counts as tissue; a mask says where tissue is, whatever can be seen.
+
+    Raises:
+        MaskError: the mask is missing, cannot be read or does not fit the slide.
+        UnreadableSlideError: the segmenter cannot read the slide.
+    """
+    if config.mask is not None:
+        return read_mask(find_mask(Path(config.mask), slide_id), slide, mpp=mpp)
+    tissue = segment_tissue(slide, mpp=mpp, segmenter=config.segmenter)
+    return count_damage_as_tissue(tissue, slide) if isinstance(slide, TolerantSlide) else tissue
+
+
+def tissue_source(config: ExtractConfig) -> str:
+    """Name to record for where the tissue came from."""
+    return config.segmenter if config.mask is None else FROM_MASK
+
+
+def save_tissue(
+    config: ExtractConfig, slide: Slide, tissue: TissueMask, plan: RegionPlan, *, slide_id: str
+) -> None:
+    """Write the preview of a slide, and its polygons unless a mask was given or a person may have edited them.
+
+    Polygons that are there are replaced with ``overwrite`` only. The preview is drawn anew by every run that makes
+    the features: looking at the slide for it may find damaged tiles, which the feature file then names.
+
+    Raises:
+        StoreError: a file cannot be written.
+        UnreadableSlideError: the preview needs a look at the slide, and it cannot be read.
+    """
+    folder = Path(config.out) / FOLDER
+    write_bytes_atomic(folder / f"{slide_id}.jpg", draw_preview(slide, tissue, plan))
+    polygons = folder / f"{slide_id}.geojson"
+    if config.mask is None and (config.overwrite or not polygons.exists()):
+        write_bytes_atomic(polygons, tissue_geojson(tissue, slide_id=slide_id).encode())

@@ -1,0 +1,31 @@
+"""Feature files in the layouts of other tools. One file per format; nothing is computed here, only rewritten."""
+
+from __future__ import annotations
+
+from wsi_vmamba.export.cells import ExportCells, read_cells
+from wsi_vmamba.export.files import Exporter, ExportFile, write_files
+from wsi_vmamba.registry import Table
+
+__all__ = ["EXPORTERS", "ExportCells", "ExportFile", "Exporter", "export_cells", "read_cells", "write_files"]
+
+#: Every format that `wsi-vmamba export` writes; an entry is an `Exporter`.
+EXPORTERS = Table(
+    "exporter",
+    {
+        "trident": "wsi_vmamba.export.trident:export_trident",
+        "clam": "wsi_vmamba.export.clam:export_clam",
+        "stamp": "wsi_vmamba.export.stamp:export_stamp",
+        "anndata": "wsi_vmamba.export.anndata:export_anndata",
+        "geojson": "wsi_vmamba.export.geojson:export_geojson",
+    },
+)
+
+
+def export_cells(form: str, cells: ExportCells) -> tuple[ExportFile, ...]:
+    """Return the files of one slide in a format of the table, to be written by `write_files`.
+
+    Raises:
+        UnknownNameError: no such format.
+    """
+    exporter: Exporter = EXPORTERS.resolve(form)
+    return exporter(cells)

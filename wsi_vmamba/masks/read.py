@@ -1,0 +1,68 @@
+"""A mask file to a `TissueMask`: polygons are drawn on the grid that the segmenters use, pictures taken as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import shapely
+
+from wsi_vmamba.annotation import Annotation, Role, read_annotation
+from wsi_vmamba.errors import AnnotationError, MaskError
+from wsi_vmamba.masks.find import IMAGE_SUFFIXES, POLYGON_SUFFIXES
+from wsi_vmamba.masks.image import read_image_mask
+from wsi_vmamba.slide.base import Slide
+from wsi_vmamba.tissue.mask import TissueMask
+from wsi_vmamba.tissue.overview import overview_grid
+
+#: Classes and groups, in lower case, whose area is cut out of the tissue; everything else is tissue, whatever its
+#: name. The first are what QuPath offers, some with the asterisk that makes it ignore them itself.
+NOT_TISSUE: Mapping[str, Role] = dict.fromkeys(
+    ("ignore*", "ignore", "background", "artifact", "artefact", "exclude", "exclusion", "hole", "pen", "fold", "_2"),
+    Role.EXCLUSION,
+)  # fmt: skip
+
+
+def read_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
+    """Read the mask of a slide.
+
+    Args:
+        path: GeoJSON (QuPath), ASAP XML, or a picture in which every pixel that is not 0 is tissue.
+        slide: the open slide, for its size; no pixel is read.
+        mpp: micrometres per level-0 pixel, as resolved.
+
+    Raises:
+        MaskError: the file cannot be read, is no mask, or does not fit the slide.
+    """
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return read_image_mask(path, slide, mpp=mpp)
+    if suffix not in POLYGON_SUFFIXES:
+        raise MaskError(
+            slide.path,
+            f"mask {path}: expected {', '.join(POLYGON_SUFFIXES + IMAGE_SUFFIXES)}, got {suffix!r}",
+        )
+    try:
+        annotation = read_annotation(path, groups=NOT_TISSUE, others=Role.TUMOR)
+    except AnnotationError as error:
+        raise MaskError(slide.path, f"mask {error}") from error
+    _check_on_slide(path, slide, annotation)
+    grid = overview_grid(slide, mpp=mpp)
+    mask = annotation.rasterize(width_px=grid.width_px, height_px=grid.height_px, downsample=grid.downsample)
+    return TissueMask(mask=mask, downsample=grid.downsample, mpp=mpp * grid.downsample)
+
+
+def _check_on_slide(path: Path, slide: Slide, annotation: Annotation) -> None:
+    """Refuse polygons that lie beside the slide: they are of another slide, or not in level-0 pixels."""
+    if not annotation.tumor:
+        raise MaskError(
+            slide.path, f"mask {path}: it has no area that is tissue; draw one, or leave out --mask"
+        )
+    base = slide.levels[0]
+    left, top, right, bottom = shapely.total_bounds(shapely.union_all(annotation.tumor))
+    if right <= 0 or bottom <= 0 or left >= base.width_px or top >= base.height_px:
+        raise MaskError(
+            slide.path,
+            f"mask {path}: its polygons lie at ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), outside the "
+            f"slide of {base.width_px} x {base.height_px} px; they must be in pixels of level 0 of this slide",
+        )

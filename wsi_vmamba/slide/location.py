@@ -1,0 +1,28 @@
+"""Where a slide lies: a path on this machine, or a URL that fsspec understands, such as s3://bucket/slide.zarr."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+#: A path, or the text of a URL; a `Path` would squeeze the two slashes into one.
+Location = Path | str
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+
+
+def is_url(place: object) -> bool:
+    """Whether a place is a URL and not a path of this machine."""
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+def place_of(text: str, *, root: Path | None = None) -> Location:
+    """Return what a text stands for: a URL as it is, else a path, relative ones starting from ``root``."""
+    if is_url(text):
+        return text.rstrip("/")
+    return Path(text) if root is None else root / text
+
+
+def may_exist(place: Location) -> bool:
+    """Whether a path is there; of a URL only opening it can tell."""
+    return is_url(place) or Path(place).exists()
