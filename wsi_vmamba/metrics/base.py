@@ -99,6 +99,16 @@ def clip_unit(interval: Interval) -> Interval:
     return max(0.0, interval[0]), min(1.0, interval[1])
 
 
+def wilson_interval(found: int, n: int) -> Interval:
+    """Wilson's 95 % interval of a share ``found / n``; sound for small n and for shares at 0 and 1."""
+    if n == 0:
+        return math.nan, math.nan
+    share, z2 = found / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def plain(value: Any) -> Any:
     """Turn numbers, arrays and containers into what JSON can hold; NaN and infinity become None."""
     if isinstance(value, dict):
