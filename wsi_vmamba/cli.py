@@ -130,7 +130,9 @@ def train(
 
 @app.command()
 def evaluate(
-    metric: Annotated[str | None, typer.Option(help="Name in the metric table [default: auc].")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="auc or another slide metric, froc, or all [default: auc].")
+    ] = None,
     run: Annotated[
         str | None, typer.Option(help="Folder of the run [default: the newest under runs/].")
     ] = None,
@@ -138,8 +140,40 @@ def evaluate(
         str | None, typer.Option(help="Folder of feature files [default: the run's].")
     ] = None,
     split: Annotated[str | None, typer.Option(help="test, validation or train [default: test].")] = None,
+    scores: Annotated[str | None, typer.Option(help="CSV of slide scores, in place of a run.")] = None,
+    score_column: Annotated[
+        str | None, typer.Option(help="Column of --scores that holds the scores.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of --scores that holds the labels [default: label].")
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Name of the positive class where labels are names.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Call slides from this score on [default: chosen on validation].")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Folder of level-5 tumour masks (PNG or TIFF), for FROC.")
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="Folder of outlines (ASAP XML, GeoJSON), in place of --masks.")
+    ] = None,
+    detections: Annotated[
+        str | None, typer.Option(help="Folder of <slide>.csv (probability,x,y), in place of a run.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this slide out of FROC; may be repeated.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Paired DeLong test of two runs, score CSVs, or --scores columns."),
+    ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the results [default: <run>/evaluation].")
+        str | None, typer.Option(help="Folder for tables and figures [default of a run: <run>/evaluation].")
+    ] = None,
+    json_out: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the metrics as JSON to this file.")
     ] = None,
     heatmaps: Annotated[
         int | None, typer.Option(help="How many attention heatmaps to draw [default: 0].")
@@ -147,9 +181,12 @@ def evaluate(
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Evaluate a trained run on its held-out slides."""
+    """Evaluate a trained run on its held-out slides, or scores and detections made elsewhere."""
     options = {
-        "metric": metric, "run": run, "features": features, "split": split, "out": out, "heatmaps": heatmaps,
+        "metric": metric, "run": run, "features": features, "split": split, "scores": scores,
+        "score_column": score_column, "label_column": label_column, "positive": positive, "threshold": threshold,
+        "masks": masks, "annotations": annotations, "detections": detections, "exclude": exclude or None,
+        "compare": list(compare) if compare else None, "out": out, "json_out": json_out, "heatmaps": heatmaps,
     }  # fmt: skip
     _run("evaluate", "EvaluateConfig", config, assignments, options)
 

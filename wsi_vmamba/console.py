@@ -75,7 +75,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     if not console.is_terminal:
         say(title)
         for row in (columns, *rows):
-            say("\t".join(str(value) for value in row))
+            # Not through rich, which turns tabs into blanks.
+            print("\t".join(str(value) for value in row))
         return
     shown = Table(title=title, title_justify="left", show_edge=False)
     for column in columns:

@@ -15,6 +15,7 @@ TABLES: Mapping[str, str] = {
     "backbone": "wsi_vmamba.model:BACKBONES",
     "aggregator": "wsi_vmamba.mil:AGGREGATORS",
     "metric": "wsi_vmamba.metrics:METRICS",
+    "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
 }
 

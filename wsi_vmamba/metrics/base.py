@@ -85,9 +85,14 @@ def check_unique(slide_ids: Sequence[str], *, expected: int) -> None:
         raise MetricError(f"{len(twice)} slides come more than once ({shown}); each slide may count once")
 
 
+def are_probabilities(scores: Scores) -> bool:
+    """Whether all scores lie in 0–1."""
+    return bool(scores.min() >= 0 and scores.max() <= 1)
+
+
 def check_probabilities(scores: Scores) -> None:
     """Refuse scores outside 0–1, for metrics that read them as probabilities."""
-    if scores.min() < 0 or scores.max() > 1:
+    if not are_probabilities(scores):
         raise MetricError(
             f"calibration needs probabilities in 0–1, got scores from {scores.min():g} to {scores.max():g}; "
             "pass the sigmoid or softmax of the logits"

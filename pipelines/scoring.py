@@ -1,0 +1,164 @@
+"""Slides with labels and scores: of a trained run, or from a CSV that any program may have written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from wsi_vmamba.pipelines.train import load_records
+
+from wsi_vmamba import console
+from wsi_vmamba.bags import BagLoader, SlideRecord
+from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
+from wsi_vmamba.datasets.presence import require_features
+from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.metrics.panel import Threshold
+from wsi_vmamba.metrics.scores import read_scores
+from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.training import Prediction, Run, load_run, predict
+
+#: Column of a manifest that holds the size of the metastasis.
+GROUP_COLUMN = "metastasis"
+
+
+class Scored(NamedTuple):
+    """One slide with what the model says of it; the bag itself is not kept, a data set may not fit in memory."""
+
+    record: SlideRecord
+    cells: int
+    prediction: Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredSlides:
+    """What the slide-level metrics are computed from.
+
+    Attributes:
+        source: what was scored, for messages.
+        slide_ids: names of the N slides.
+        labels: zeros and ones, (N,).
+        scores: (N,), higher meaning more likely positive.
+        groups: size of the metastasis of each slide, where known.
+        threshold: from which score on a slide is called positive, where one was chosen.
+    """
+
+    source: str
+    slide_ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    groups: tuple[str, ...] | None = None
+    threshold: Threshold | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """A trained run with the predictions for one split."""
+
+    folder: Path
+    how: TrainConfig
+    features: Path
+    split: str
+    scored: tuple[Scored, ...] = field(repr=False)
+    threshold: Threshold | None
+
+    def slides(self) -> ScoredSlides:
+        """Labels, scores, groups and threshold of the run."""
+        groups = tuple(item.record.attributes.get(GROUP_COLUMN, "") for item in self.scored)
+        return ScoredSlides(
+            source=f"{len(self.scored)} {self.split} slides of {self.folder}",
+            slide_ids=tuple(item.record.slide_id for item in self.scored),
+            labels=_labels(self.scored),
+            scores=_probabilities(self.scored),
+            groups=groups if any(groups) else None,
+            threshold=self.threshold,
+        )
+
+
+def score_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
+    """Predict a split of a run, and its validation slides for the threshold.
+
+    Raises:
+        DatasetError: the split has no labelled slide.
+        MissingDataError: a slide of the split has no features.
+    """
+    trained = load_run(folder)
+    how = resolve_config(TrainConfig, file=folder / "train.yaml")
+    features = Path(config.features or how.features)
+    scored = score_split(config.split, how, trained, features)
+    return ScoredRun(
+        folder=folder, how=how, features=features, split=config.split, scored=tuple(scored),
+        threshold=_threshold(config, how, trained, features),
+    )  # fmt: skip
+
+
+def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> list[Scored]:
+    """Predict every labelled slide of the split with the run's best model.
+
+    Raises:
+        DatasetError: the split has no labelled slide.
+        MissingDataError: a slide of the split has no features.
+    """
+    records = [
+        record
+        for record in load_records(how)
+        if record.label is not None and trained.splits.get(record.slide_id, record.split) == split
+    ]
+    if not records:
+        raise DatasetError(f"{how.dataset}: no labelled slide in split {split!r}; choose another --split")
+    require_features(records, features, dataset=how.dataset)
+    loader = BagLoader(features, cache_bytes=0)  # each bag is used once
+    with console.progress(f"score {split}", len(records)) as task:
+        scored = []
+        for record in records:
+            bag = loader(record)
+            scored.append(Scored(record, len(bag.features), predict(trained.model, bag)))
+            task.step(record.slide_id)
+    return scored
+
+
+def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:
+    """Read the scores of a CSV; a column of metastasis sizes is used where there is one.
+
+    Raises:
+        UnknownNameError: there is no such column.
+        MetricError: labels or scores are not usable.
+    """
+    table = read_scores(
+        path, score_column=column, label_column=config.label_column, positive=config.positive,
+        group_columns=(GROUP_COLUMN, "category"),
+    )  # fmt: skip
+    return ScoredSlides(
+        source=f"{len(table.labels)} slides of {path} ({column})",
+        slide_ids=table.slide_ids,
+        labels=table.labels,
+        scores=table.scores,
+        groups=table.groups,
+        threshold=_given_threshold(config),
+    )
+
+
+def _threshold(config: EvaluateConfig, how: TrainConfig, trained: Run, features: Path) -> Threshold | None:
+    """The threshold given, or the one that the run's validation slides suggest; none when these are judged."""
+    if config.threshold is not None or config.split == "validation":
+        return _given_threshold(config)
+    scored = score_split("validation", how, trained, features)
+    return Threshold(
+        value=choose_threshold(_labels(scored), _probabilities(scored)),
+        source=f"highest balanced accuracy on {len(scored)} validation slides",
+    )
+
+
+def _given_threshold(config: EvaluateConfig) -> Threshold | None:
+    return None if config.threshold is None else Threshold(value=config.threshold, source="given by the user")
+
+
+def _labels(scored: Sequence[Scored]) -> NDArray[np.int64]:
+    return np.array([item.record.label for item in scored], dtype=np.int64)
+
+
+def _probabilities(scored: Sequence[Scored]) -> NDArray[np.float64]:
+    return np.array([item.prediction.probability for item in scored])
