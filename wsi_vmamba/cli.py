@@ -192,6 +192,46 @@ def evaluate(
 
 
 @app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="Name of a public data set: camelyon16.")],
+    to: Annotated[str, typer.Option(help="Folder for the files; what is there already is kept.")],
+    slides: Annotated[
+        list[str] | None, typer.Option(help="Only this slide or pattern (test_*); may be repeated.")
+    ] = None,
+    annotations: Annotated[bool, typer.Option(help="Fetch the outlines of lesions too.")] = True,
+    workers: Annotated[int | None, typer.Option(help="Files fetched at the same time [default: 4].")] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="Another S3 server that holds the bucket [default: Amazon's].")
+    ] = None,
+) -> None:
+    """Download a public data set; an interrupted download goes on where it stopped."""
+    options = {
+        "dataset": dataset, "to": to, "slides": slides or None, "annotations": annotations, "workers": workers,
+        "endpoint_url": endpoint_url,
+    }  # fmt: skip
+    _run("download", "DownloadConfig", None, None, options)
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(help="Name of a public data set: camelyon16.")],
+    folder: Annotated[str, typer.Argument(help="Folder with its files, as `download` lays them out.")],
+    slides: Annotated[
+        list[str] | None, typer.Option(help="Only this slide or pattern (test_*); may be repeated.")
+    ] = None,
+    checksums: Annotated[bool, typer.Option("--checksums", help="Hash every file; takes hours.")] = False,
+    json_out: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the findings as JSON to this file.")
+    ] = None,
+) -> None:
+    """Report missing, extra and damaged files of a public data set."""
+    options = {
+        "dataset": dataset, "folder": folder, "slides": slides or None, "checksums": checksums, "json_out": json_out,
+    }  # fmt: skip
+    _run("check", "CheckConfig", None, None, options)
+
+
+@app.command()
 def demo(
     out: Annotated[
         str | None, typer.Option(help="Folder for everything the demo makes [default: demo].")

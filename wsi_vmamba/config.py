@@ -37,6 +37,7 @@ Aggregator = Annotated[str, _known("aggregator")]
 Dataset = Annotated[str, _known("dataset")]
 #: A slide-level or a lesion-level metric, or all of them.
 Metric = Annotated[str, _known("metric", "lesion metric", also=("all",))]
+PublicDataset = Annotated[str, _known("public data set")]
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -158,6 +159,31 @@ class EvaluateConfig(RunConfig):
         if self.masks and self.annotations:
             raise ValueError("give --masks or --annotations, not both")
         return self
+
+
+class DownloadConfig(RunConfig):
+    """`wsi-vmamba download`: the files of a public data set to a folder."""
+
+    dataset: PublicDataset
+    to: str
+    slides: list[str] = []
+    """Names or patterns (`test_*`); none for all."""
+    annotations: bool = True
+    workers: Annotated[int, Field(ge=1, le=32)] = 4
+    """Files fetched at the same time."""
+    endpoint_url: str | None = None
+    """Another S3 server that holds the bucket; by default Amazon's."""
+
+
+class CheckConfig(RunConfig):
+    """`wsi-vmamba check`: whether a data set is complete and sound in a folder."""
+
+    dataset: PublicDataset
+    folder: str
+    slides: list[str] = []
+    checksums: bool = False
+    """Also hash every file whose checksum is known."""
+    json_out: str | None = None
 
 
 class DemoConfig(RunConfig):

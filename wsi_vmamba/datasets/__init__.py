@@ -15,4 +15,7 @@ DATASETS = Table(
     },
 )
 
-__all__ = ["DATASETS"]
+#: Data sets that can be downloaded; each resolves to a `RemoteDataset`.
+REMOTE_DATASETS = Table("public data set", {"camelyon16": "wsi_vmamba.datasets.camelyon16_remote:REMOTE"})
+
+__all__ = ["DATASETS", "REMOTE_DATASETS"]
