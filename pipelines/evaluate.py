@@ -116,7 +116,8 @@ def _finish(
         write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
     if headline is not None:
         low, high = headline.ci95
-        console.say(f"{config.metric} {headline.value:.4f} (95 % interval {low:.4f}-{high:.4f})")
+        name = "auc" if config.metric == ALL else config.metric
+        console.say(f"{name} {headline.value:.4f} (95 % interval {low:.4f}-{high:.4f})")
     results.show(slides if panel is not None else None, panel, found)
 
 

@@ -14,11 +14,14 @@ from wsi_vmamba.pipelines.train import load_records
 from wsi_vmamba import console
 from wsi_vmamba.bags import BagLoader, SlideRecord
 from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
+from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError
 from wsi_vmamba.metrics.panel import Threshold
 from wsi_vmamba.metrics.scores import read_scores
 from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.tabular.run import holds_tabular_run
+from wsi_vmamba.tabular.run import load as load_tabular_run
 from wsi_vmamba.training import Prediction, Run, load_run, predict
 
 #: Column of a manifest that holds the size of the metastasis.
@@ -85,6 +88,8 @@ def score_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
         DatasetError: the split has no labelled slide.
         MissingDataError: a slide of the split has no features.
     """
+    if holds_tabular_run(folder):
+        return _score_table_run(config, folder)
     trained = load_run(folder)
     how = resolve_config(TrainConfig, file=folder / "train.yaml")
     features = Path(config.features or how.features)
@@ -120,6 +125,35 @@ def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> l
     return scored
 
 
+def _score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
+    """The same for a run on rows of numbers; its validation scores were made when it was trained."""
+    fitted, how = load_tabular_run(folder), resolve_config(TrainConfig, file=folder / "train.yaml")
+    table = read_feature_table(Path(how.manifest) if how.manifest else None)
+    held_out = fitted.validation if config.split == "validation" else None
+    records = [
+        record
+        for record in table.records
+        if record.label is not None
+        and (
+            record.slide_id in held_out if held_out is not None else (record.split or "train") == config.split
+        )
+    ]
+    if not records:
+        raise DatasetError(
+            f"{how.manifest}: no labelled slide in split {config.split!r}; choose another --split"
+        )
+    names = [record.slide_id for record in records]
+    scores = [held_out[name] for name in names] if held_out is not None else fitted.predict(table, names)
+    threshold = _given_threshold(config)
+    if threshold is None and held_out is None:
+        labels = np.array(list(fitted.validation_labels.values()))
+        threshold = _chosen(labels, np.array(list(fitted.validation.values())))
+    return ScoredRun(
+        folder=folder, how=how, features=Path(how.features), split=config.split, threshold=threshold,
+        scored=tuple(Scored(r, 1, Prediction(float(p), None)) for r, p in zip(records, scores, strict=True)),
+    )  # fmt: skip
+
+
 def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:
     """Read the scores of a CSV; a column of metastasis sizes is used where there is one.
 
@@ -146,9 +180,13 @@ def _threshold(config: EvaluateConfig, how: TrainConfig, trained: Run, features:
     if config.threshold is not None or config.split == "validation":
         return _given_threshold(config)
     scored = score_split("validation", how, trained, features)
+    return _chosen(_labels(scored), _probabilities(scored))
+
+
+def _chosen(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Threshold:
     return Threshold(
-        value=choose_threshold(_labels(scored), _probabilities(scored)),
-        source=f"highest balanced accuracy on {len(scored)} validation slides",
+        value=choose_threshold(labels, scores),
+        source=f"highest balanced accuracy on {len(labels)} validation slides",
     )
 
 

@@ -109,6 +109,9 @@ def train(
     aggregator: Annotated[
         str | None, typer.Option(help="Name in the aggregator table [default: abmil].")
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Of --dataset csv_features [default: random_forest].")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the training slides.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the split and of the training [default: 0].")
@@ -123,6 +126,7 @@ def train(
     """Train a slide classifier on extracted features."""
     options = {
         "dataset": dataset, "manifest": manifest, "features": features, "name": name, "aggregator": aggregator,
+        "classifier": classifier,
         "epochs": epochs, "seed": seed, "resume": resume, "overwrite": overwrite,
     }  # fmt: skip
     _run("train", "TrainConfig", config, assignments, options)

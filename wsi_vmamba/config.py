@@ -37,6 +37,7 @@ Aggregator = Annotated[str, _known("aggregator")]
 Dataset = Annotated[str, _known("dataset")]
 #: A slide-level or a lesion-level metric, or all of them.
 Metric = Annotated[str, _known("metric", "lesion metric", also=("all",))]
+Classifier = Annotated[str, _known("classifier")]
 PublicDataset = Annotated[str, _known("public data set")]
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -93,6 +94,8 @@ class TrainConfig(RunConfig):
     name: str | None = None
     """Name of the run's folder; by default <dataset>-<aggregator>."""
     aggregator: Aggregator = "abmil"
+    classifier: Classifier = "random_forest"
+    """What takes the aggregator's place where slides are rows of numbers (`--dataset csv_features`)."""
     epochs: Annotated[int, Field(ge=1)] = 60
     patience: Annotated[int, Field(ge=1)] = 20
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4

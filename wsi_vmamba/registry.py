@@ -17,6 +17,7 @@ TABLES: Mapping[str, str] = {
     "metric": "wsi_vmamba.metrics:METRICS",
     "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
+    "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 
