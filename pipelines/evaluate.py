@@ -25,7 +25,8 @@ ALL = "all"
 def run(config: EvaluateConfig) -> int:
     """Compute the metrics asked for, print them and save everything; return 0."""
     if config.compare:
-        return compare.run(config)
+        code: int = compare.run(config)
+        return code
     if config.scores or config.detections:
         return _evaluate_files(config)
     return _evaluate_run(config)
@@ -81,14 +82,13 @@ def _slide_metrics(
 
 
 def _lesions_of_run(config: EvaluateConfig, scored: ScoredRun, out: Path) -> FrocResult | None:
-    if config.metric in LESION_METRICS:
-        return lesions.froc_of_run(config, scored, out)
-    if config.metric != ALL:
+    if config.metric != ALL and config.metric not in LESION_METRICS:
         return None
-    if config.masks is None and config.annotations is None:
+    if config.metric == ALL and config.masks is None and config.annotations is None:
         console.say("note: FROC is left out; give --masks DIR or --annotations DIR for it")
         return None
-    return lesions.froc_of_run(config, scored, out)
+    found: FrocResult = lesions.froc_of_run(config, scored, out)
+    return found
 
 
 def _finish(

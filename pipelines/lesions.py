@@ -99,7 +99,8 @@ def cell_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
             "with one that attends to cells"
         )
     weights = np.asarray(attention, dtype=np.float64)
-    return item.prediction.probability * weights / weights.max()
+    shared: NDArray[np.float64] = item.prediction.probability * weights / weights.max()
+    return shared
 
 
 def _require_lesions(judged: Iterable[Scored], files: Collection[str]) -> None:

@@ -19,7 +19,8 @@ from wsi_vmamba.training import EpochReport, TrainSettings, train
 def run(config: TrainConfig) -> int:
     """Train on the data set's training slides and save the run; return 0."""
     if config.dataset in FEATURE_TABLES:
-        return train_table.run(config)
+        code: int = train_table.run(config)
+        return code
     records = load_records(config)
     known = [record for record in records if record.split != "test"]
     features = Path(config.features)

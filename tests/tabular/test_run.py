@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skops.io
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
 from wsi_vmamba.datasets.csv_features import FeatureTable, read_feature_table
 from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
-from wsi_vmamba.tabular import CLASSIFIERS
+from wsi_vmamba.tabular import CLASSIFIERS, classifiers
 from wsi_vmamba.tabular.run import MODEL, fit, load, refuse_existing, save
+
+
+@pytest.fixture(autouse=True)
+def _fewer_trees(monkeypatch):
+    def forest(*, n_estimators, random_state):
+        return RandomForestClassifier(n_estimators=n_estimators // 20, random_state=random_state)
+
+    monkeypatch.setattr(classifiers, "RandomForestClassifier", forest)
 
 
 def make_table(
