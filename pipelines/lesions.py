@@ -87,16 +87,21 @@ def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult
 
 
 def cell_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
-    """Probability of each cell, (N,): the slide's own, shared out by attention relative to the most attended cell.
+    """Tumour probability of each cell, (N,).
+
+    From a model supervised by outlines it is the cell's own; from one that only attends to cells it is the slide's,
+    shared out by attention relative to the most attended cell.
 
     Raises:
-        MetricError: the aggregator tells cells apart in no way.
+        MetricError: the model tells cells apart in no way.
     """
+    if item.prediction.cells is not None:
+        return item.prediction.cells.astype(np.float64)
     attention = item.prediction.attention
     if attention is None:
         raise MetricError(
-            f"{bag.slide_id}: this aggregator gives cells no score of their own, so there are no detections; train "
-            "with one that attends to cells"
+            f"{bag.slide_id}: this model gives cells no score of their own, so there are no detections; train with "
+            "outlines, or with an aggregator that attends to cells"
         )
     weights = np.asarray(attention, dtype=np.float64)
     shared: NDArray[np.float64] = item.prediction.probability * weights / weights.max()

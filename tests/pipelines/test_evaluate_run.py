@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from wsi_vmamba.pipelines import evaluate, train
+from wsi_vmamba.pipelines.lesions import cell_scores
+from wsi_vmamba.pipelines.scoring import Scored
 
+from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics.lesions import read_mask
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
+from wsi_vmamba.training import Prediction
 
 DIM, COLUMNS, ROWS, CELL_L0 = 8, 8, 5, 256
 PLAN = {"width_l0": COLUMNS * CELL_L0, "height_l0": ROWS * CELL_L0}
@@ -145,6 +149,17 @@ def test_an_aggregator_without_attention_has_no_detections(cohort: Path, tmp_pat
     asked = {"metric": "froc", "annotations": str(cohort / "outlines"), "run": str(cohort / "runs" / "mean")}
     with pytest.raises(MetricError, match="no score of their own"):
         evaluate.run(config(cohort, tmp_path / "out", **asked))
+
+
+def test_a_cells_own_probability_goes_before_attention(cohort: Path):
+    record = SlideRecord(slide_id="s25", label=1)
+    bag = load_bag(record, cohort / "features")
+    attention = np.arange(40, dtype=np.float32)
+    scored = Scored(record, 40, Prediction(0.5, attention))
+    np.testing.assert_allclose(cell_scores(scored, bag), 0.5 * attention / 39)
+    cells = np.linspace(0, 1, 40, dtype=np.float32)
+    scored = Scored(record, 40, Prediction(0.5, attention, cells))
+    np.testing.assert_array_equal(cell_scores(scored, bag), cells.astype(np.float64))
 
 
 def test_two_runs_are_compared_on_the_same_slides(cohort: Path, tmp_path: Path):
