@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from wsi_vmamba.pipelines.results import write_json
-from wsi_vmamba.pipelines.scoring import ScoredSlides, read_scored_slides, score_run
+from wsi_vmamba.pipelines.scoring import ScoredSlides, read_scored_slides
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
@@ -58,8 +58,11 @@ def _read(config: EvaluateConfig, name: str) -> ScoredSlides:
         if not config.score_column:
             raise UsageError(f"{name}: say which column holds the scores, as {name}:COLUMN or --score-column")
         return read_scored_slides(config, path, config.score_column)
+    from wsi_vmamba.pipelines.scoring_run import score_run  # only runs need torch
+
     # The test compares rankings; a threshold would cost a pass over the validation slides.
-    return score_run(config.model_copy(update={"threshold": 0.5}), path).slides()
+    scored: ScoredSlides = score_run(config.model_copy(update={"threshold": 0.5}), path).slides()
+    return scored
 
 
 def _in_order_of(a: ScoredSlides, b: ScoredSlides) -> ScoredSlides:

@@ -7,50 +7,88 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.pipelines.scoring import Scored, ScoredSlides
+from wsi_vmamba.pipelines.scoring import ScoredSlides
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.metrics import LESION_METRICS, METRICS
 from wsi_vmamba.metrics.base import MetricResult, plain
 from wsi_vmamba.metrics.froc import FrocResult
-from wsi_vmamba.metrics.panel import SlidePanel
-from wsi_vmamba.provenance import write_text_atomic
+from wsi_vmamba.metrics.panel import SlidePanel, slide_panel
+from wsi_vmamba.provenance import write_run_record, write_text_atomic
 
+ALL = "all"
 SLIDES, LESIONS, METRICS_JSON = "slides.csv", "lesions.csv", "metrics.json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlideMetrics:
+    """Scored slides with every slide-level metric, and the one among them that was asked for."""
+
+    slides: ScoredSlides
+    panel: SlidePanel
+    name: str
+    headline: MetricResult
+
+
+def slide_metrics(config: EvaluateConfig, slides: ScoredSlides) -> SlideMetrics | None:
+    """Compute every slide-level metric; nothing where FROC alone was asked for."""
+    if config.metric in LESION_METRICS:
+        return None
+    how = {"resamples": config.bootstrap, "seed": config.seed}
+    panel = slide_panel(slides.labels, slides.scores, threshold=slides.threshold, groups=slides.groups, **how)
+    if config.metric in (ALL, "auc"):
+        return SlideMetrics(slides=slides, panel=panel, name="auc", headline=panel.auc)
+    headline = METRICS.resolve(config.metric)(slides.labels, slides.scores, **how)
+    return SlideMetrics(slides=slides, panel=panel, name=config.metric, headline=headline)
+
+
+def finish(
+    config: EvaluateConfig, slides: SlideMetrics | None, lesions: FrocResult | None, *, out: Path | None
+) -> None:
+    """Print what was found; write the JSON that was asked for, and everything into ``out`` where there is one."""
+    content = content_of(config, slides, lesions)
+    if config.json_out:
+        write_json(Path(config.json_out), content)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / METRICS_JSON, content)
+        if slides is not None:
+            write_text_atomic(out / SLIDES, slides_csv(slides.slides))
+        if lesions is not None:
+            write_text_atomic(out / LESIONS, lesions_csv(lesions))
+        write_figures(out, slides, lesions)
+        write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
+    show(slides, lesions)
+
+
 def content_of(
-    config: EvaluateConfig,
-    *,
-    slides: ScoredSlides | None,
-    panel: SlidePanel | None,
-    headline: MetricResult | None,
-    lesions: FrocResult | None,
+    config: EvaluateConfig, slides: SlideMetrics | None, lesions: FrocResult | None
 ) -> dict[str, Any]:
     """Everything found, with the figures people look for first at the top.
 
-    ``value`` and ``ci95`` are those of the metric that was asked for (of "all", the AUC); ``auc`` and
-    ``froc_score`` are there where they were computed.
+    ``value`` and ``ci95`` are those of the metric that was asked for (of "all", the AUC where there is one);
+    ``auc`` and ``froc_score`` are there where they were computed.
     """
     found: dict[str, Any] = {"metric": config.metric}
-    first = headline or lesions
+    first = slides.headline if slides else lesions
     if first is not None:
         found |= {"value": first.value, "ci95": first.ci95}
-    if panel is not None and slides is not None:
+    if slides is not None:
+        area = slides.panel.auc
         found |= {
-            "auc": panel.auc.value,
-            "auc_ci95": panel.auc.ci95,
-            "auc_ci95_bootstrap": panel.auc.bootstrap.ci95,
-            "n_slides": len(slides.labels),
-            "n_positive": panel.auc.n_positive,
-            "n_negative": panel.auc.n_negative,
-            "slide_metrics": panel.to_dict(),
+            "auc": area.value,
+            "auc_ci95": area.ci95,
+            "auc_ci95_bootstrap": area.bootstrap.ci95,
+            "n_slides": len(slides.slides.labels),
+            "n_positive": area.n_positive,
+            "n_negative": area.n_negative,
+            "slide_metrics": {slides.name: slides.headline.to_dict(), **slides.panel.to_dict()},
         }
-        if headline is not None:
-            found["slide_metrics"].setdefault(config.metric, headline.to_dict())
     if lesions is not None:
         detail = lesions.to_dict()
         found |= {
@@ -69,43 +107,39 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def write_figures(
-    out: Path, slides: ScoredSlides | None, panel: SlidePanel | None, lesions: FrocResult | None
-) -> None:
+def write_figures(out: Path, slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
     """Draw ROC, precision-recall, reliability and confusion, and FROC, as far as they were computed."""
     from wsi_vmamba.report import plots
     from wsi_vmamba.report.confusion import plot_confusion
 
-    if slides is not None and panel is not None:
-        plots.plot_roc(slides.labels, slides.scores, out)
-        plots.plot_precision_recall(slides.labels, slides.scores, out)
+    if slides is not None:
+        labels, scores, panel = slides.slides.labels, slides.slides.scores, slides.panel
+        plots.plot_roc(labels, scores, out)
+        plots.plot_precision_recall(labels, scores, out)
         if panel.calibration is not None:
-            plots.plot_reliability(slides.labels, slides.scores, out)
+            plots.plot_reliability(labels, scores, out)
         if panel.at_threshold is not None and panel.threshold is not None:
             plot_confusion(panel.at_threshold, out, source=panel.threshold.source)
     if lesions is not None:
         plots.plot_froc(lesions, out)
 
 
-def slides_csv(slides: ScoredSlides, scored: Sequence[Scored] = ()) -> str:
-    """One line a slide: label, score, whether it is called, and of a run what else is known of the slide."""
-    known = {item.record.slide_id: item for item in scored}
-    rows = []
-    for place, slide_id in enumerate(slides.slide_ids):
-        score = float(slides.scores[place])
-        called = "" if slides.threshold is None else int(score >= slides.threshold.value)
-        item = known.get(slide_id)
-        rows.append(
-            (
-                slide_id,
-                item.record.patient_id if item else slide_id,
-                int(slides.labels[place]),
-                repr(score),
-                called,
-                slides.groups[place] if slides.groups else "",
-                item.cells if item else "",
-            )
-        )
+def slides_csv(slides: ScoredSlides) -> str:
+    """One line a slide: label, score, whether it is called, and what else is known of the slide."""
+    n = len(slides.labels)
+    called = (
+        [""] * n if slides.threshold is None else list((slides.scores >= slides.threshold.value).astype(int))
+    )
+    rows = zip(
+        slides.slide_ids,
+        slides.patient_ids or slides.slide_ids,
+        slides.labels.tolist(),
+        map(repr, slides.scores.tolist()),
+        called,
+        slides.groups or [""] * n,
+        slides.cells or [""] * n,
+        strict=True,
+    )
     return _csv(("slide_id", "patient_id", "label", "probability", "called", "group", "cells"), rows)
 
 
@@ -127,16 +161,18 @@ def lesions_csv(result: FrocResult) -> str:
     return _csv(header, rows)
 
 
-def show(slides: ScoredSlides | None, panel: SlidePanel | None, lesions: FrocResult | None) -> None:
-    """Print what was found."""
-    if slides is not None and panel is not None:
+def show(slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
+    """Print what was found, the metric that was asked for first."""
+    if slides is not None:
+        panel, (low, high) = slides.panel, slides.headline.ci95
+        console.say(f"{slides.name} {slides.headline.value:.4f} (95 % interval {low:.4f}-{high:.4f})")
         rows = [(what, f"{found.value:.4f}", _interval(found.ci95)) for what, found in panel.rows()]
         rows += [
             (f"recall, {one.group or 'unknown size'} ({one.found} of {one.n})", f"{one.recall:.4f}",
              _interval(one.recall_ci95))
             for one in panel.groups
         ]  # fmt: skip
-        title = f"{slides.source}, {panel.auc.n_positive} of them positive"
+        title = f"{slides.slides.source}, {panel.auc.n_positive} of them positive"
         console.print_table(title, ("metric", "value", "95 % interval"), rows)
         for note in panel.notes:
             console.say(f"note: {note}")

@@ -1,39 +1,20 @@
-"""Slides with labels and scores: of a trained run, or from a CSV that any program may have written."""
+"""Slides with labels and scores, whatever they come from; here from a CSV that any program may have written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.train import load_records
 
-from wsi_vmamba import console
-from wsi_vmamba.bags import BagLoader, SlideRecord
-from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
-from wsi_vmamba.datasets.csv_features import read_feature_table
-from wsi_vmamba.datasets.presence import require_features
-from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.metrics.panel import Threshold
 from wsi_vmamba.metrics.scores import read_scores
 from wsi_vmamba.metrics.thresholds import choose_threshold
-from wsi_vmamba.tabular.run import holds_tabular_run
-from wsi_vmamba.tabular.run import load as load_tabular_run
-from wsi_vmamba.training import Prediction, Run, load_run, predict
 
-#: Column of a manifest that holds the size of the metastasis.
-GROUP_COLUMN = "metastasis"
-
-
-class Scored(NamedTuple):
-    """One slide with what the model says of it; the bag itself is not kept, a data set may not fit in memory."""
-
-    record: SlideRecord
-    cells: int
-    prediction: Prediction
+#: Columns that hold the size of the metastasis; the first that is there is taken.
+GROUP_COLUMNS = ("metastasis", "category")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +26,9 @@ class ScoredSlides:
         slide_ids: names of the N slides.
         labels: zeros and ones, (N,).
         scores: (N,), higher meaning more likely positive.
+        patient_ids: whose slide each is, where known.
         groups: size of the metastasis of each slide, where known.
+        cells: number of cells of each slide, where there are any.
         threshold: from which score on a slide is called positive, where one was chosen.
     """
 
@@ -53,105 +36,10 @@ class ScoredSlides:
     slide_ids: tuple[str, ...]
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
+    patient_ids: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    cells: tuple[int, ...] | None = None
     threshold: Threshold | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredRun:
-    """A trained run with the predictions for one split."""
-
-    folder: Path
-    how: TrainConfig
-    features: Path
-    split: str
-    scored: tuple[Scored, ...] = field(repr=False)
-    threshold: Threshold | None
-
-    def slides(self) -> ScoredSlides:
-        """Labels, scores, groups and threshold of the run."""
-        groups = tuple(item.record.attributes.get(GROUP_COLUMN, "") for item in self.scored)
-        return ScoredSlides(
-            source=f"{len(self.scored)} {self.split} slides of {self.folder}",
-            slide_ids=tuple(item.record.slide_id for item in self.scored),
-            labels=_labels(self.scored),
-            scores=_probabilities(self.scored),
-            groups=groups if any(groups) else None,
-            threshold=self.threshold,
-        )
-
-
-def score_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
-    """Predict a split of a run, and its validation slides for the threshold.
-
-    Raises:
-        DatasetError: the split has no labelled slide.
-        MissingDataError: a slide of the split has no features.
-    """
-    if holds_tabular_run(folder):
-        return _score_table_run(config, folder)
-    trained = load_run(folder)
-    how = resolve_config(TrainConfig, file=folder / "train.yaml")
-    features = Path(config.features or how.features)
-    scored = score_split(config.split, how, trained, features)
-    return ScoredRun(
-        folder=folder, how=how, features=features, split=config.split, scored=tuple(scored),
-        threshold=_threshold(config, how, trained, features),
-    )  # fmt: skip
-
-
-def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> list[Scored]:
-    """Predict every labelled slide of the split with the run's best model.
-
-    Raises:
-        DatasetError: the split has no labelled slide.
-        MissingDataError: a slide of the split has no features.
-    """
-    records = [
-        record
-        for record in load_records(how)
-        if record.label is not None and trained.splits.get(record.slide_id, record.split) == split
-    ]
-    if not records:
-        raise DatasetError(f"{how.dataset}: no labelled slide in split {split!r}; choose another --split")
-    require_features(records, features, dataset=how.dataset)
-    loader = BagLoader(features, cache_bytes=0)  # each bag is used once
-    with console.progress(f"score {split}", len(records)) as task:
-        scored = []
-        for record in records:
-            bag = loader(record)
-            scored.append(Scored(record, len(bag.features), predict(trained.model, bag)))
-            task.step(record.slide_id)
-    return scored
-
-
-def _score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
-    """The same for a run on rows of numbers; its validation scores were made when it was trained."""
-    fitted, how = load_tabular_run(folder), resolve_config(TrainConfig, file=folder / "train.yaml")
-    table = read_feature_table(Path(how.manifest) if how.manifest else None)
-    held_out = fitted.validation if config.split == "validation" else None
-    records = [
-        record
-        for record in table.records
-        if record.label is not None
-        and (
-            record.slide_id in held_out if held_out is not None else (record.split or "train") == config.split
-        )
-    ]
-    if not records:
-        raise DatasetError(
-            f"{how.manifest}: no labelled slide in split {config.split!r}; choose another --split"
-        )
-    names = [record.slide_id for record in records]
-    scores = [held_out[name] for name in names] if held_out is not None else fitted.predict(table, names)
-    threshold = _given_threshold(config)
-    if threshold is None and held_out is None:
-        labels = np.array(list(fitted.validation_labels.values()))
-        threshold = _chosen(labels, np.array(list(fitted.validation.values())))
-    return ScoredRun(
-        folder=folder, how=how, features=Path(how.features), split=config.split, threshold=threshold,
-        scored=tuple(Scored(r, 1, Prediction(float(p), None)) for r, p in zip(records, scores, strict=True)),
-    )  # fmt: skip
 
 
 def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:
@@ -163,7 +51,7 @@ def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> Score
     """
     table = read_scores(
         path, score_column=column, label_column=config.label_column, positive=config.positive,
-        group_columns=(GROUP_COLUMN, "category"),
+        group_columns=GROUP_COLUMNS,
     )  # fmt: skip
     return ScoredSlides(
         source=f"{len(table.labels)} slides of {path} ({column})",
@@ -171,32 +59,18 @@ def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> Score
         labels=table.labels,
         scores=table.scores,
         groups=table.groups,
-        threshold=_given_threshold(config),
+        threshold=given_threshold(config),
     )
 
 
-def _threshold(config: EvaluateConfig, how: TrainConfig, trained: Run, features: Path) -> Threshold | None:
-    """The threshold given, or the one that the run's validation slides suggest; none when these are judged."""
-    if config.threshold is not None or config.split == "validation":
-        return _given_threshold(config)
-    scored = score_split("validation", how, trained, features)
-    return _chosen(_labels(scored), _probabilities(scored))
+def given_threshold(config: EvaluateConfig) -> Threshold | None:
+    """The threshold that the user gave."""
+    return None if config.threshold is None else Threshold(value=config.threshold, source="given by the user")
 
 
-def _chosen(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Threshold:
+def chosen_threshold(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Threshold:
+    """The threshold that VALIDATION slides suggest."""
     return Threshold(
         value=choose_threshold(labels, scores),
         source=f"highest balanced accuracy on {len(labels)} validation slides",
     )
-
-
-def _given_threshold(config: EvaluateConfig) -> Threshold | None:
-    return None if config.threshold is None else Threshold(value=config.threshold, source="given by the user")
-
-
-def _labels(scored: Sequence[Scored]) -> NDArray[np.int64]:
-    return np.array([item.record.label for item in scored], dtype=np.int64)
-
-
-def _probabilities(scored: Sequence[Scored]) -> NDArray[np.float64]:
-    return np.array([item.prediction.probability for item in scored])

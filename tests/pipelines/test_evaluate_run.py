@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from wsi_vmamba.pipelines import evaluate, train
-from wsi_vmamba.pipelines.lesions import cell_scores
-from wsi_vmamba.pipelines.scoring import Scored
+from wsi_vmamba.pipelines.lesions_run import cell_scores
+from wsi_vmamba.pipelines.scoring_run import Scored
 
 from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
@@ -57,13 +57,14 @@ def write_outline(folder: Path, slide_id: str) -> None:
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty slides, sixteen of them test slides with macro and micro metastases, and two trained runs."""
     folder = tmp_path_factory.mktemp("cohort")
-    rows = ["slide_id,path,label,split,metastasis"]
+    rows = ["slide_id,path,label,split,metastasis,annotation"]
     for index in range(40):
         tumour, split = index % 2 == 1, "test" if index >= 24 else "train"
         name = f"s{index:02d}"
         write_slide(folder / "features", name, tumour=tumour, seed=index)
         size = ("macro" if index % 4 == 1 else "micro") if tumour else "none"
-        rows.append(f"{name},{name}.tif,{int(tumour)},{split},{size}")
+        outline = f"outlines/{name}.geojson" if tumour else ""
+        rows.append(f"{name},{name}.tif,{int(tumour)},{split},{size},{outline}")
         if tumour:
             write_outline(folder / "outlines", name)
     (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
@@ -130,6 +131,16 @@ def test_froc_of_a_run_draws_masks_and_detections_that_give_the_same_score_again
     assert evaluate.run(config(cohort, tmp_path / "again", metric="froc", **files)) == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["froc_score"] == content["froc_score"]
+
+
+def test_outlines_that_the_manifest_names_need_no_option(cohort: Path, tmp_path: Path):
+    assert evaluate.run(config(cohort, tmp_path / "named", metric="froc")) == 0
+    given = config(cohort, tmp_path / "given", metric="froc", annotations=str(cohort / "outlines"))
+    assert evaluate.run(given) == 0
+    first, second = (json.loads((tmp_path / f / "metrics.json").read_text()) for f in ("named", "given"))
+    assert first == second
+    assert first["froc_score"] == first["value"]
+    assert "auc" not in first
 
 
 def test_a_tumour_slide_without_outline_is_no_normal_slide(cohort: Path, tmp_path: Path):

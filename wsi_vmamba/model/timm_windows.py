@@ -58,7 +58,7 @@ class WindowBackbone(nn.Module):
         rows, columns = height // WINDOW_PX, width // WINDOW_PX
         cut = pixels.reshape(count, 3, rows, WINDOW_PX, columns, WINDOW_PX)
         windows = cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, WINDOW_PX, WINDOW_PX)
-        features = torch.cat([self._encode(part) for part in windows.split(BATCH)])
+        features = torch.cat([self._encode(part) for part in torch.split(windows, BATCH)])
         return features.reshape(count, rows, columns, self.dim).permute(0, 3, 1, 2)
 
     def _encode(self, windows: Tensor) -> Tensor:
