@@ -112,5 +112,4 @@ def _train_and_evaluate(
         )
     )
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = metrics["auc"]
-    return found
+    return {"value": metrics["auc"], "ci95": metrics["auc_ci95"]}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wsi_vmamba.pipelines import train_table
+
 from wsi_vmamba import console
 from wsi_vmamba.bags import BagLoader, SlideRecord
 from wsi_vmamba.config import TrainConfig
-from wsi_vmamba.datasets import DATASETS
+from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import TrainingError
 from wsi_vmamba.provenance import write_run_record
@@ -16,6 +18,9 @@ from wsi_vmamba.training import EpochReport, TrainSettings, train
 
 def run(config: TrainConfig) -> int:
     """Train on the data set's training slides and save the run; return 0."""
+    if config.dataset in FEATURE_TABLES:
+        code: int = train_table.run(config)
+        return code
     records = load_records(config)
     known = [record for record in records if record.split != "test"]
     features = Path(config.features)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsi_vmamba import encode
-from wsi_vmamba.encode import NullEncoder, StripEncoder, WholeMapEncoder, build_encoder, pool_cells
+from wsi_vmamba.encode import BandEncoder, StripEncoder, WholeMapEncoder, build_encoder, pool_cells
 from wsi_vmamba.errors import MemoryLimitError, UnknownNameError, UsageError
 from wsi_vmamba.inference.memory import resident_bytes
 from wsi_vmamba.model import build_backbone
@@ -57,7 +57,7 @@ def test_pooling_refuses_what_does_not_match() -> None:
 
 def test_null_encoder_gives_the_colours_of_each_square_across_bands() -> None:
     encoder = build_encoder("null")
-    assert isinstance(encoder, NullEncoder)
+    assert isinstance(encoder, BandEncoder)
     pixels = _pixels(1100, 70)
     features = encoder.encode(pixels)
     assert features.shape == (35, 3, 6)
@@ -105,7 +105,7 @@ def test_memory_limit_is_honoured(kernels: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_refusals() -> None:
-    with pytest.raises(UnknownNameError, match="choose from null, vmamba_base_s1l20"):
+    with pytest.raises(UnknownNameError, match="choose from null, timm_resnet152"):
         build_encoder("resnet")
     with pytest.raises(UsageError, match="choose from auto, bf16, fp32"):
         build_encoder("null", precision="fp16")  # type: ignore[arg-type]

@@ -121,6 +121,9 @@ def train(
     aggregator: Annotated[
         str | None, typer.Option(help="Name in the aggregator table [default: abmil].")
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Of --dataset csv_features [default: random_forest].")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the training slides.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the split and of the training [default: 0].")
@@ -135,6 +138,7 @@ def train(
     """Train a slide classifier on extracted features."""
     options = {
         "dataset": dataset, "manifest": manifest, "features": features, "name": name, "aggregator": aggregator,
+        "classifier": classifier,
         "epochs": epochs, "seed": seed, "resume": resume, "overwrite": overwrite,
     }  # fmt: skip
     _run("train", "TrainConfig", config, assignments, options)
@@ -142,7 +146,9 @@ def train(
 
 @app.command()
 def evaluate(
-    metric: Annotated[str | None, typer.Option(help="Name in the metric table [default: auc].")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="auc or another slide metric, froc, or all [default: auc].")
+    ] = None,
     run: Annotated[
         str | None, typer.Option(help="Folder of the run [default: the newest under runs/].")
     ] = None,
@@ -150,8 +156,40 @@ def evaluate(
         str | None, typer.Option(help="Folder of feature files [default: the run's].")
     ] = None,
     split: Annotated[str | None, typer.Option(help="test, validation or train [default: test].")] = None,
+    scores: Annotated[str | None, typer.Option(help="CSV of slide scores, in place of a run.")] = None,
+    score_column: Annotated[
+        str | None, typer.Option(help="Column of --scores that holds the scores.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of --scores that holds the labels [default: label].")
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Name of the positive class where labels are names.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Call slides from this score on [default: chosen on validation].")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Folder of level-5 tumour masks (PNG or TIFF), for FROC.")
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="Folder of outlines (ASAP XML, GeoJSON), in place of --masks.")
+    ] = None,
+    detections: Annotated[
+        str | None, typer.Option(help="Folder of <slide>.csv (probability,x,y), in place of a run.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this slide out of FROC; may be repeated.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Paired DeLong test of two runs, score CSVs, or --scores columns."),
+    ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the results [default: <run>/evaluation].")
+        str | None, typer.Option(help="Folder for tables and figures [default of a run: <run>/evaluation].")
+    ] = None,
+    json_out: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the metrics as JSON to this file.")
     ] = None,
     heatmaps: Annotated[
         int | None, typer.Option(help="How many attention heatmaps to draw [default: 0].")
@@ -159,9 +197,12 @@ def evaluate(
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Evaluate a trained run on its held-out slides."""
+    """Evaluate a trained run on its held-out slides, or scores and detections made elsewhere."""
     options = {
-        "metric": metric, "run": run, "features": features, "split": split, "out": out, "heatmaps": heatmaps,
+        "metric": metric, "run": run, "features": features, "split": split, "scores": scores,
+        "score_column": score_column, "label_column": label_column, "positive": positive, "threshold": threshold,
+        "masks": masks, "annotations": annotations, "detections": detections, "exclude": exclude or None,
+        "compare": list(compare) if compare else None, "out": out, "json_out": json_out, "heatmaps": heatmaps,
     }  # fmt: skip
     _run("evaluate", "EvaluateConfig", config, assignments, options)
 
@@ -185,6 +226,46 @@ def export(
     """Export features to the layout of another tool: TRIDENT, CLAM, STAMP, AnnData, QuPath GeoJSON."""
     options = {"features": features, "format": format, "out": out, "run": run, "overwrite": overwrite}
     _run("export", "ExportConfig", config, assignments, options)
+
+
+@app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="Name of a public data set: camelyon16.")],
+    to: Annotated[str, typer.Option(help="Folder for the files; what is there already is kept.")],
+    slides: Annotated[
+        list[str] | None, typer.Option(help="Only this slide or pattern (test_*); may be repeated.")
+    ] = None,
+    annotations: Annotated[bool, typer.Option(help="Fetch the outlines of lesions too.")] = True,
+    workers: Annotated[int | None, typer.Option(help="Files fetched at the same time [default: 4].")] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="Another S3 server that holds the bucket [default: Amazon's].")
+    ] = None,
+) -> None:
+    """Download a public data set; an interrupted download goes on where it stopped."""
+    options = {
+        "dataset": dataset, "to": to, "slides": slides or None, "annotations": annotations, "workers": workers,
+        "endpoint_url": endpoint_url,
+    }  # fmt: skip
+    _run("download", "DownloadConfig", None, None, options)
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(help="Name of a public data set: camelyon16.")],
+    folder: Annotated[str, typer.Argument(help="Folder with its files, as `download` lays them out.")],
+    slides: Annotated[
+        list[str] | None, typer.Option(help="Only this slide or pattern (test_*); may be repeated.")
+    ] = None,
+    checksums: Annotated[bool, typer.Option("--checksums", help="Hash every file; takes hours.")] = False,
+    json_out: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the findings as JSON to this file.")
+    ] = None,
+) -> None:
+    """Report missing, extra and damaged files of a public data set."""
+    options = {
+        "dataset": dataset, "folder": folder, "slides": slides or None, "checksums": checksums, "json_out": json_out,
+    }  # fmt: skip
+    _run("check", "CheckConfig", None, None, options)
 
 
 @app.command()

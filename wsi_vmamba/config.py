@@ -18,11 +18,14 @@ from wsi_vmamba.geometry import MPP_RANGE
 from wsi_vmamba.registry import table
 
 
-def _known(kind: str) -> BeforeValidator:
-    """Validate a name against the table of an extension point, so that a typo fails before any work."""
+def _known(*kinds: str, also: Sequence[str] = ()) -> BeforeValidator:
+    """Validate a name against the tables of extension points, so that a typo fails before any work."""
 
     def check(name: object) -> object:
-        return table(kind).check(name) if isinstance(name, str) else name
+        choices = [*also, *(entry for kind in kinds for entry in table(kind))]
+        if isinstance(name, str) and name not in choices:
+            raise UnknownNameError(kinds[0], name, choices)
+        return name
 
     return BeforeValidator(check)
 
@@ -32,7 +35,10 @@ Segmenter = Annotated[str, _known("segmenter")]
 Backbone = Annotated[str, _known("backbone")]
 Aggregator = Annotated[str, _known("aggregator")]
 Dataset = Annotated[str, _known("dataset")]
-Metric = Annotated[str, _known("metric")]
+#: A slide-level or a lesion-level metric, or all of them.
+Metric = Annotated[str, _known("metric", "lesion metric", also=("all",))]
+Classifier = Annotated[str, _known("classifier")]
+PublicDataset = Annotated[str, _known("public data set")]
 Exporter = Annotated[str, _known("exporter")]
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -93,6 +99,8 @@ class TrainConfig(RunConfig):
     name: str | None = None
     """Name of the run's folder; by default <dataset>-<aggregator>."""
     aggregator: Aggregator = "abmil"
+    classifier: Classifier = "random_forest"
+    """What takes the aggregator's place where slides are rows of numbers (`--dataset csv_features`)."""
     epochs: Annotated[int, Field(ge=1)] = 60
     patience: Annotated[int, Field(ge=1)] = 20
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -108,7 +116,7 @@ class TrainConfig(RunConfig):
 
 
 class EvaluateConfig(RunConfig):
-    """`wsi-vmamba evaluate`: a trained run to metrics on its held-out slides."""
+    """`wsi-vmamba evaluate`: a trained run, or scores and detections from elsewhere, to metrics."""
 
     metric: Metric = "auc"
     run: str | None = None
@@ -117,12 +125,73 @@ class EvaluateConfig(RunConfig):
     features: str | None = None
     """Folder of feature files; by default the one the run was trained on."""
     split: Literal["test", "validation", "train"] = "test"
+    scores: str | None = None
+    """CSV of slide scores, one line a slide, in place of a run."""
+    score_column: str | None = None
+    label_column: str = "label"
+    positive: str | None = None
+    """Name of the positive class where labels are names."""
+    threshold: float | None = None
+    """Score from which a slide is called, chosen elsewhere; of a run it is chosen on its validation slides."""
+    masks: str | None = None
+    """Folder of level-5 tumour masks (`<slide>.png` or `.tif`), for FROC."""
+    annotations: str | None = None
+    """Folder of outlines (`<slide>.xml` or `.geojson`) to draw the masks of a run's slides from."""
+    detections: str | None = None
+    """Folder of `<slide>.csv` with probability,x,y at level 0, in place of a run."""
+    exclude: list[str] = []
+    """Slides left out of FROC; for a data set that names such slides they are left out anyway."""
+    merge_um: Annotated[float, Field(gt=0)] = 150.0
+    """Of a run's cells closer than this, only the one with the highest probability is a detection."""
+    compare: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    """Two runs, two CSVs of scores (FILE or FILE:COLUMN), or two columns of `scores`."""
     out: str | None = None
-    """Where results go; by default <run>/evaluation."""
+    """Where tables and figures go; of a run <run>/evaluation, of anything else nowhere unless given."""
+    json_out: str | None = None
+    """File for the metrics alone, as JSON."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     heatmaps: Annotated[int, Field(ge=0)] = 0
     """How many attention heatmaps to draw, highest scores first."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> EvaluateConfig:
+        if self.scores and not self.score_column and not self.compare:
+            raise ValueError("scores need --score-column NAME, the column that holds them")
+        if self.score_column and not self.scores and not self.compare:
+            raise ValueError("--score-column names a column of --scores FILE, which is missing")
+        if self.detections and not self.masks:
+            raise ValueError("detections need --masks DIR, the level-5 masks of the tumour slides")
+        if self.run and (self.scores or self.detections):
+            raise ValueError("--run is judged by its own scores; leave out --scores and --detections")
+        if self.masks and self.annotations:
+            raise ValueError("give --masks or --annotations, not both")
+        return self
+
+
+class DownloadConfig(RunConfig):
+    """`wsi-vmamba download`: the files of a public data set to a folder."""
+
+    dataset: PublicDataset
+    to: str
+    slides: list[str] = []
+    """Names or patterns (`test_*`); none for all."""
+    annotations: bool = True
+    workers: Annotated[int, Field(ge=1, le=32)] = 4
+    """Files fetched at the same time."""
+    endpoint_url: str | None = None
+    """Another S3 server that holds the bucket; by default Amazon's."""
+
+
+class CheckConfig(RunConfig):
+    """`wsi-vmamba check`: whether a data set is complete and sound in a folder."""
+
+    dataset: PublicDataset
+    folder: str
+    slides: list[str] = []
+    checksums: bool = False
+    """Also hash every file whose checksum is known."""
+    json_out: str | None = None
 
 
 class ExportConfig(RunConfig):

@@ -24,6 +24,8 @@ from wsi_vmamba.regions import Region
 
 Precision = Literal["fp32", "bf16"]
 
+#: Rows of a region that a `BandEncoder` takes at a time, about.
+_BAND_PX = 1024
 #: float32 maps of the first stage that a forward pass with whole maps and the reference scan holds at its peak.
 _WHOLE_MAPS = 56
 
@@ -102,15 +104,15 @@ class WholeMapEncoder:
             )
 
 
-class NullEncoder(WholeMapEncoder):
-    """The backbone without weights, in bands: its squares know nothing of each other, so a band is enough."""
+class BandEncoder(WholeMapEncoder):
+    """A backbone whose squares know nothing of each other, in bands of rows: the region is never whole in memory."""
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder.encode`."""
         check_pixels(pixels)
-        band_px = 32 * self.stride_px
+        band_px = max(1, _BAND_PX // self.stride_px) * self.stride_px
         tops = range(0, len(pixels), band_px)
-        return np.concatenate([super(NullEncoder, self).encode(pixels[top : top + band_px]) for top in tops])
+        return np.concatenate([super(BandEncoder, self).encode(pixels[top : top + band_px]) for top in tops])
 
 
 class StripEncoder:
@@ -173,7 +175,7 @@ def build_encoder(
         from wsi_vmamba.inference.cuda_encoder import CudaEncoder
 
         return CudaEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
-    kind = WholeMapEncoder if isinstance(backbone, VMamba) else NullEncoder
+    kind = WholeMapEncoder if isinstance(backbone, VMamba) else BandEncoder
     return kind(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
 
 

@@ -114,6 +114,14 @@ class MissingDataError(DatasetError, FileNotFoundError):
     """Slides or features that a data set names are not on this machine."""
 
 
+class DownloadError(WsiVmambaError, OSError):
+    """A file of a public data set could not be fetched, or arrived damaged."""
+
+
+class DiskSpaceError(WsiVmambaError, OSError):
+    """What is asked for does not fit on the disk; refused before it was begun."""
+
+
 class MemoryLimitError(WsiVmambaError, MemoryError):
     """A request was refused before allocation because it cannot fit."""
 

@@ -15,8 +15,11 @@ TABLES: Mapping[str, str] = {
     "backbone": "wsi_vmamba.model:BACKBONES",
     "aggregator": "wsi_vmamba.mil:AGGREGATORS",
     "metric": "wsi_vmamba.metrics:METRICS",
+    "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
     "exporter": "wsi_vmamba.export:EXPORTERS",
+    "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
+    "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 
 

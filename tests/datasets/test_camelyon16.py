@@ -10,6 +10,7 @@ from wsi_vmamba.datasets import DATASETS
 from wsi_vmamba.datasets.camelyon16 import (
     COLUMNS,
     N_FOLDS,
+    allows_negatives,
     flags_of,
     froc_excluded,
     load,
@@ -57,6 +58,19 @@ def test_flags(records):
     assert partial == {f"tumor_{number:03d}" for number in numbers} | {"test_114"}
     assert [name for name, flags in flagged.items() if "no_froc" in flags] == ["test_114"]
     assert froc_excluded() == ("test_114",)
+
+
+def test_negatives_may_be_drawn_wherever_all_lesions_are_outlined(records):
+    refused = [record.slide_id for record in records if not allows_negatives(record)]
+    assert len(refused) == 21
+    assert {"tumor_010", "tumor_110", "test_114"} <= set(refused)
+    assert not any(name.startswith("normal_") for name in refused)
+
+
+def test_paths_are_relative_and_those_of_the_bucket(records):
+    with shipped_manifest().open(newline="", encoding="utf-8") as file:
+        paths = {row["slide_id"]: row["path"] for row in csv.DictReader(file)}
+    assert paths == {record.slide_id: f"images/{record.slide_id}.tif" for record in records}
 
 
 def test_labels_and_sizes_of_the_test_slides(records, real_data):

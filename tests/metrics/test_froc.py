@@ -210,7 +210,11 @@ def test_folders_exclude_slides_and_refuse_masks_without_detections(tmp_path):
         ("Test_002", False, 0),
     ]
     with pytest.raises(MetricError, match="not a folder"):
-        read_froc_slides(masks_dir=tmp_path / "none", detections_dir=lists)
+        read_froc_slides(masks_dir=masks, detections_dir=tmp_path / "none")
+    # Without masks there is no lesion, so the score is undefined: nothing that could pass for a result.
+    normal = read_froc_slides(masks_dir=tmp_path / "none", detections_dir=lists)
+    assert all(slide.lesions is None for slide in normal)
+    assert math.isnan(froc(normal, resamples=100).value)
 
 
 def test_of_a_pyramid_the_level_32_times_smaller_is_read(tmp_path):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from wsi_vmamba.errors import MetricError
+from wsi_vmamba.metrics.base import wilson_interval
 from wsi_vmamba.metrics.calibration import brier, ece, reliability_bins
 from wsi_vmamba.metrics.thresholds import (
     at_threshold,
     choose_threshold,
     recall_by_group,
     sensitivity_at_specificity,
-    wilson_interval,
 )
 
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1]

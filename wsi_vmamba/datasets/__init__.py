@@ -12,7 +12,15 @@ DATASETS = Table(
         # A generated cohort is described by the manifest its generator writes.
         "synthetic": "wsi_vmamba.datasets.csv:load",
         "csv": "wsi_vmamba.datasets.csv:load",
+        # One row of numbers a slide, in place of feature files.
+        "csv_features": "wsi_vmamba.datasets.csv:load",
     },
 )
 
-__all__ = ["DATASETS"]
+#: Data sets whose slides are rows of numbers; a classifier takes the place of an aggregator.
+FEATURE_TABLES = frozenset({"csv_features"})
+
+#: Data sets that can be downloaded; each resolves to a `RemoteDataset`.
+REMOTE_DATASETS = Table("public data set", {"camelyon16": "wsi_vmamba.datasets.camelyon16_remote:REMOTE"})
+
+__all__ = ["DATASETS", "FEATURE_TABLES", "REMOTE_DATASETS"]

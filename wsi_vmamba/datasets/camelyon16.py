@@ -95,6 +95,14 @@ def flags_of(record: SlideRecord) -> tuple[str, ...]:
     return tuple(record.attributes.get("flags", "").split(";")) if record.attributes.get("flags") else ()
 
 
+def allows_negatives(record: SlideRecord) -> bool:
+    """Whether what lies outside the outlines of a slide is known to be no tumour.
+
+    It is on normal slides and on those whose metastases are all outlined; elsewhere no negatives may be drawn.
+    """
+    return FLAG_PARTIAL not in flags_of(record)
+
+
 def shipped_manifest() -> Path:
     """Path of the manifest that comes with the package.
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, plain
 from wsi_vmamba.metrics.bootstrap import (
     DEFAULT_RESAMPLES,
     DEFAULT_SEED,
     BootstrapInterval,
+    BootstrappedResult,
     Weights,
+    bootstrapped,
     cumulative_counts,
     stratified_bootstrap,
 )
@@ -50,30 +52,6 @@ class AucResult:
             "bootstrap": self.bootstrap.to_dict(),
             "note": self.note,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class BootstrappedResult:
-    """A metric whose 95 % interval comes from the stratified bootstrap alone."""
-
-    name: str
-    value: float
-    ci95: Interval
-    bootstrap: BootstrapInterval
-    settings: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        fields: dict[str, Any] = plain(
-            {
-                "metric": self.name,
-                "value": self.value,
-                "ci95": self.ci95,
-                "bootstrap": self.bootstrap.to_dict(),
-                **self.settings,
-            }
-        )
-        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +104,13 @@ def average_precision(
 ) -> BootstrappedResult:
     """Average precision (area under the PR steps, no interpolation) with the bootstrap's 95 % interval."""
     label, score = check_binary(labels, scores)
-    spread = stratified_bootstrap(average_precision_statistic, label, score, resamples=resamples, seed=seed)
-    return BootstrappedResult(
-        name="average_precision",
-        value=float(average_precision_score(label, score)),
-        ci95=spread.ci95,
-        bootstrap=spread,
+    return bootstrapped(
+        "average_precision",
+        average_precision_statistic,
+        label,
+        score,
+        resamples=resamples,
+        seed=seed,
         settings={"prevalence": float(label.mean())},
     )
 

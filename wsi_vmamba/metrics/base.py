@@ -85,9 +85,14 @@ def check_unique(slide_ids: Sequence[str], *, expected: int) -> None:
         raise MetricError(f"{len(twice)} slides come more than once ({shown}); each slide may count once")
 
 
+def are_probabilities(scores: Scores) -> bool:
+    """Whether all scores lie in 0–1."""
+    return bool(scores.min() >= 0 and scores.max() <= 1)
+
+
 def check_probabilities(scores: Scores) -> None:
     """Refuse scores outside 0–1, for metrics that read them as probabilities."""
-    if scores.min() < 0 or scores.max() > 1:
+    if not are_probabilities(scores):
         raise MetricError(
             f"calibration needs probabilities in 0–1, got scores from {scores.min():g} to {scores.max():g}; "
             "pass the sigmoid or softmax of the logits"
@@ -97,6 +102,16 @@ def check_probabilities(scores: Scores) -> None:
 def clip_unit(interval: Interval) -> Interval:
     """Cut an interval to 0–1, where a share or an AUC lives."""
     return max(0.0, interval[0]), min(1.0, interval[1])
+
+
+def wilson_interval(found: int, n: int) -> Interval:
+    """Wilson's 95 % interval of a share ``found / n``; sound for small n and for shares at 0 and 1."""
+    if n == 0:
+        return math.nan, math.nan
+    share, z2 = found / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def plain(value: Any) -> Any:

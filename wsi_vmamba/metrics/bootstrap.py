@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,38 @@ class BootstrapInterval:
         return fields
 
 
+@dataclass(frozen=True, kw_only=True)
+class BootstrappedResult:
+    """A metric whose 95 % interval comes from the stratified bootstrap alone; ``settings`` shaped it."""
+
+    name: str
+    bootstrap: BootstrapInterval
+    settings: Mapping[str, float]
+
+    @property
+    def value(self) -> float:
+        """The metric on the slides themselves."""
+        return self.bootstrap.value
+
+    @property
+    def ci95(self) -> Interval:
+        """Percentile interval of the resamples."""
+        return self.bootstrap.ci95
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        fields: dict[str, Any] = plain(
+            {
+                "metric": self.name,
+                "value": self.value,
+                "ci95": self.ci95,
+                "bootstrap": self.bootstrap.to_dict(),
+                **self.settings,
+            }
+        )
+        return fields
+
+
 def stratified_bootstrap(
     statistic: Statistic,
     labels: Labels,
@@ -71,6 +103,21 @@ def stratified_bootstrap(
         resamples=resamples,
         seed=seed,
     )
+
+
+def bootstrapped(
+    name: str,
+    statistic: Statistic,
+    labels: Labels,
+    scores: Scores,
+    *,
+    resamples: int,
+    seed: int,
+    settings: Mapping[str, float] | None = None,
+) -> BootstrappedResult:
+    """Value and interval of a metric that is nothing but a ``statistic``, for labels and scores already checked."""
+    spread = stratified_bootstrap(statistic, labels, scores, resamples=resamples, seed=seed)
+    return BootstrappedResult(name=name, bootstrap=spread, settings=settings or {})
 
 
 def evaluate(statistic: Statistic, labels: Labels, scores: Scores) -> float:

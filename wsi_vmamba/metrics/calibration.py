@@ -9,16 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsi_vmamba.errors import MetricError
-from wsi_vmamba.metrics.auc import BootstrappedResult
-from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, check_probabilities, plain
+from wsi_vmamba.metrics.base import (
+    Interval,
+    Labels,
+    Scores,
+    check_binary,
+    check_probabilities,
+    plain,
+    wilson_interval,
+)
 from wsi_vmamba.metrics.bootstrap import (
     DEFAULT_RESAMPLES,
     DEFAULT_SEED,
+    BootstrappedResult,
     Weights,
-    evaluate,
-    stratified_bootstrap,
+    bootstrapped,
 )
-from wsi_vmamba.metrics.thresholds import wilson_interval
 
 DEFAULT_BINS = 10
 
@@ -55,10 +61,7 @@ def brier(
         mean: NDArray[np.float64] = weights @ (scores - labels) ** 2 / len(labels)
         return mean
 
-    spread = stratified_bootstrap(statistic, label, score, resamples=resamples, seed=seed)
-    return BootstrappedResult(
-        name="brier", value=evaluate(statistic, label, score), ci95=spread.ci95, bootstrap=spread, settings={}
-    )
+    return bootstrapped("brier", statistic, label, score, resamples=resamples, seed=seed)
 
 
 def ece(
@@ -87,13 +90,8 @@ def ece(
         gaps: NDArray[np.float64] = np.abs(weights @ (member * (scores - labels)[:, None])).sum(axis=1)
         return gaps / len(labels)
 
-    spread = stratified_bootstrap(statistic, label, score, resamples=resamples, seed=seed)
-    return BootstrappedResult(
-        name="ece",
-        value=evaluate(statistic, label, score),
-        ci95=spread.ci95,
-        bootstrap=spread,
-        settings={"n_bins": n_bins},
+    return bootstrapped(
+        "ece", statistic, label, score, resamples=resamples, seed=seed, settings={"n_bins": n_bins}
     )
 
 

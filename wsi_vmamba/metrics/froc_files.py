@@ -22,7 +22,8 @@ def read_froc_slides(
     """Read every slide that has a detection file; it is a tumour slide if it has a mask too.
 
     Args:
-        masks_dir: ``<slide>.png`` or ``<slide>.tif`` at level 5, tumour slides only.
+        masks_dir: ``<slide>.png`` or ``<slide>.tif`` at level 5, tumour slides only; where there is no such
+            folder, all slides are normal.
         detections_dir: ``<slide>.csv`` with ``probability,x,y`` in level-0 pixels; empty for a slide without
             any.
         exclude: slides to leave out (for CAMELYON16, test_114), compared without regard to case.
@@ -31,12 +32,11 @@ def read_froc_slides(
         The slides by name.
 
     Raises:
-        MetricError: a folder is missing or empty, a mask has no detection file, or a file is not as
+        MetricError: there are no detection files, a mask has no detection file, or a file is not as
             described.
     """
-    left_out = {name.casefold() for name in exclude}
-    masks = _by_slide(masks_dir, _MASK_SUFFIXES, left_out)
-    lists = _by_slide(detections_dir, (".csv",), left_out)
+    masks = slide_files(masks_dir, _MASK_SUFFIXES, exclude=exclude) if masks_dir.is_dir() else {}
+    lists = slide_files(detections_dir, (".csv",), exclude=exclude)
     if not lists:
         raise MetricError(
             f"{detections_dir} holds no <slide>.csv; each slide needs one, empty if nothing was found"
@@ -88,7 +88,13 @@ def _parse(fields: tuple[str, ...], *, where: str) -> tuple[float, float, float]
     return probability, x_l0, y_l0
 
 
-def _by_slide(folder: Path, suffixes: tuple[str, ...], left_out: Collection[str]) -> dict[str, Path]:
+def slide_files(folder: Path, suffixes: tuple[str, ...], *, exclude: Collection[str] = ()) -> dict[str, Path]:
+    """Files of a folder by the slide that their name stands for, without those of ``exclude`` (in any case).
+
+    Raises:
+        MetricError: there is no such folder, or a slide has two files.
+    """
+    left_out = {name.casefold() for name in exclude}
     if not folder.is_dir():
         raise MetricError(f"{folder} is not a folder")
     found: dict[str, Path] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from wsi_vmamba.metrics.base import Labels, Scores, check_binary
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
-    """Labels and scores of N slides, checked; labels and scores have shape (N,)."""
+    """Labels and scores of N slides, checked; labels and scores have shape (N,), groups N names where known."""
 
     slide_ids: tuple[str, ...]
     labels: Labels
     scores: Scores
+    groups: tuple[str, ...] | None = None
 
 
 def read_scores(
@@ -27,6 +28,7 @@ def read_scores(
     label_column: str = "label",
     id_column: str = "slide_id",
     positive: str | None = None,
+    group_columns: Sequence[str] = (),
 ) -> ScoreTable:
     """Read one score a slide.
 
@@ -36,6 +38,7 @@ def read_scores(
         label_column: holds 0 and 1, or names.
         id_column: holds the names of the slides; where the file has no such column, lines stand for slides.
         positive: name of the positive class where labels are names; every other name is then negative.
+        group_columns: the first of these that the file has tells the group of each slide.
 
     Raises:
         UnknownNameError: the file has no such column; the message lists those it has.
@@ -57,7 +60,13 @@ def read_scores(
         _score(row[score_column], where=f"{path}: {slide}") for row, slide in zip(rows, ids, strict=True)
     ]
     checked_labels, checked_scores = check_binary(labels, scores, slide_ids=ids)
-    return ScoreTable(slide_ids=ids, labels=checked_labels, scores=checked_scores)
+    groups = next((column for column in group_columns if column in rows[0]), None)
+    return ScoreTable(
+        slide_ids=ids,
+        labels=checked_labels,
+        scores=checked_scores,
+        groups=None if groups is None else tuple(row[groups].strip() for row in rows),
+    )
 
 
 def _read_rows(path: Path) -> list[Mapping[str, str]]:

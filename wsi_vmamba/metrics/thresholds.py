@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsi_vmamba.errors import MetricError
-from wsi_vmamba.metrics.auc import BootstrappedResult, roc_auc
-from wsi_vmamba.metrics.base import Z95, Interval, Labels, Scores, check_binary, plain
+from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, plain, wilson_interval
 from wsi_vmamba.metrics.bootstrap import (
     DEFAULT_RESAMPLES,
     DEFAULT_SEED,
+    BootstrappedResult,
     Weights,
+    bootstrapped,
     cumulative_counts,
-    evaluate,
     stratified_bootstrap,
 )
 
@@ -155,12 +156,13 @@ def sensitivity_at_specificity(
         best: NDArray[np.float64] = np.where(allowed, true, 0.0).max(axis=1) / true[:, -1]
         return best
 
-    spread = stratified_bootstrap(statistic, label, score, resamples=resamples, seed=seed)
-    return BootstrappedResult(
-        name="sensitivity_at_specificity",
-        value=evaluate(statistic, label, score),
-        ci95=spread.ci95,
-        bootstrap=spread,
+    return bootstrapped(
+        "sensitivity_at_specificity",
+        statistic,
+        label,
+        score,
+        resamples=resamples,
+        seed=seed,
         settings={"specificity": specificity},
     )
 
@@ -186,16 +188,6 @@ def recall_by_group(
         )
         for group in sorted(set(named[label == 1]))
     ]
-
-
-def wilson_interval(found: int, n: int) -> Interval:
-    """Wilson's 95 % interval of a share ``found / n``; sound for small n and for shares at 0 and 1."""
-    if n == 0:
-        return math.nan, math.nan
-    share, z2 = found / n, Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _group_recall(

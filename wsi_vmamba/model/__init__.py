@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKBONES", "VMambaConfig", "build_backbone"]
 
 _VARIANT = "wsi_vmamba.model.build:variant"
+_TIMM = "wsi_vmamba.model.timm_windows:build"
 
 #: Name -> builder, called as ``builder(name, num_classes=, weights=, seed=)``; what it returns is an nn.Module
 #: with ``dim``, ``stride_px`` and ``forward_features(x (B, 3, H, W)) -> (B, dim, ~H/stride, ~W/stride)``.
@@ -36,6 +37,10 @@ BACKBONES = Table(
         "vmamba_small_v0": _VARIANT,
         "vmamba_base_v0": _VARIANT,
         "null": "wsi_vmamba.model.build:null",
+        # Baselines of the field, window by window; they need the extra `timm`.
+        "timm_resnet152": _TIMM,
+        "timm_swin_tiny": _TIMM,
+        "timm_vit_small": _TIMM,
     },
 )
 

@@ -11,6 +11,12 @@ from wsi_vmamba.errors import UsageError
 FOLDER = Path(__file__).parent / "pretrained"
 #: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
 SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_synthetic.safetensors"}
+#: Backbone -> where its published weights are, for the message that none are here.
+PUBLISHED: Mapping[str, str] = {
+    "timm_resnet152": "https://huggingface.co/timm/resnet152.a1h_in1k",
+    "timm_swin_tiny": "https://huggingface.co/timm/swin_tiny_patch4_window7_224.ms_in1k",
+    "timm_vit_small": "https://huggingface.co/timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+}
 #: Backbones that have no weights at all.
 WITHOUT_WEIGHTS = frozenset({"null"})
 
@@ -41,8 +47,9 @@ def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
             )
         return ResolvedWeights(path=path, note=f"weights from {path}")
     if backbone not in SHIPPED:
+        where = f", for example model.safetensors of {PUBLISHED[backbone]}" if backbone in PUBLISHED else ""
         raise UsageError(
-            f"no weights are shipped with {backbone}; give --weights FILE (a published .pth or a .safetensors), "
+            f"no weights are shipped with {backbone}; give --weights FILE (a published .pth or a .safetensors{where}), "
             f"or --weights random to test the pipeline. Shipped with weights: {', '.join(SHIPPED)}"
         )
     return ResolvedWeights(

@@ -73,7 +73,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a .pth/.pt/.bin or .safetensors file into a state dict with today's key names.
+    """Read a checkpoint of a VMamba into a state dict with today's key names.
+
+    Raises:
+        WeightsError: see `load_weights`.
+    """
+    return {_rename(key): value for key, value in read_tensors(path).items()}
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a .pth/.pt/.bin or .safetensors file into a state dict with the key names of the file.
 
     Raises:
         WeightsError: see `load_weights`.
@@ -145,7 +154,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _state_dict(content: object, *, source: str) -> dict[str, Tensor]:
-    """Find the state dict in a checkpoint and bring its names up to date."""
+    """Find the state dict in a checkpoint."""
     if isinstance(content, Mapping):
         for name in _CONTAINERS:
             if isinstance(content.get(name), Mapping):
@@ -158,7 +167,7 @@ def _state_dict(content: object, *, source: str) -> dict[str, Tensor]:
             f"{source} holds no state dict: expected a mapping of names to tensors, at the top or under "
             f"{' or '.join(repr(name) for name in _CONTAINERS)}"
         )
-    return {_rename(key): value for key, value in content.items()}
+    return dict(content)
 
 
 def _rename(key: str) -> str:

@@ -84,10 +84,17 @@ class SlideClassifier(nn.Module):
 
 
 class Prediction(NamedTuple):
-    """Probability of label 1, and the attention (N,) float32 of each cell where the aggregator has one."""
+    """What a model says of a slide.
+
+    Attributes:
+        probability: of label 1.
+        attention: (N,) float32, of each cell, where the aggregator has one.
+        cells: (N,) float32, tumour probability of each cell, from a model supervised by outlines.
+    """
 
     probability: float
     attention: NDArray[np.float32] | None
+    cells: NDArray[np.float32] | None = None
 
 
 def predict(model: SlideClassifier, bag: Bag) -> Prediction:

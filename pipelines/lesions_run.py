@@ -1,0 +1,142 @@
+"""FROC of a trained run: its cells become detections, the outlines of its slides become level-5 masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from wsi_vmamba.pipelines.lesions import froc_of_files
+from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
+
+from wsi_vmamba import console
+from wsi_vmamba.annotation import read_annotation
+from wsi_vmamba.bags import Bag, load_bag
+from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.datasets.camelyon16 import FLAG_NO_FROC, flags_of
+from wsi_vmamba.errors import MetricError
+from wsi_vmamba.metrics.detections import Detections
+from wsi_vmamba.metrics.froc import FrocResult
+from wsi_vmamba.metrics.froc_files import slide_files
+from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE
+from wsi_vmamba.metrics.peaks import detect_peaks
+from wsi_vmamba.provenance import write_text_atomic
+from wsi_vmamba.store import open_features, write_bytes_atomic
+
+_MASKS = (".png", ".tif", ".tiff")
+_OUTLINES = (".xml", ".geojson", ".json")
+
+
+def knows_lesions(config: EvaluateConfig, run: ScoredRun) -> bool:
+    """Whether masks or outlines were given, or the data set's own records name outlines."""
+    return bool(config.masks or config.annotations) or any(item.record.annotation for item in run.scored)
+
+
+def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult:
+    """Write the detections of a run, and its masks unless they were given, into ``out``; compute their FROC.
+
+    Raises:
+        MetricError: a tumour slide has neither mask nor outlines, or the model gives no score to single cells.
+    """
+    if not knows_lesions(config, run):
+        raise MetricError(
+            "FROC of a run needs its lesions: --masks DIR (level-5 masks), --annotations DIR (ASAP XML, GeoJSON), or "
+            "a manifest with the column annotation"
+        )
+    excluded = {
+        *config.exclude,
+        *(i.record.slide_id for i in run.scored if FLAG_NO_FROC in flags_of(i.record)),
+    }
+    judged = [item for item in run.scored if item.record.slide_id not in excluded]
+    lesions = _find_lesions(config, judged)
+    for item in judged:
+        found = _detect(item, run.features, merge_um=config.merge_um)
+        write_text_atomic(out / "detections" / f"{item.record.slide_id}.csv", _csv(found))
+    if not config.masks:
+        for slide_id, path in lesions.items():
+            _draw_mask(slide_id, path, run.features, out / "masks")
+    if excluded:
+        console.say(f"left out of FROC: {', '.join(sorted(excluded))}")
+    masks = Path(config.masks) if config.masks else out / "masks"
+    result: FrocResult = froc_of_files(config, masks=masks, detections=out / "detections", exclude=excluded)
+    return result
+
+
+def cell_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
+    """Tumour probability of each cell, (N,).
+
+    From a model supervised by outlines it is the cell's own; from one that only attends to cells it is the slide's,
+    shared out by attention relative to the most attended cell.
+
+    Raises:
+        MetricError: the model tells cells apart in no way.
+    """
+    if item.prediction.cells is not None:
+        return item.prediction.cells.astype(np.float64)
+    attention = item.prediction.attention
+    if attention is None:
+        raise MetricError(
+            f"{bag.slide_id}: this model gives cells no score of their own, so there are no detections; train with "
+            "outlines, or with an aggregator that attends to cells"
+        )
+    weights = np.asarray(attention, dtype=np.float64)
+    shared: NDArray[np.float64] = item.prediction.probability * weights / weights.max()
+    return shared
+
+
+def _find_lesions(config: EvaluateConfig, judged: Sequence[Scored]) -> Mapping[str, Path]:
+    """Mask or outline file of every tumour slide that is judged.
+
+    Raises:
+        MetricError: naming tumour slides without; each would count as normal.
+    """
+    folder = config.masks or config.annotations
+    tumors = [item.record for item in judged if item.record.label == 1]
+    if folder:
+        files = slide_files(Path(folder), _MASKS if config.masks else _OUTLINES)
+        by_name = {name.casefold(): path for name, path in files.items()}
+        found = {one.slide_id: by_name.get(one.slide_id.casefold()) for one in tumors}
+    else:
+        found = {one.slide_id: one.annotation for one in tumors}
+    missing = [slide_id for slide_id, path in found.items() if path is None]
+    if missing:
+        raise MetricError(
+            f"{len(missing)} tumour slides have no lesions on file ({', '.join(missing[:5])}); each would count as "
+            "normal: add their masks or outlines, or --exclude them"
+        )
+    return {slide_id: path for slide_id, path in found.items() if path is not None}
+
+
+def _detect(item: Scored, features: Path, *, merge_um: float) -> Detections:
+    """Peaks of the cell scores of a slide, in the middle of their cells."""
+    bag = load_bag(item.record, features)
+    meta = open_features(features / f"{bag.slide_id}.zarr").meta
+    centres = (bag.coords_l0 + bag.cell_l0 / 2).astype(np.float64)
+    if "width_l0" in meta.plan:
+        # A cell may reach past the edge of the slide, its detection may not.
+        centres = np.minimum(centres, [meta.plan["width_l0"] - 1, meta.plan["height_l0"] - 1])
+    return detect_peaks(cell_scores(item, bag), centres, merge_l0=merge_um / meta.mpp)
+
+
+def _draw_mask(slide_id: str, outlines: Path, features: Path, masks: Path) -> None:
+    """Draw the outlines of a slide at level 5."""
+    plan = open_features(features / f"{slide_id}.zarr").meta.plan
+    annotation = read_annotation(outlines)
+    for note in annotation.notes:
+        console.say(f"{slide_id}: {note}")
+    mask = annotation.rasterize(
+        width_px=math.ceil(plan["width_l0"] / MASK_DOWNSAMPLE),
+        height_px=math.ceil(plan["height_l0"] / MASK_DOWNSAMPLE),
+        downsample=MASK_DOWNSAMPLE,
+    )
+    _, encoded = cv2.imencode(".png", np.where(mask, np.uint8(TUMOR_VALUE), np.uint8(0)))
+    masks.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(masks / f"{slide_id}.png", encoded.tobytes())
+
+
+def _csv(found: Detections) -> str:
+    rows = (found.row(index) for index in range(len(found)))
+    return "".join(f"{probability!r},{x_l0:.0f},{y_l0:.0f}\n" for probability, x_l0, y_l0 in rows)

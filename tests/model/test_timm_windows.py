@@ -1,0 +1,124 @@
+"""Baselines through timm, with a stand-in for it: windows, normalisation, weights, and its absence."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from wsi_vmamba.encode import build_encoder
+from wsi_vmamba.errors import UsageError, WeightsError
+from wsi_vmamba.model import BACKBONES, build_backbone
+from wsi_vmamba.model.shipped import PUBLISHED, resolve_weights
+from wsi_vmamba.model.timm_windows import MODELS
+from wsi_vmamba.model.weights import weights_hash
+
+NAMES = [name for name in BACKBONES if name.startswith("timm_")]
+
+
+class Fake(nn.Module):
+    """Colour means through a matrix: (n, 3, 224, 224) -> (n, 5)."""
+
+    num_features = 5
+    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0), "classifier": "head"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Linear(3, 5)
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(tuple(x.shape))
+        out: Tensor = self.norm(x.mean(dim=(2, 3)))
+        return out
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    module = ModuleType("timm")
+    module.asked = []
+
+    def create_model(name, *, pretrained, num_classes):
+        module.asked.append((name, pretrained, num_classes))
+        return Fake()
+
+    module.create_model = create_model
+    monkeypatch.setitem(sys.modules, "timm", module)
+    return module
+
+
+def test_each_baseline_names_a_model_and_where_its_weights_are():
+    assert set(NAMES) == set(MODELS) == set(PUBLISHED)
+    for name in NAMES:
+        assert PUBLISHED[name].endswith(MODELS[name])
+
+
+def test_windows_are_encoded_each_for_itself_in_their_place(timm):
+    encoder = build_encoder("timm_vit_small", device="cpu", precision="fp32", seed=4)
+    assert timm.asked == [("vit_small_patch16_224.augreg_in21k_ft_in1k", False, 0)]
+    assert (encoder.dim, encoder.stride_px) == (5, 256)
+    # 5 x 3 windows of one colour each, more rows than one band; the last row and column are cut.
+    colours = np.random.default_rng(0).integers(0, 256, (5, 3, 3), dtype=np.uint8)
+    pixels = colours.repeat(256, axis=0).repeat(256, axis=1)
+    found = encoder.encode(pixels)
+    model = build_backbone("timm_vit_small", seed=4).model
+    with torch.no_grad():
+        wanted = model.norm((torch.from_numpy(colours).float() / 255 - 0.5) / torch.tensor([0.25, 0.5, 1.0]))
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+
+
+def test_what_is_cut_is_filled_with_white(timm):
+    encoder = build_encoder("timm_resnet152", device="cpu", precision="fp32")
+    pixels = np.zeros((256, 300, 3), dtype=np.uint8)
+    filled = np.full((256, 512, 3), 255, dtype=np.uint8)
+    filled[:, :300] = 0
+    np.testing.assert_allclose(encoder.encode(pixels), encoder.encode(filled), atol=1e-6)
+
+
+def test_the_model_sees_squares_of_the_size_it_was_trained_on(timm):
+    backbone = build_backbone("timm_swin_tiny")
+    backbone.forward_features(torch.zeros(1, 3, 9 * 256, 8 * 256))
+    assert backbone.model.sizes == [(64, 3, 224, 224), (8, 3, 224, 224)]
+
+
+def test_random_weights_follow_the_seed_and_nothing_else(timm):
+    hashes = [weights_hash(build_backbone("timm_resnet152", seed=seed)) for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_weights_file_fills_the_model_and_only_its_head_may_be_left_over(timm, tmp_path):
+    source = Fake()
+    state = {**source.state_dict(), "head.weight": torch.zeros(1000, 5)}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    loaded = build_backbone("timm_resnet152", weights=tmp_path / "w.safetensors")
+    torch.testing.assert_close(loaded.model.norm.weight, source.norm.weight, rtol=0, atol=0)
+    for change in ({"other.weight": torch.zeros(1)}, {"norm.weight": torch.zeros(5, 4)}):
+        safetensors.torch.save_file({**state, **change}, tmp_path / "odd.safetensors")
+        with pytest.raises(WeightsError, match=next(iter(change))):
+            build_backbone("timm_resnet152", weights=tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_weights_the_command_says_where_they_are(name):
+    with pytest.raises(UsageError, match=f"no weights are shipped with {name}.*huggingface.co/timm/"):
+        resolve_weights(name, "auto")
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *arguments, **named):
+        if name == "timm":
+            raise ImportError("No module named 'torchvision'")
+        return real(name, *arguments, **named)
+
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UsageError, match=r"wsi-vmamba\[timm\]"):
+        build_backbone("timm_resnet152")

@@ -1,0 +1,118 @@
+"""Baselines of the field: a timm model slid over the region, one feature per window; needs the extra `timm`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsi_vmamba.errors import UsageError, WeightsError
+from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.weights import read_tensors
+
+#: Backbone -> model of timm.
+MODELS: Mapping[str, str] = {
+    "timm_resnet152": "resnet152.a1h_in1k",
+    "timm_swin_tiny": "swin_tiny_patch4_window7_224.ms_in1k",
+    "timm_vit_small": "vit_small_patch16_224.augreg_in21k_ft_in1k",
+}
+#: Side of a window in region pixels: the default cell, so that cells are those of every other backbone.
+WINDOW_PX = 256
+#: Side that a window is resized to: what the three models were trained on.
+INPUT_PX = 224
+#: Windows in one forward pass.
+BATCH = 64
+
+
+class WindowBackbone(nn.Module):
+    """A classifier without its head over windows that do not overlap: ``stride_px`` is the window."""
+
+    stride_px = WINDOW_PX
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Wrap ``model``, which maps (n, 3, 224, 224), normalised with ``mean`` and ``std``, to (n, dim)."""
+        super().__init__()
+        self.model = model
+        self.dim = int(cast(int, model.num_features))
+        # Not part of the weights: what the encoder has normalised with, and what this model wants.
+        for name, value in (
+            ("_mean", mean),
+            ("_std", std),
+            ("_seen_mean", IMAGENET_MEAN),
+            ("_seen_std", IMAGENET_STD),
+        ):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map (B, 3, H, W), normalised as ImageNet, -> (B, dim, ceil(H/256), ceil(W/256)); white fills the rest."""
+        seen_mean, seen_std = self.get_buffer("_seen_mean"), self.get_buffer("_seen_std")
+        padding = (0, -x.shape[3] % WINDOW_PX, 0, -x.shape[2] % WINDOW_PX)
+        pixels = F.pad(x * seen_std + seen_mean, padding, value=1.0)
+        count, _, height, width = pixels.shape
+        rows, columns = height // WINDOW_PX, width // WINDOW_PX
+        cut = pixels.reshape(count, 3, rows, WINDOW_PX, columns, WINDOW_PX)
+        windows = cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, WINDOW_PX, WINDOW_PX)
+        features = torch.cat([self._encode(part) for part in torch.split(windows, BATCH)])
+        return features.reshape(count, rows, columns, self.dim).permute(0, 3, 1, 2)
+
+    def _encode(self, windows: Tensor) -> Tensor:
+        resized = F.interpolate(windows, size=(INPUT_PX, INPUT_PX), mode="bilinear", antialias=True)
+        features: Tensor = self.model((resized - self._mean) / self._std)
+        return features
+
+
+def build(name: str, *, num_classes: int | None, weights: str | Path | None, seed: int) -> WindowBackbone:
+    """Build one of `MODELS`; without a weights file its weights are drawn from ``seed``.
+
+    Raises:
+        UsageError: timm is not installed or does not know the model, or a head was asked for.
+        WeightsError: the file does not fit.
+    """
+    if num_classes is not None:
+        raise UsageError(f"backbone {name!r} is for features and has no head; leave num_classes out")
+    timm = _timm(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = timm.create_model(MODELS[name], pretrained=False, num_classes=0)
+        except RuntimeError as error:
+            raise UsageError(f"this timm does not build {MODELS[name]}: {error}; update it") from error
+    facts: Mapping[str, Any] = cast(Any, model).pretrained_cfg
+    if weights is not None:
+        _load(model, weights, head=facts.get("classifier") or ())
+    return WindowBackbone(model, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
+
+
+def _timm(name: str) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError(
+            f"backbone {name!r} needs timm, which cannot be imported here ({error}): pip install 'wsi-vmamba[timm]', "
+            "with a torchvision that matches torch"
+        ) from error
+    return timm
+
+
+def _load(model: nn.Module, path: str | Path, *, head: str | tuple[str, ...]) -> None:
+    """Copy a checkpoint into the model; its head, and nothing else, may be left over."""
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    state = read_tensors(path)
+    body = {key: value for key, value in state.items() if not any(key.startswith(f"{one}.") for one in heads)}
+    own = model.state_dict()
+    odd = sorted(
+        key
+        for key in own.keys() | body.keys()
+        if key not in own or key not in body or own[key].shape != body[key].shape
+    )
+    if odd:
+        raise WeightsError(
+            f"{path} does not fit the model: missing, unexpected or of another shape: {', '.join(odd[:6])}"
+        )
+    model.load_state_dict(body)

@@ -1,0 +1,34 @@
+"""The confusion matrix at one threshold, as PNG with its JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from wsi_vmamba.metrics.thresholds import ThresholdResult
+from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
+
+
+def plot_confusion(
+    result: ThresholdResult, folder: Path, *, source: str, name: str = "confusion", title: str = "Confusion"
+) -> FigureFiles:
+    """Draw the four counts with their share of the true class; ``source`` says where the threshold is from."""
+    counts = np.array(
+        [[result.true_negative, result.false_positive], [result.false_negative, result.true_positive]]
+    )
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    with house_style():
+        figure = new_figure(width_in=3.9, height_in=3.9)
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.4)
+        for row in range(2):
+            for column in range(2):
+                text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=11)
+        axes.set_xticks([0, 1], ["called negative", "called positive"])
+        axes.set_yticks([0, 1], ["negative", "positive"], rotation=90, va="center")
+        axes.set(xlabel=f"score ≥ {result.threshold:.4g}: {source}", title=title)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        return save(figure, {**result.to_dict(), "threshold_source": source}, folder=folder, name=name)
