@@ -6,8 +6,13 @@ AGGREGATORS = Table(
     "aggregator",
     {
         "abmil": "wsi_vmamba.mil.abmil:GatedAbmil",
+        "clam_mb": "wsi_vmamba.mil.clam_mb:ClamMultiBranch",
+        "clam_sb": "wsi_vmamba.mil.clam_sb:ClamSingleBranch",
+        "dsmil": "wsi_vmamba.mil.dsmil:DualStream",
         "max": "wsi_vmamba.mil.max:MaxPool",
         "mean": "wsi_vmamba.mil.mean:MeanPool",
+        "ss2d": "wsi_vmamba.mil.ss2d:GridScanPool",
+        "transmil": "wsi_vmamba.mil.transmil:TransMil",
     },
 )
 
