@@ -16,4 +16,14 @@ AGGREGATORS = Table(
     },
 )
 
-__all__ = ["AGGREGATORS"]
+#: What `train --supervision` offers; each is a `Supervision`.
+SUPERVISIONS = Table(
+    "supervision",
+    {
+        "both": "wsi_vmamba.mil.supervision:BOTH",
+        "dense": "wsi_vmamba.mil.supervision:DENSE",
+        "slide": "wsi_vmamba.mil.supervision:SLIDE",
+    },
+)
+
+__all__ = ["AGGREGATORS", "SUPERVISIONS"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,8 +16,8 @@ RESIDUAL_TAPS = 33
 class NystromAttention(nn.Module):
     """Softmax(QK') V as softmax(Q L_k') pinv(softmax(L_q L_k')) softmax(L_q K') V, L the landmarks' means.
 
-    Differs from the published code in details that matter to bags: landmarks are means of stretches of nearly
-    equal length, so that no padding takes part, and no matrix of tokens by landmarks is kept.
+    Differs from the published code in details that matter to bags: landmarks are means of stretches of tokens,
+    the last one shorter, so that no padding takes part, and no matrix of tokens by landmarks is kept.
     """
 
     def __init__(self, dim: int, *, heads: int, landmarks: int, dropout: float) -> None:
@@ -40,8 +42,12 @@ class NystromAttention(nn.Module):
 
     def _landmarks(self, tokens: Tensor) -> Tensor:
         """Means of stretches of tokens (heads, L, width): (heads, at most ``landmarks``, width)."""
-        count = min(self.landmarks, tokens.shape[1])
-        return F.adaptive_avg_pool1d(tokens.mT, count).mT.contiguous()  # the attention kernel wants rows
+        length = math.ceil(tokens.shape[1] / self.landmarks)
+        marks = math.ceil(tokens.shape[1] / length)
+        padded = F.pad(tokens, (0, 0, 0, marks * length - tokens.shape[1]))
+        counts = torch.full((marks, 1), float(length), dtype=tokens.dtype, device=tokens.device)
+        counts[-1] -= marks * length - tokens.shape[1]  # padding adds nothing and does not count
+        return padded.unflatten(1, (marks, length)).sum(dim=2) / counts
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

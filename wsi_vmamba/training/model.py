@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.mil import AGGREGATORS
-from wsi_vmamba.mil.base import MilOutput
+from wsi_vmamba.mil.cell_head import CellHead
 
 #: Normal and tumour; the metrics of this package are those of two classes.
 NUM_CLASSES = 2
@@ -24,9 +24,14 @@ SMALLEST_STD = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What it takes to build a classifier again, and the features it is for."""
+    """What it takes to build a classifier again, and the features it is for.
 
-    aggregator: str
+    ``aggregator`` is None where the slide's score is that of its most suspicious cell; ``cell_head`` says
+    whether cells get a score of their own. One of the two there is.
+    """
+
+    aggregator: str | None
+    cell_head: bool
     in_dim: int
     hidden_dim: int
     dropout: float
@@ -43,8 +48,28 @@ class ModelSpec:
         return cls(**{**values, "source": None if source is None else FeatureSource(**source)})
 
 
+class SlideOutput(NamedTuple):
+    """What a classifier says of one slide.
+
+    Attributes:
+        logits: (2,), normal and tumour.
+        attention: (N,), sums to 1, where the aggregator weighs cells.
+        cells: (N,), tumour logit of each cell, where there is a cell head.
+        auxiliary: the aggregator's further loss, see `MilOutput`.
+    """
+
+    logits: Tensor
+    attention: Tensor | None
+    cells: Tensor | None
+    auxiliary: Callable[[int], Tensor] | None
+
+
 class SlideClassifier(nn.Module):
-    """An aggregator behind the standardisation of its training slides."""
+    """Standardisation by the training slides, then a cell head, an aggregator, or one after the other.
+
+    With both, the aggregator is given the tumour probability of each cell as one more feature. It is passed on
+    without gradient: the head learns from outlines only.
+    """
 
     feature_mean: Tensor
     feature_std: Tensor
@@ -54,15 +79,30 @@ class SlideClassifier(nn.Module):
         self.spec = spec
         self.register_buffer("feature_mean", torch.zeros(spec.in_dim))
         self.register_buffer("feature_std", torch.ones(spec.in_dim))
-        build = AGGREGATORS.resolve(spec.aggregator)
-        self.aggregator = build(spec.in_dim, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+        self.cell_head: CellHead | None = None
+        self.aggregator: nn.Module | None = None
+        if spec.cell_head:
+            self.cell_head = CellHead(spec.in_dim, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+        if spec.aggregator is not None:
+            build = AGGREGATORS.resolve(spec.aggregator)
+            width = spec.in_dim + spec.cell_head
+            self.aggregator = build(width, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
 
-    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+    def forward(self, features: Tensor, coords: Tensor) -> SlideOutput:
         """Classify one slide: features (N, in_dim), unstandardised, coords (N, 2) int64 (col, row)."""
-        output: MilOutput = self.aggregator((features - self.feature_mean) / self.feature_std, coords)
-        return output
+        features = (features - self.feature_mean) / self.feature_std
+        cells = None if self.cell_head is None else self.cell_head(features)
+        if self.aggregator is None:
+            assert cells is not None  # settings without either are refused
+            highest = cells.amax()
+            return SlideOutput(torch.stack([torch.zeros_like(highest), highest]), None, cells, None)
+        if cells is not None:
+            suspicion = 2 * torch.sigmoid(cells.detach()) - 1
+            features = torch.cat([features, suspicion.to(features.dtype)[:, None]], dim=1)
+        logits, attention, auxiliary = self.aggregator(features, coords)
+        return SlideOutput(logits, attention, cells, auxiliary)
 
-    def forward_bag(self, bag: Bag) -> MilOutput:
+    def forward_bag(self, bag: Bag) -> SlideOutput:
         """Classify a bag on the device of the model.
 
         Raises:
@@ -84,10 +124,17 @@ class SlideClassifier(nn.Module):
 
 
 class Prediction(NamedTuple):
-    """Probability of label 1, and the attention (N,) float32 of each cell where the aggregator has one."""
+    """What a model says of a slide.
+
+    Attributes:
+        probability: of label 1.
+        attention: (N,) float32, of each cell, where the aggregator has one.
+        cells: (N,) float32, tumour probability of each cell, from a model supervised by outlines.
+    """
 
     probability: float
     attention: NDArray[np.float32] | None
+    cells: NDArray[np.float32] | None = None
 
 
 def predict(model: SlideClassifier, bag: Bag) -> Prediction:
@@ -98,9 +145,12 @@ def predict(model: SlideClassifier, bag: Bag) -> Prediction:
     """
     model.eval()
     with torch.no_grad():
-        logits, attention = model.forward_bag(bag)
-    probability = torch.softmax(logits.double(), dim=0)[1].item()
-    return Prediction(probability, None if attention is None else attention.cpu().numpy())
+        output = model.forward_bag(bag)
+    return Prediction(
+        probability=torch.softmax(output.logits.double(), dim=0)[1].item(),
+        attention=None if output.attention is None else output.attention.cpu().numpy(),
+        cells=None if output.cells is None else torch.sigmoid(output.cells).cpu().numpy(),
+    )
 
 
 def feature_moments(
