@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from wsi_vmamba import console
-
 #: Rows that stay in sight on a terminal.
 SHOWN_ROWS = 15
 
@@ -31,9 +29,10 @@ def live_table(title: str, columns: Sequence[str], *, terminal: Console | None =
     """
     terminal = terminal or Console(highlight=False)
     if not terminal.is_terminal:
-        console.say(title)
-        console.say("\t".join(columns))
-        yield lambda row: console.say("\t".join(map(str, row)))
+        # Plain print: rich would turn tabs into spaces.
+        print(title)
+        print("\t".join(columns), flush=True)
+        yield lambda row: print("\t".join(map(str, row)), flush=True)
         return
     rows: list[Sequence[object]] = []
     with Live(_draw(title, columns, rows), console=terminal, auto_refresh=False) as live:

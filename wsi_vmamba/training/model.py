@@ -20,6 +20,8 @@ from wsi_vmamba.mil.cell_head import CellHead
 NUM_CLASSES = 2
 #: A feature that varies less than this over the training slides is only centred.
 SMALLEST_STD = 1e-6
+#: Weight that the most suspicious cell of a slide starts with, where there is an aggregator beside the cell head.
+FIRST_TRUST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,9 @@ class SlideOutput(NamedTuple):
 class SlideClassifier(nn.Module):
     """Standardisation by the training slides, then a cell head, an aggregator, or one after the other.
 
-    With both, the aggregator is given the tumour probability of each cell as one more feature. It is passed on
-    without gradient: the head learns from outlines only.
+    With both, the aggregator is given the tumour probability of each cell as one more feature, and the logit of the
+    most suspicious cell is added to its own with a learned weight. Both are passed on without gradient: the head
+    learns from outlines only.
     """
 
     feature_mean: Tensor
@@ -86,20 +89,24 @@ class SlideClassifier(nn.Module):
         if spec.aggregator is not None:
             build = AGGREGATORS.resolve(spec.aggregator)
             width = spec.in_dim + spec.cell_head
+            if spec.cell_head:
+                self.trust = nn.Parameter(torch.tensor(FIRST_TRUST))
             self.aggregator = build(width, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
 
     def forward(self, features: Tensor, coords: Tensor) -> SlideOutput:
         """Classify one slide: features (N, in_dim), unstandardised, coords (N, 2) int64 (col, row)."""
         features = (features - self.feature_mean) / self.feature_std
         cells = None if self.cell_head is None else self.cell_head(features)
+        by_cells = None if cells is None else _logits_of_highest(cells)
         if self.aggregator is None:
-            assert cells is not None  # settings without either are refused
-            highest = cells.amax()
-            return SlideOutput(torch.stack([torch.zeros_like(highest), highest]), None, cells, None)
+            assert by_cells is not None  # settings without either are refused
+            return SlideOutput(by_cells, None, cells, None)
         if cells is not None:
             suspicion = 2 * torch.sigmoid(cells.detach()) - 1
             features = torch.cat([features, suspicion.to(features.dtype)[:, None]], dim=1)
         logits, attention, auxiliary = self.aggregator(features, coords)
+        if by_cells is not None:
+            logits = logits + self.trust * by_cells.detach()
         return SlideOutput(logits, attention, cells, auxiliary)
 
     def forward_bag(self, bag: Bag) -> SlideOutput:
@@ -121,6 +128,12 @@ class SlideClassifier(nn.Module):
                 f"{bag.slide_id}: the model expects features of length {self.spec.in_dim}, "
                 f"got {bag.features.shape[1]}; extract with the backbone the model was trained on"
             )
+
+
+def _logits_of_highest(cells: Tensor) -> Tensor:
+    """Logits (2,) of a slide that is as suspicious as its most suspicious cell."""
+    highest = cells.amax()
+    return torch.stack([torch.zeros_like(highest), highest])
 
 
 class Prediction(NamedTuple):
