@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from statistics import mean
 
 from wsi_vmamba.pipelines import train_table
 
@@ -11,13 +13,20 @@ from wsi_vmamba.bags import BagLoader, SlideRecord
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.datasets.presence import require_features
-from wsi_vmamba.errors import TrainingError
+from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.live import live_table
+from wsi_vmamba.mil import SUPERVISIONS
+from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.training import EpochReport, TrainSettings, train
+from wsi_vmamba.training import CellTargets, EpochReport, TrainSettings, split_folds, train
+from wsi_vmamba.training.run import MODEL
+
+#: Where slides are supervised and no aggregator is named.
+DEFAULT_AGGREGATOR = "abmil"
 
 
 def run(config: TrainConfig) -> int:
-    """Train on the data set's training slides and save the run; return 0."""
+    """Train on the data set's training slides and save the run, or one run per fold; return 0."""
     if config.dataset in FEATURE_TABLES:
         code: int = train_table.run(config)
         return code
@@ -25,28 +34,89 @@ def run(config: TrainConfig) -> int:
     known = [record for record in records if record.split != "test"]
     features = Path(config.features)
     require_features(known, features, dataset=config.dataset)
-    folder = run_folder(config)
-    console.say(f"training {config.aggregator} on {len(known)} slides of {config.dataset} -> {folder}")
-    loader = BagLoader(features)
-    with console.progress("epoch", config.epochs) as task:
+    settings = settings_of(config)
+    targets = CellTargets(Path(config.annotations) if config.annotations else None)
+    if settings.supervises.cells:
+        targets.require(known, every=not settings.supervises.slides)
+    folder, loader = run_folder(config), BagLoader(features)
+    console.say(
+        f"training {settings.aggregator or 'a cell head'} on {len(known)} slides of {config.dataset} -> {folder}"
+    )
+    if config.folds is None:
+        best = _train_one(config, records, folder, loader=loader, targets=targets)
+        console.say(f"validation AUC {best.validation_auc:.4f}; next: wsi-vmamba evaluate --run {folder}")
+        return 0
+    if (folder / MODEL).exists():
+        raise UsageError(f"{folder} holds a run without folds; choose another --name")
+    splits = split_folds(records, folds=config.folds, seed=config.seed)
+    found = []
+    for number, split in enumerate(splits, start=1):
+        best = _train_one(config, split, folder / f"fold-{number}", loader=loader, targets=targets)
+        found.append(best.validation_auc)
+    shown = ", ".join(f"{auc:.4f}" for auc in found)
+    console.say(
+        f"validation AUC by fold {shown}; mean {mean(found):.4f}. The epoch to keep was chosen on the same slides, "
+        f"which flatters; next: wsi-vmamba evaluate --run {folder / 'fold-1'}"
+    )
+    return 0
+
+
+def _train_one(
+    config: TrainConfig,
+    records: list[SlideRecord],
+    folder: Path,
+    *,
+    loader: BagLoader,
+    targets: CellTargets,
+) -> EpochReport:
+    """Train into one folder, showing each epoch; return the best one."""
+    device = choose_device(config.device)
+    columns = ("epoch", "learning rate", "loss", "validation loss", "validation AUC", "best")
+    with live_table(str(folder), columns) as add:
 
         def show(report: EpochReport) -> None:
-            task.step(
-                f"{report.epoch}: loss {report.train_loss:.4f}, validation AUC {report.validation_auc:.4f}"
-            )
+            add(
+                (
+                    f"{report.epoch}/{config.epochs}", f"{report.learning_rate:.2e}", f"{report.train_loss:.4f}",
+                    f"{report.validation_loss:.4f}", f"{report.validation_auc:.4f}", "*" if report.is_best else "",
+                )
+            )  # fmt: skip
 
         result = train(
             records, loader, settings_of(config), folder,
-            resume=config.resume, overwrite=config.overwrite, on_epoch=show,
+            load_targets=targets, resume=config.resume, overwrite=config.overwrite, device=device, on_epoch=show,
         )  # fmt: skip
     best = result.best
-    facts = {"device": "cpu", "best": vars(best), "slides": len(known)}
+    slides = sum(record.split != "test" for record in records)
+    facts = {
+        "device": device,
+        "best": vars(best),
+        "slides": slides,
+        "resolved": settings_of(config).to_dict(),
+    }
     write_run_record(folder, command="train", config=config, facts=facts)
     console.say(
         f"best epoch {best.epoch} of {len(result.history)}: validation AUC {best.validation_auc:.4f}, "
-        f"loss {best.validation_loss:.4f}; next: wsi-vmamba evaluate --metric auc --run {folder}"
+        f"loss {best.validation_loss:.4f}"
     )
-    return 0
+    return best
+
+
+def choose_device(asked: str) -> str:
+    """Resolve ``auto`` to ``cuda`` where there is one, and make its matrix products reproducible.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    present = torch.cuda.is_available()
+    if asked == "cuda" and not present:
+        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    device = "cuda" if present and asked != "cpu" else "cpu"
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return device
 
 
 def load_records(config: TrainConfig) -> list[SlideRecord]:
@@ -58,13 +128,20 @@ def load_records(config: TrainConfig) -> list[SlideRecord]:
 
 def run_folder(config: TrainConfig) -> Path:
     """Folder of the run: ``<runs>/<name>``."""
-    return Path(config.runs) / (config.name or f"{config.dataset}-{config.aggregator}")
+    trained = settings_of(config).aggregator or config.supervision
+    return Path(config.runs) / (config.name or f"{config.dataset}-{trained}")
 
 
 def settings_of(config: TrainConfig) -> TrainSettings:
     """The part of the configuration that shapes the training itself."""
     shared = set(TrainSettings.__dataclass_fields__) & set(TrainConfig.model_fields)
-    return TrainSettings(**config.model_dump(include=shared))
+    values = config.model_dump(include=shared)
+    supervision: Supervision = SUPERVISIONS.resolve(config.supervision)
+    if supervision.slides and config.aggregator is None:
+        values["aggregator"] = DEFAULT_AGGREGATOR
+    if config.precision == "auto":
+        values["precision"] = "bf16" if choose_device(config.device) == "cuda" else "fp32"
+    return TrainSettings(**values)
 
 
 def newest_run(runs: Path) -> Path:
@@ -73,7 +150,7 @@ def newest_run(runs: Path) -> Path:
     Raises:
         TrainingError: there is none.
     """
-    finished = sorted(runs.glob("*/train.run.json"), key=lambda file: file.stat().st_mtime_ns)
+    finished = sorted(runs.rglob("train.run.json"), key=lambda file: file.stat().st_mtime_ns)
     if not finished:
         raise TrainingError(
             f"no finished run under {runs.absolute()}; make one with `wsi-vmamba train`, or give --run"

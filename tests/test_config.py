@@ -88,3 +88,9 @@ def test_a_bad_file_is_refused_with_its_name(content: str, words: str, tmp_path:
 def test_a_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         resolve_config(ExtractConfig, file=tmp_path / "none.yaml")
+
+
+def test_dense_supervision_takes_no_aggregator():
+    with pytest.raises(ConfigError, match="supervision dense trains no aggregator, got abmil"):
+        resolve_config(TrainConfig, assignments=["supervision=dense", "aggregator=abmil"])
+    assert resolve_config(TrainConfig, assignments=["supervision=dense"]).aggregator is None

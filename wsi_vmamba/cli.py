@@ -124,6 +124,14 @@ def train(
     classifier: Annotated[
         str | None, typer.Option(help="Of --dataset csv_features [default: random_forest].")
     ] = None,
+    supervision: Annotated[
+        str | None, typer.Option(help="Learn from slide labels (slide), outlines (dense) or both.")
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="Folder of outlines [default: the manifest's].")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validate: one run per fold.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto [default: auto].")] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the training slides.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the split and of the training [default: 0].")
@@ -138,7 +146,8 @@ def train(
     """Train a slide classifier on extracted features."""
     options = {
         "dataset": dataset, "manifest": manifest, "features": features, "name": name, "aggregator": aggregator,
-        "classifier": classifier,
+        "classifier": classifier, "supervision": supervision, "annotations": annotations, "folds": folds,
+        "device": device,
         "epochs": epochs, "seed": seed, "resume": resume, "overwrite": overwrite,
     }  # fmt: skip
     _run("train", "TrainConfig", config, assignments, options)

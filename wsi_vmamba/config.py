@@ -34,6 +34,7 @@ Reader = Annotated[str, _known("reader")]
 Segmenter = Annotated[str, _known("segmenter")]
 Backbone = Annotated[str, _known("backbone")]
 Aggregator = Annotated[str, _known("aggregator")]
+Supervision = Annotated[str, _known("supervision")]
 Dataset = Annotated[str, _known("dataset")]
 #: A slide-level or a lesion-level metric, or all of them.
 Metric = Annotated[str, _known("metric", "lesion metric", also=("all",))]
@@ -98,9 +99,19 @@ class TrainConfig(RunConfig):
     runs: str = "runs"
     name: str | None = None
     """Name of the run's folder; by default <dataset>-<aggregator>."""
-    aggregator: Aggregator = "abmil"
+    aggregator: Aggregator | None = None
+    """By default abmil; none with `supervision: dense`."""
     classifier: Classifier = "random_forest"
     """What takes the aggregator's place where slides are rows of numbers (`--dataset csv_features`)."""
+    supervision: Supervision = "slide"
+    """Labels of slides, outlines of tumour (dense), or both."""
+    annotations: str | None = None
+    """Folder of outlines <slide_id>.xml or .geojson; by default the manifest's column `annotation`."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validation: one run per fold, under <name>/fold-1 and so on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the forward pass; `auto` is bf16 on a GPU and fp32 on a CPU."""
     epochs: Annotated[int, Field(ge=1)] = 60
     patience: Annotated[int, Field(ge=1)] = 20
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -108,11 +119,23 @@ class TrainConfig(RunConfig):
     warmup_epochs: Annotated[int, Field(ge=0)] = 2
     hidden_dim: Annotated[int, Field(ge=1)] = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Running average of the weights that is validated and kept; 0 keeps the weights themselves."""
     class_weights: bool = True
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     resume: bool = False
     overwrite: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> TrainConfig:
+        if self.aggregator is not None and not table("supervision").resolve(self.supervision).slides:
+            raise ValueError(
+                f"supervision {self.supervision} trains no aggregator, got {self.aggregator}; leave it out, or use "
+                "supervision both"
+            )
+        return self
 
 
 class EvaluateConfig(RunConfig):

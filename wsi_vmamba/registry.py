@@ -14,6 +14,7 @@ TABLES: Mapping[str, str] = {
     "segmenter": "wsi_vmamba.tissue:SEGMENTERS",
     "backbone": "wsi_vmamba.model:BACKBONES",
     "aggregator": "wsi_vmamba.mil:AGGREGATORS",
+    "supervision": "wsi_vmamba.mil:SUPERVISIONS",
     "metric": "wsi_vmamba.metrics:METRICS",
     "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from wsi_vmamba.pipelines import evaluate, train
 
+from wsi_vmamba.annotation import write_asap
+from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MissingDataError, TrainingError, UsageError
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
+from wsi_vmamba.training import load_run, predict
 
 DIM = 8
 
@@ -31,6 +35,15 @@ def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None
     with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
         writer.append(features, coords)
         writer.commit()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Forty cells are slower on several threads, much slower where other programs run beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +91,50 @@ def test_a_run_is_never_replaced_by_accident(cohort: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="overwrite"):
         train.run(train_config(cohort, tmp_path, epochs=1))
     assert train.run(train_config(cohort, tmp_path, epochs=1, overwrite=True)) == 0
+
+
+def test_folds_make_a_run_each_that_evaluate_reads(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = train_config(cohort, tmp_path, folds=2, epochs=3, aggregator="mean")
+    assert train.run(config) == 0
+    assert "validation AUC by fold" in capsys.readouterr().out
+    folder = tmp_path / "csv-mean"
+    held_out = []
+    for number in (1, 2):
+        with (folder / f"fold-{number}" / "splits.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        held_out.append({row["slide_id"] for row in rows if row["split"] == "validation"})
+        assert {row["slide_id"] for row in rows if row["split"] == "test"} == {
+            f"s{i:02d}" for i in range(20, 32)
+        }
+    assert not held_out[0] & held_out[1]
+    assert held_out[0] | held_out[1] == {f"s{index:02d}" for index in range(20)}
+    assert evaluate.run(EvaluateConfig(run=str(folder / "fold-1"))) == 0
+    resumed = train_config(cohort, tmp_path, folds=2, epochs=3, aggregator="mean", resume=True)
+    before = (folder / "fold-2" / "best.safetensors").read_bytes()
+    assert train.run(resumed) == 0
+    assert (folder / "fold-2" / "best.safetensors").read_bytes() == before
+
+
+def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
+    """Cells 0 to 3 of the first row are the tumour of each positive slide."""
+    outlines = tmp_path / "outlines"
+    for index in range(1, 32, 2):
+        square = [(0, 0), (4 * 256, 0), (4 * 256, 256), (0, 256)]
+        outlines.mkdir(exist_ok=True)
+        write_asap(outlines / f"s{index:02d}.xml", [square])
+    config = train_config(
+        cohort, tmp_path, supervision="both", annotations=str(outlines), aggregator="ss2d", epochs=20
+    )
+    assert train.run(config) == 0
+    trained = load_run(tmp_path / "csv-ss2d")
+    record = SlideRecord(slide_id="s21", label=1)
+    cells = predict(trained.model, load_bag(record, cohort / "features")).cells
+    assert cells is not None
+    assert cells[:4].min() > cells[4:].max()
+    with pytest.raises(MissingDataError, match="--annotations"):
+        train.run(train_config(cohort, tmp_path, supervision="dense", name="without"))
 
 
 def test_missing_features_are_named_with_the_place_and_the_remedy(tmp_path: Path):

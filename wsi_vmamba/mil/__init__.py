@@ -6,9 +6,24 @@ AGGREGATORS = Table(
     "aggregator",
     {
         "abmil": "wsi_vmamba.mil.abmil:GatedAbmil",
+        "clam_mb": "wsi_vmamba.mil.clam_mb:ClamMultiBranch",
+        "clam_sb": "wsi_vmamba.mil.clam_sb:ClamSingleBranch",
+        "dsmil": "wsi_vmamba.mil.dsmil:DualStream",
         "max": "wsi_vmamba.mil.max:MaxPool",
         "mean": "wsi_vmamba.mil.mean:MeanPool",
+        "ss2d": "wsi_vmamba.mil.ss2d:GridScanPool",
+        "transmil": "wsi_vmamba.mil.transmil:TransMil",
     },
 )
 
-__all__ = ["AGGREGATORS"]
+#: What `train --supervision` offers; each is a `Supervision`.
+SUPERVISIONS = Table(
+    "supervision",
+    {
+        "both": "wsi_vmamba.mil.supervision:BOTH",
+        "dense": "wsi_vmamba.mil.supervision:DENSE",
+        "slide": "wsi_vmamba.mil.supervision:SLIDE",
+    },
+)
+
+__all__ = ["AGGREGATORS", "SUPERVISIONS"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells, map_cells
+from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells
+from wsi_vmamba.mil.gated import GatedAttention, attention_pool
 
 
 class GatedAbmil(nn.Module):
@@ -16,11 +16,8 @@ class GatedAbmil(nn.Module):
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
-        attention_dim = max(1, hidden_dim // 2)
         self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
-        self.attend = nn.Linear(hidden_dim, attention_dim)
-        self.gate = nn.Linear(hidden_dim, attention_dim)
-        self.score = nn.Linear(attention_dim, 1)
+        self.attention = GatedAttention(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
     def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
@@ -33,14 +30,5 @@ class GatedAbmil(nn.Module):
             DatasetError: the bag is empty.
         """
         check_cells(features, coords, in_dim=self.in_dim)
-        scores, masses, means = zip(*map_cells(self._pool, features), strict=True)
-        # Each piece is pooled with its own softmax; the softmax of the masses is its share of the slide.
-        pooled = torch.softmax(torch.stack(masses), dim=0) @ torch.stack(means)
-        return MilOutput(logits=self.classifier(pooled), attention=torch.softmax(torch.cat(scores), dim=0))
-
-    def _pool(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pool one piece of n cells: scores (n,), their log-sum-exp (), weighted mean (hidden_dim,)."""
-        hidden = self.embed(cells)
-        gated = torch.tanh(self.attend(hidden)) * torch.sigmoid(self.gate(hidden))
-        scores = self.score(gated).squeeze(1)
-        return scores, torch.logsumexp(scores, dim=0), torch.softmax(scores, dim=0) @ hidden
+        pooled = attention_pool(self.embed, self.attention, features)
+        return MilOutput(logits=self.classifier(pooled.means[0]), attention=pooled.attention())

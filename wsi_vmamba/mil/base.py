@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -19,10 +20,18 @@ T = TypeVar("T")
 
 
 class MilOutput(NamedTuple):
-    """Logits (num_classes,) and, from an aggregator that weighs cells, attention (N,), which sums to 1."""
+    """What an aggregator says of one slide.
+
+    Attributes:
+        logits: (num_classes,).
+        attention: (N,), sums to 1, from an aggregator that weighs cells; else None.
+        auxiliary: from an aggregator that learns more than the slide's label: takes the label of the slide and
+            returns a loss () to be added to that of the logits. A function, so that `forward` never sees labels.
+    """
 
     logits: Tensor
     attention: Tensor | None
+    auxiliary: Callable[[int], Tensor] | None = None
 
 
 def check_cells(features: Tensor, coords: Tensor, *, in_dim: int) -> None:
@@ -50,18 +59,43 @@ def check_cells(features: Tensor, coords: Tensor, *, in_dim: int) -> None:
         )
 
 
-def map_cells(function: Callable[[Tensor], T], features: Tensor) -> list[T]:
-    """Apply ``function`` to pieces of at most CHUNK_CELLS cells.
+def map_cells(function: Callable[..., T], *cells: Tensor) -> list[T]:
+    """Apply ``function`` to pieces of at most CHUNK_CELLS cells, the same piece of each tensor.
 
     With gradients on and more than one piece, what happens inside a piece is computed again in the backward
     pass instead of being kept, so that memory is bounded in training too.
     """
-    pieces = torch.split(features, CHUNK_CELLS)
+    pieces = list(zip(*(torch.split(tensor, CHUNK_CELLS) for tensor in cells), strict=True))
     if len(pieces) == 1 or not torch.is_grad_enabled():
-        return [function(piece) for piece in pieces]
-    return [checkpoint(function, piece, use_reentrant=False) for piece in pieces]
+        return [function(*piece) for piece in pieces]
+    return [checkpoint(function, *piece, use_reentrant=False) for piece in pieces]
 
 
 def cell_embedding(*, in_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
     """Build the layer that all aggregators put before pooling: linear, ReLU, dropout."""
     return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout))
+
+
+class PlainPool(nn.Module):
+    """Abstract: embed each cell, bring the embeddings down to one, classify it. Gives no attention."""
+
+    def __init__(
+        self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
+    ) -> None:
+        super().__init__()
+        self.in_dim = in_dim
+        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.classifier = nn.Linear(hidden_dim, num_classes)
+
+    @abstractmethod
+    def pool(self, features: Tensor) -> Tensor:
+        """Bring features (N, in_dim) down to one embedding (hidden_dim,)."""
+
+    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """Classify one slide: features (N, in_dim), coords (N, 2) int64 (col, row) to logits (num_classes,).
+
+        Raises:
+            DatasetError: the bag is empty.
+        """
+        check_cells(features, coords, in_dim=self.in_dim)
+        return MilOutput(logits=self.classifier(self.pool(features)), attention=None)

@@ -1,11 +1,14 @@
 """Train a slide classifier on bags of features, go on after an interruption, and use what was trained."""
 
+from wsi_vmamba.training.folds import split_folds
 from wsi_vmamba.training.loop import TrainResult, train
 from wsi_vmamba.training.model import ModelSpec, Prediction, SlideClassifier, predict
 from wsi_vmamba.training.run import EpochReport, Run, load_run
 from wsi_vmamba.training.settings import TrainSettings
+from wsi_vmamba.training.targets import CellTargets
 
 __all__ = [
+    "CellTargets",
     "EpochReport",
     "ModelSpec",
     "Prediction",
@@ -15,5 +18,6 @@ __all__ = [
     "TrainSettings",
     "load_run",
     "predict",
+    "split_folds",
     "train",
 ]

@@ -25,6 +25,7 @@ class Checkpoint:
         identity: settings, slides and model spec; a resumed training must have the same.
         history: the epochs so far.
         model: state of the model.
+        average: state of its running average.
         optimizer: state of the optimizer.
         rng: random state by device type.
     """
@@ -32,6 +33,7 @@ class Checkpoint:
     identity: Mapping[str, Any]
     history: Sequence[EpochReport]
     model: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     rng: Mapping[str, Tensor]
 

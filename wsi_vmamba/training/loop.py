@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from wsi_vmamba.bags import Bag, SlideRecord
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
-from wsi_vmamba.training.model import ModelSpec, SlideClassifier, feature_moments
+from wsi_vmamba.training.model import ModelSpec, SlideClassifier, SlideOutput, feature_moments
+from wsi_vmamba.training.objective import LoadTargets, Objective
+from wsi_vmamba.training.optimise import averaged, parameter_groups
 from wsi_vmamba.training.run import (
     CHECKPOINT,
     EpochReport,
@@ -27,7 +28,8 @@ from wsi_vmamba.training.run import (
     write_splits,
 )
 from wsi_vmamba.training.settings import TrainSettings
-from wsi_vmamba.training.slides import class_weights, divide, label_of
+from wsi_vmamba.training.slides import class_weights, divide
+from wsi_vmamba.training.targets import no_targets
 
 LoadBag = Callable[[SlideRecord], Bag]
 
@@ -48,6 +50,7 @@ def train(
     settings: TrainSettings,
     run_dir: Path,
     *,
+    load_targets: LoadTargets = no_targets,
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
@@ -55,8 +58,12 @@ def train(
 ) -> TrainResult:
     """Train a classifier and keep the best one by validation AUC, at equal AUC by validation loss.
 
-    On a CPU the same call gives the same bits, whether or not it was interrupted and resumed, as long as the
-    number of torch threads is the same.
+    The same call gives the same bits on the same device, whether or not it was interrupted and resumed, as long
+    as the number of torch threads is the same. (On a GPU torch asks for CUBLAS_WORKSPACE_CONFIG=:4096:8.)
+
+    What happened is logged as CSV, a row per epoch: any program reads it, it is rewritten whole and so survives
+    a kill, and equal runs give equal files. None of that holds for TensorBoard's event files, which would also
+    need another package.
 
     Args:
         records: the whole data set. Slides of split "train" or None are trained on; where none has the split
@@ -64,6 +71,8 @@ def train(
         load_bag: gives the bag of a record, for example a `BagLoader`.
         settings: how to train.
         run_dir: folder for checkpoint.pt, best.safetensors, model.json, metrics.csv and splits.csv.
+        load_targets: gives the targets of a slide's cells, for example a `CellTargets`; asked where cells are
+            supervised.
         resume: go on from checkpoint.pt; without one, start.
         overwrite: replace the run in the folder.
         device: where to compute.
@@ -79,8 +88,11 @@ def train(
     test, training, validation = divide(records, settings)
     write_splits(run_dir, [*training, *validation, *test])
     where = torch.device(device)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        loop = _Loop(training, validation, load_bag, settings, run_dir, where, checkpoint)
+    objective = Objective(
+        settings.supervises, class_weights(training, balanced=settings.class_weights), load_targets
+    )
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), _deterministic(where):
+        loop = _Loop(training, validation, load_bag, objective, settings, run_dir, where, checkpoint)
         while not loop.finished:
             report = loop.run_epoch()
             if on_epoch is not None:
@@ -97,6 +109,7 @@ class _Loop:
         training: Sequence[SlideRecord],
         validation: Sequence[SlideRecord],
         load_bag: LoadBag,
+        objective: Objective,
         settings: TrainSettings,
         run_dir: Path,
         device: torch.device,
@@ -105,22 +118,28 @@ class _Loop:
         self.training = training
         self.validation = validation
         self.load_bag = load_bag
+        self.objective = objective
         self.settings = settings
         self.run_dir = run_dir
         self.device = device
         self.history: list[EpochReport] = []
-        self.class_weights = class_weights(training, balanced=settings.class_weights)
         torch.manual_seed(settings.seed)
         self.model = self._build_model().to(device)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            parameter_groups(self.model, weight_decay=settings.weight_decay), lr=settings.learning_rate
         )
         if checkpoint is None:
             mean, std = feature_moments(training, load_bag)
             self.model.feature_mean.copy_(mean)
             self.model.feature_std.copy_(std)
-        else:
+        self.average = averaged(self.model, decay=settings.ema_decay)
+        if checkpoint is not None:
             self._restore(checkpoint)
+
+    @property
+    def kept(self) -> SlideClassifier:
+        """The model that is validated and kept: the running average."""
+        return cast(SlideClassifier, self.average.module)
 
     @property
     def best(self) -> EpochReport | None:
@@ -151,7 +170,7 @@ class _Loop:
         self.history.append(report)
         # The checkpoint is last: after a crash before it, the epoch is done again and writes the same files.
         if report.is_best:
-            save_best(self.run_dir, self.model, self.settings, report)
+            save_best(self.run_dir, self.kept, self.settings, report)
         write_metrics(self.run_dir, self.history)
         self._checkpoint().save(self.run_dir / CHECKPOINT)
         return report
@@ -170,36 +189,42 @@ class _Loop:
 
     def _step(self, record: SlideRecord, epoch: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self.model.forward_bag(self.load_bag(record)).logits, record)
+        bag = self.load_bag(record)
+        loss = self.objective.training_loss(self._forward(self.model, bag), record, bag)
         value = _finite(loss.item(), "loss", record, epoch)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         _finite(norm.item(), "gradient", record, epoch)
         self.optimizer.step()
+        self.average.update_parameters(self.model)
         return value
+
+    def _forward(self, model: SlideClassifier, bag: Bag) -> SlideOutput:
+        # bf16 keeps the exponents of float32, so that no scaling of the loss is needed.
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"
+        ):
+            return model.forward_bag(bag)
 
     def _validate(self, epoch: int) -> tuple[float, float]:
         """Return the mean loss over the validation slides and their AUC."""
-        self.model.eval()
+        model = self.kept.eval()
         losses, scores = [], []
         for record in self.validation:
             bag = self.load_bag(record)
             with torch.no_grad():
-                logits = self.model.forward_bag(bag).logits
-            losses.append(_finite(self._loss(logits, record).item(), "validation loss", record, epoch))
-            scores.append(torch.softmax(logits.double(), dim=0)[1].item())
+                output = self._forward(model, bag)
+                loss = self.objective.validation_loss(output, record, bag)
+            losses.append(_finite(loss.item(), "validation loss", record, epoch))
+            scores.append(torch.softmax(output.logits.double(), dim=0)[1].item())
         labels = [record.label for record in self.validation]
         return float(np.mean(losses)), float(roc_auc(np.array(labels), np.array(scores)))
-
-    def _loss(self, logits: Tensor, record: SlideRecord) -> Tensor:
-        label = label_of(record)
-        target = torch.tensor(label, device=logits.device)
-        return F.cross_entropy(logits, target) * self.class_weights[label]
 
     def _build_model(self) -> SlideClassifier:
         bag = self.load_bag(self.training[0])
         spec = ModelSpec(
             aggregator=self.settings.aggregator,
+            cell_head=self.settings.supervises.cells,
             in_dim=bag.features.shape[1],
             hidden_dim=self.settings.hidden_dim,
             dropout=self.settings.dropout,
@@ -220,6 +245,7 @@ class _Loop:
             identity=self._identity(),
             history=self.history,
             model=self.model.state_dict(),
+            average=self.average.state_dict(),
             optimizer=self.optimizer.state_dict(),
             rng=random_state(self.device),
         )
@@ -227,9 +253,21 @@ class _Loop:
     def _restore(self, checkpoint: Checkpoint) -> None:
         checkpoint.check_identity(self._identity(), where=self.run_dir / CHECKPOINT)
         self.model.load_state_dict(checkpoint.model)
+        self.average.load_state_dict(checkpoint.average)
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
         self.history = list(checkpoint.history)
         restore_random_state(checkpoint.rng, self.device)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Make torch choose reproducible kernels on a GPU; on a CPU all that are used here are."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cuda")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _prepare_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> Checkpoint | None:

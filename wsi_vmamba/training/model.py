@@ -14,19 +14,26 @@ from torch import Tensor, nn
 from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.mil import AGGREGATORS
-from wsi_vmamba.mil.base import MilOutput
+from wsi_vmamba.mil.cell_head import CellHead
 
 #: Normal and tumour; the metrics of this package are those of two classes.
 NUM_CLASSES = 2
 #: A feature that varies less than this over the training slides is only centred.
 SMALLEST_STD = 1e-6
+#: Weight that the most suspicious cell of a slide starts with, where there is an aggregator beside the cell head.
+FIRST_TRUST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What it takes to build a classifier again, and the features it is for."""
+    """What it takes to build a classifier again, and the features it is for.
 
-    aggregator: str
+    ``aggregator`` is None where the slide's score is that of its most suspicious cell; ``cell_head`` says
+    whether cells get a score of their own. One of the two there is.
+    """
+
+    aggregator: str | None
+    cell_head: bool
     in_dim: int
     hidden_dim: int
     dropout: float
@@ -43,8 +50,29 @@ class ModelSpec:
         return cls(**{**values, "source": None if source is None else FeatureSource(**source)})
 
 
+class SlideOutput(NamedTuple):
+    """What a classifier says of one slide.
+
+    Attributes:
+        logits: (2,), normal and tumour.
+        attention: (N,), sums to 1, where the aggregator weighs cells.
+        cells: (N,), tumour logit of each cell, where there is a cell head.
+        auxiliary: the aggregator's further loss, see `MilOutput`.
+    """
+
+    logits: Tensor
+    attention: Tensor | None
+    cells: Tensor | None
+    auxiliary: Callable[[int], Tensor] | None
+
+
 class SlideClassifier(nn.Module):
-    """An aggregator behind the standardisation of its training slides."""
+    """Standardisation by the training slides, then a cell head, an aggregator, or one after the other.
+
+    With both, the aggregator is given the tumour probability of each cell as one more feature, and the logit of the
+    most suspicious cell is added to its own with a learned weight. Both are passed on without gradient: the head
+    learns from outlines only.
+    """
 
     feature_mean: Tensor
     feature_std: Tensor
@@ -54,15 +82,34 @@ class SlideClassifier(nn.Module):
         self.spec = spec
         self.register_buffer("feature_mean", torch.zeros(spec.in_dim))
         self.register_buffer("feature_std", torch.ones(spec.in_dim))
-        build = AGGREGATORS.resolve(spec.aggregator)
-        self.aggregator = build(spec.in_dim, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+        self.cell_head: CellHead | None = None
+        self.aggregator: nn.Module | None = None
+        if spec.cell_head:
+            self.cell_head = CellHead(spec.in_dim, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+        if spec.aggregator is not None:
+            build = AGGREGATORS.resolve(spec.aggregator)
+            width = spec.in_dim + spec.cell_head
+            if spec.cell_head:
+                self.trust = nn.Parameter(torch.tensor(FIRST_TRUST))
+            self.aggregator = build(width, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
 
-    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+    def forward(self, features: Tensor, coords: Tensor) -> SlideOutput:
         """Classify one slide: features (N, in_dim), unstandardised, coords (N, 2) int64 (col, row)."""
-        output: MilOutput = self.aggregator((features - self.feature_mean) / self.feature_std, coords)
-        return output
+        features = (features - self.feature_mean) / self.feature_std
+        cells = None if self.cell_head is None else self.cell_head(features)
+        by_cells = None if cells is None else _logits_of_highest(cells)
+        if self.aggregator is None:
+            assert by_cells is not None  # settings without either are refused
+            return SlideOutput(by_cells, None, cells, None)
+        if cells is not None:
+            suspicion = 2 * torch.sigmoid(cells.detach()) - 1
+            features = torch.cat([features, suspicion.to(features.dtype)[:, None]], dim=1)
+        logits, attention, auxiliary = self.aggregator(features, coords)
+        if by_cells is not None:
+            logits = logits + self.trust * by_cells.detach()
+        return SlideOutput(logits, attention, cells, auxiliary)
 
-    def forward_bag(self, bag: Bag) -> MilOutput:
+    def forward_bag(self, bag: Bag) -> SlideOutput:
         """Classify a bag on the device of the model.
 
         Raises:
@@ -81,6 +128,12 @@ class SlideClassifier(nn.Module):
                 f"{bag.slide_id}: the model expects features of length {self.spec.in_dim}, "
                 f"got {bag.features.shape[1]}; extract with the backbone the model was trained on"
             )
+
+
+def _logits_of_highest(cells: Tensor) -> Tensor:
+    """Logits (2,) of a slide that is as suspicious as its most suspicious cell."""
+    highest = cells.amax()
+    return torch.stack([torch.zeros_like(highest), highest])
 
 
 class Prediction(NamedTuple):
@@ -105,9 +158,12 @@ def predict(model: SlideClassifier, bag: Bag) -> Prediction:
     """
     model.eval()
     with torch.no_grad():
-        logits, attention = model.forward_bag(bag)
-    probability = torch.softmax(logits.double(), dim=0)[1].item()
-    return Prediction(probability, None if attention is None else attention.cpu().numpy())
+        output = model.forward_bag(bag)
+    return Prediction(
+        probability=torch.softmax(output.logits.double(), dim=0)[1].item(),
+        attention=None if output.attention is None else output.attention.cpu().numpy(),
+        cells=None if output.cells is None else torch.sigmoid(output.cells).cpu().numpy(),
+    )
 
 
 def feature_moments(

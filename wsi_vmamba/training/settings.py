@@ -6,8 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wsi_vmamba.errors import UsageError
-from wsi_vmamba.mil import AGGREGATORS
+from wsi_vmamba.errors import UnknownNameError, UsageError
+from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
+from wsi_vmamba.mil.supervision import Supervision
+
+#: Number formats of the forward pass; weights, losses and updates are float32 always.
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,8 @@ class TrainSettings:
     """Settings of one training.
 
     Attributes:
-        aggregator: name in the AGGREGATORS table.
+        aggregator: name in the AGGREGATORS table; None where slides are not supervised.
+        supervision: name in the SUPERVISIONS table: what is learned from.
         epochs: most passes over the training slides.
         patience: epochs without a better validation AUC (or, at equal AUC, loss) after which to stop.
         learning_rate: peak of the schedule.
@@ -24,12 +29,16 @@ class TrainSettings:
         hidden_dim: width of the cell embedding.
         dropout: share of the embedding dropped in training.
         gradient_clip: largest norm of the gradient.
+        ema_decay: share of the past in the running average of the weights that is validated and kept; it grows
+            to this from 0.1 at the start. 0 keeps the weights themselves.
+        precision: "fp32", or "bf16" for an autocast of the forward pass.
         class_weights: weigh slides so that each label counts the same.
         validation_fraction: share of patients set apart where the records have no validation split.
         seed: of the split, the weights, the order and the dropout.
     """
 
-    aggregator: str = "abmil"
+    aggregator: str | None = "abmil"
+    supervision: str = "slide"
     epochs: int = 50
     patience: int = 15
     learning_rate: float = 5e-4
@@ -38,12 +47,14 @@ class TrainSettings:
     hidden_dim: int = 128
     dropout: float = 0.25
     gradient_clip: float = 1.0
+    ema_decay: float = 0.0
+    precision: str = "fp32"
     class_weights: bool = True
     validation_fraction: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        AGGREGATORS.check(self.aggregator)
+        self._check_names()
         for name, least in (
             ("epochs", 1),
             ("patience", 1),
@@ -57,9 +68,26 @@ class TrainSettings:
         for name in ("learning_rate", "gradient_clip"):
             self._check_range(name, above=0.0, below=math.inf)
         self._check_range("validation_fraction", above=0.0, below=1.0)
-        for name, below in (("weight_decay", math.inf), ("dropout", 1.0)):
+        for name, below in (("weight_decay", math.inf), ("dropout", 1.0), ("ema_decay", 1.0)):
             if getattr(self, name) != 0:
                 self._check_range(name, above=0.0, below=below)
+
+    def _check_names(self) -> None:
+        if self.aggregator is not None:
+            AGGREGATORS.check(self.aggregator)
+        if (self.aggregator is not None) != self.supervises.slides:
+            raise UsageError(
+                f"supervision {self.supervision!r} {'needs' if self.supervises.slides else 'has no'} "
+                f"aggregator, got {self.aggregator!r}"
+            )
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("precision", self.precision, PRECISIONS)
+
+    @property
+    def supervises(self) -> Supervision:
+        """What ``supervision`` stands for."""
+        found: Supervision = SUPERVISIONS.resolve(self.supervision)
+        return found
 
     def _check_range(self, name: str, *, above: float, below: float) -> None:
         value = getattr(self, name)

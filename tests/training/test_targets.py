@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wsi_vmamba.annotation import write_asap
+from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.training import CellTargets
+from wsi_vmamba.training.objective import cell_loss
+
+CELL = 512.0
+#: Covers cells (1, 1) and (2, 1) whole, half of (3, 1), an eighth of (1, 2) to (3, 2).
+OUTLINE = [(512, 512), (3.5 * 512, 512), (3.5 * 512, 2.125 * 512), (512, 2.125 * 512)]
+
+
+def bag(slide_id: str = "s") -> Bag:
+    places = np.stack(np.meshgrid(np.arange(5), np.arange(4)), axis=-1).reshape(-1, 2)[::-1]
+    return Bag(
+        slide_id=slide_id,
+        features=np.zeros((20, 3), np.float32),
+        coords_l0=np.ascontiguousarray(places * 512),
+        cell_l0=CELL,
+    )
+
+
+def as_map(targets) -> list[list[float]]:
+    """Targets by row and column; -1 stands for unknown."""
+    found = np.full((4, 5), np.nan)
+    for (x, y), target in zip(bag().coords_l0, targets, strict=True):
+        found[int(y // 512), int(x // 512)] = target
+    return np.nan_to_num(found, nan=-1).tolist()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_asap(tmp_path / "s.xml", [OUTLINE])
+    return tmp_path
+
+
+def test_cells_inside_are_tumour_those_outside_are_not_and_the_rim_is_left_out(folder):
+    targets = CellTargets(folder)(SlideRecord(slide_id="s", label=1), bag())
+    assert targets.dtype == np.float32
+    assert as_map(targets) == [[0] * 5, [0, 1, 1, 1, 0], [0, -1, -1, -1, 0], [0] * 5]
+
+
+def test_no_negatives_from_slides_that_are_not_outlined_exhaustively(folder):
+    record = SlideRecord(slide_id="s", label=1, attributes={"flags": "partial_annotation"})
+    found = as_map(CellTargets(folder)(record, bag()))
+    assert found == [[-1] * 5, [-1, 1, 1, 1, -1], [-1] * 5, [-1] * 5]
+
+
+def test_normal_slides_are_negative_and_tumour_slides_without_outlines_unknown(folder):
+    targets = CellTargets(folder)
+    assert as_map(targets(SlideRecord(slide_id="n", label=0), bag("n"))) == [[0] * 5] * 4
+    assert as_map(targets(SlideRecord(slide_id="t", label=1), bag("t"))) == [[-1] * 5] * 4
+
+
+def test_outlines_of_the_manifest_are_used_without_a_folder(folder):
+    record = SlideRecord(slide_id="other", label=1, annotation=folder / "s.xml")
+    assert np.nansum(CellTargets()(record, bag("other"))) == 3
+    assert CellTargets(folder).find(record) is None  # a folder given replaces the manifest's
+
+
+def test_missing_outlines_are_refused_with_the_place_and_the_remedy(folder):
+    records = [SlideRecord(slide_id=name, label=1) for name in ("s", "t")]
+    CellTargets(folder).require(records, every=False)
+    with pytest.raises(
+        MissingDataError, match=r"1 of 2 tumour slides have no outlines at .*, for example t; .*--annotations"
+    ) as e:
+        CellTargets(folder).require(records, every=True)
+    assert str(folder) in str(e.value)
+    with pytest.raises(MissingDataError, match="1 of 1"):
+        CellTargets(folder).require(records[1:], every=False)
+
+
+def test_cell_loss_weighs_both_kinds_alike_and_leaves_unknown_cells_out():
+    logits = torch.tensor([2.0, -1.0, 0.5, 3.0, 9.0], dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([1.0, 0.0, 0.0, 0.0, math.nan], dtype=torch.float64)
+    softplus = [math.log1p(math.exp(x)) for x in (-2.0, -1.0, 0.5, 3.0)]
+    expected = 0.5 * softplus[0] + 0.5 * sum(softplus[1:]) / 3
+    loss = cell_loss(logits, targets)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    assert logits.grad[4] == 0
+    only_negative = cell_loss(logits[1:4].detach(), targets[1:4])
+    assert only_negative.item() == pytest.approx(0.5 * sum(softplus[1:]) / 3, rel=1e-12)
+
+
+def test_a_slide_of_unknown_cells_has_a_loss_of_zero_with_gradients():
+    logits = torch.tensor([2.0, -1.0], requires_grad=True)
+    loss = cell_loss(logits, torch.full((2,), math.nan))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.tolist() == [0, 0]

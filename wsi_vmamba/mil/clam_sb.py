@@ -1,0 +1,46 @@
+"""CLAM with a single attention branch (Lu et al., 2021): ABMIL that also learns to tell cells apart."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells
+from wsi_vmamba.mil.gated import GatedAttention, attention_pool
+from wsi_vmamba.mil.instances import InstanceLoss
+
+
+class ClamSingleBranch(nn.Module):
+    """Gated attention pooling; in training the cells attended to most and least are classified too."""
+
+    def __init__(
+        self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
+    ) -> None:
+        super().__init__()
+        self.in_dim = in_dim
+        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.attention = GatedAttention(hidden_dim)
+        self.classifier = nn.Linear(hidden_dim, num_classes)
+        self.instances = InstanceLoss(hidden_dim, num_classes)
+
+    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
+
+        Returns:
+            Logits (num_classes,), attention (N,), and the instance loss as auxiliary.
+
+        Raises:
+            DatasetError: the bag is empty.
+        """
+        check_cells(features, coords, in_dim=self.in_dim)
+        pooled = attention_pool(self.embed, self.attention, features)
+        return MilOutput(
+            logits=self.classifier(pooled.means[0]),
+            attention=pooled.attention(),
+            auxiliary=partial(self._instance_loss, features, pooled.scores[:, 0]),
+        )
+
+    def _instance_loss(self, features: Tensor, scores: Tensor, label: int) -> Tensor:
+        loss: Tensor = self.instances(features, scores, self.embed, label=label)
+        return loss

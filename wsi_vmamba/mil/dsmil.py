@@ -1,0 +1,57 @@
+"""DSMIL (Li, Li and Eliceiri, 2021): the most suspicious cell of a class, and all cells like it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells, map_cells
+from wsi_vmamba.mil.gated import attention_pool
+
+
+class DualStream(nn.Module):
+    """First stream: the highest cell logit per class. Second: cells pooled by likeness to that critical cell.
+
+    The slide's logits are the mean of the two streams', as the authors predict; the first stream also has a
+    loss of its own, as they train it.
+    """
+
+    def __init__(
+        self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
+    ) -> None:
+        super().__init__()
+        self.in_dim = in_dim
+        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.cell_classifier = nn.Linear(hidden_dim, num_classes)
+        self.query = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.Tanh())
+        # One filter per class that spans the pooled embeddings of all classes.
+        self.classifier = nn.Linear(num_classes * hidden_dim, num_classes)
+
+    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
+
+        Returns:
+            Logits (num_classes,), attention (N,) of the last class (tumour, of two), and the loss of the first
+            stream as auxiliary.
+
+        Raises:
+            DatasetError: the bag is empty.
+        """
+        check_cells(features, coords, in_dim=self.in_dim)
+        critical = self.embed(features[self._critical_cells(features)])
+        highest = self.cell_classifier(critical).diagonal()
+        queries = self.query(critical) / critical.shape[1] ** 0.5
+        pooled = attention_pool(self.embed, lambda hidden: self.query(hidden) @ queries.T, features)
+        logits = 0.5 * (highest + self.classifier(pooled.means.flatten()))
+        return MilOutput(
+            logits=logits,
+            attention=pooled.attention(branch=-1),
+            auxiliary=lambda label: F.cross_entropy(highest, torch.tensor(label, device=highest.device)),
+        )
+
+    @torch.no_grad()
+    def _critical_cells(self, features: Tensor) -> Tensor:
+        """Index of the cell with the highest logit of each class, (num_classes,)."""
+        logits = map_cells(lambda cells: self.cell_classifier(self.embed(cells)), features)
+        return torch.cat(logits).argmax(dim=0)

@@ -1,0 +1,101 @@
+"""Which cells of a slide are tumour, which are not, and of which that is not known: from its outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.annotation import Annotation, read_annotation
+from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.datasets.camelyon16 import FLAG_PARTIAL, flags_of
+from wsi_vmamba.errors import MissingDataError
+
+#: Share of a cell inside the outlines from which on it is tumour. Cells with less than that, but some, teach
+#: nothing: half a cell is much of a micro-metastasis, and little of what the backbone saw.
+TUMOR_SHARE = 0.25
+#: Points looked at along each side of a cell.
+_POINTS = 8
+#: Endings of outline files, in the order they are looked for.
+_SUFFIXES = (".xml", ".geojson", ".json")
+
+
+class CellTargets:
+    """Targets of a slide's cells, worked out once per slide; the object `train` is given.
+
+    A normal slide has zeros. A tumour slide has ones inside its outlines and zeros outside, but for slides
+    flagged as partly annotated, where outside is unknown; without outlines all of it is unknown.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Keep where outlines ``<slide_id>.xml`` or ``.geojson`` are; None: where the records say."""
+        self.folder = folder
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def __call__(self, record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
+        """Return (N,) float32: 1 tumour, 0 none, NaN unknown.
+
+        Raises:
+            AnnotationError: the outlines cannot be read.
+        """
+        if record.slide_id not in self._kept:
+            self._kept[record.slide_id] = self._make(record, bag)
+        return self._kept[record.slide_id]
+
+    def find(self, record: SlideRecord) -> Path | None:
+        """Return the outline file of a slide, None where there is none."""
+        if self.folder is None:
+            return record.annotation if record.annotation and record.annotation.is_file() else None
+        candidates = (self.folder / f"{record.slide_id}{suffix}" for suffix in _SUFFIXES)
+        return next((path for path in candidates if path.is_file()), None)
+
+    def require(self, records: Iterable[SlideRecord], *, every: bool) -> None:
+        """Refuse to start where outlines are missing.
+
+        Args:
+            records: the slides to train on.
+            every: whether each tumour slide needs outlines, or one of them is enough.
+
+        Raises:
+            MissingDataError: naming slides, where they were looked for and what to do.
+        """
+        tumors = [record for record in records if record.label == 1]
+        missing = [record.slide_id for record in tumors if self.find(record) is None]
+        if missing and (every or len(missing) == len(tumors)):
+            where = self.folder.absolute() if self.folder else "the paths of the manifest's annotation column"
+            raise MissingDataError(
+                f"{len(missing)} of {len(tumors)} tumour slides have no outlines at {where}, for example "
+                f"{', '.join(missing[:5])}; give their folder with --annotations, or use --supervision slide"
+            )
+
+    def _make(self, record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
+        if record.label == 0:
+            return np.zeros(len(bag.features), dtype=np.float32)
+        path = self.find(record)
+        if path is None:
+            return np.full(len(bag.features), np.nan, dtype=np.float32)
+        share = tumor_share(read_annotation(path), bag)
+        targets = np.where(share >= TUMOR_SHARE, 1.0, np.nan).astype(np.float32)
+        if FLAG_PARTIAL not in flags_of(record):
+            targets[share == 0] = 0.0
+        return targets
+
+
+def tumor_share(annotation: Annotation, bag: Bag) -> NDArray[np.float64]:
+    """Share of each cell that lies in the tumour region, (N,), in steps of 1/64."""
+    places = bag.coords_grid
+    columns, rows = (places.max(axis=0) + 1).tolist()
+    mask = annotation.rasterize(
+        width_px=columns * _POINTS, height_px=rows * _POINTS, downsample=bag.cell_l0 / _POINTS
+    )
+    shares = mask.reshape(rows, _POINTS, columns, _POINTS).mean(axis=(1, 3))
+    found: NDArray[np.float64] = shares[places[:, 1], places[:, 0]]
+    return found
+
+
+def no_targets(record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
+    """Know nothing of any cell."""
+    del record
+    return np.full(len(bag.features), np.nan, dtype=np.float32)
