@@ -25,8 +25,11 @@ _BAND_ROWS = 1024
 #: As for TIFF: no scan compresses this far.
 _MAX_RATIO = 4000
 _BOMB_FLOOR_BYTES = 1 << 32
-#: What damaged chunks and metadata raise: codecs use RuntimeError and ValueError, missing keys LookupError.
-_DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile)
+#: What damaged chunks and metadata raise: codecs use RuntimeError and ValueError, missing keys LookupError, values
+#: of another kind than expected the rest.
+_DAMAGE = (
+    RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, zipfile.BadZipFile
+)  # fmt: skip
 
 
 class ZarrSlide(CanvasSlide):
