@@ -66,10 +66,10 @@ class _Entry:
 
 
 def check_directories(path: str, read_at: ReadAt, *, size_bytes: int) -> None:
-    """Walk all directories and refuse claims that mean harm; damage is left for the reader to describe.
+    """Walk all directories and refuse claims that mean harm, and directories that are not there any more.
 
     Raises:
-        UnreadableSlideError: naming the claim.
+        UnreadableSlideError: naming the claim, or where the file ends too early.
     """
     head = read_at(0, 16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
@@ -89,7 +89,12 @@ def check_directories(path: str, read_at: ReadAt, *, size_bytes: int) -> None:
     waiting = [first]
     while waiting:
         at = waiting.pop()
-        if not 0 < at < size_bytes or at in seen:
+        if at >= size_bytes:
+            raise UnreadableSlideError(
+                path,
+                f"a directory should lie at byte {at}, the file ends at {size_bytes}; it was cut short or is damaged",
+            )
+        if at == 0 or at in seen:
             continue
         seen.add(at)
         if len(seen) > _MAX_DIRECTORIES:
