@@ -26,6 +26,10 @@ from wsi_vmamba.provenance import write_text_atomic
 _COLOR = "#F4FA58"
 
 
+#: No slide is so large, and arithmetic on areas stays exact up to here.
+_FARTHEST_L0 = 1e8
+
+
 class Role(Enum):
     """What the inside of an outline is."""
 
@@ -325,8 +329,10 @@ def _numbers(vertices: ArrayLike, *, where: str) -> NDArray[np.float64]:
         raise AnnotationError(f"{where}: coordinates must be pairs of numbers, got {array.shape[1]} a vertex")
     # GeoJSON may carry a height as the third number.
     array = array[:, :2] if len(array) else np.empty((0, 2))
-    if not np.isfinite(array).all():
-        raise AnnotationError(f"{where}: a coordinate is not a finite number")
+    if not (np.abs(array) <= _FARTHEST_L0).all():  # NaN is not either
+        raise AnnotationError(
+            f"{where}: a coordinate is no number, or farther out than {_FARTHEST_L0:.0e} px"
+        )
     return array
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 everything asked for was done; 1 something failed and was named; 2
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -338,6 +339,8 @@ def _run(
 
 def main() -> None:
     """Entry point: run the command, turn errors into one clear line and an exit code."""
+    # It prints what it finds odd in a file; what matters of that, our own errors say with the slide's name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         app()
     except UsageError as error:

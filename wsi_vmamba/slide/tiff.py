@@ -13,6 +13,7 @@ from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.shared_file import SharedFile
+from wsi_vmamba.slide.tiff_claims import check_directories
 from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
 from wsi_vmamba.slide.tile_codecs import (
     JPEG2000_YCBCR,
@@ -40,6 +41,8 @@ class TiffSlide(CanvasSlide):
             UnreadableSlideError: damaged, cut short, or not a TIFF.
         """
         self._file = SharedFile(path)
+        with self._file.reading():
+            check_directories(str(path), self._read_head, size_bytes=self._file.size_bytes)
         layout = read_layout(str(path), size_bytes=self._file.size_bytes)
         self._tables = layout.levels
         self._refuse_subsampled_jpeg2000(path)
@@ -51,6 +54,12 @@ class TiffSlide(CanvasSlide):
             properties=layout.properties,
         )
 
+    def _read_head(self, offset: int, length: int) -> bytes:
+        try:
+            return self._file.read_at(offset, length)
+        except OSError as error:
+            raise UnreadableSlideError(self._file.path, f"cannot read the file ({error.strerror})") from error
+
     def _refuse_subsampled_jpeg2000(self, path: str | Path) -> None:
         """Leave JPEG 2000 with half-size colour planes to OpenSlide: the two libraries enlarge them differently."""
         table = self._tables[0]
@@ -58,7 +67,7 @@ class TiffSlide(CanvasSlide):
         if table.form.compression != JPEG2000_YCBCR or not written.size:
             return
         with self._file.reading():
-            head = self._file.read_at(int(table.offsets[written[0]]), 256)
+            head = self._read_head(int(table.offsets[written[0]]), 256)
         try:
             subsampled = jpeg2000_size(head)[3]
         except DamagedTileError:

@@ -20,6 +20,8 @@ JPEG = 7
 JPEG2000_YCBCR = 33003
 JPEG2000 = (JPEG2000_YCBCR, 33005, 34712)
 HORIZONTAL_PREDICTOR = 2
+#: JPEG 2000 may cut a picture into tiles of its own; inside a TIFF tile there is usually one.
+_MAX_INNER_TILES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ def _decode_jpeg(data: bytes, form: TileFormat, width_px: int, height_px: int) -
 
 def _decode_jpeg2000(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:
     _check_size(jpeg2000_size(data)[:3], form, width_px, height_px)
+    check_jpeg2000_parts(data)
     pixels = _as_hwc(imagecodecs.jpeg2k_decode(data))
     return ycbcr_to_rgb(pixels) if form.compression == JPEG2000_YCBCR else pixels
 
@@ -158,6 +161,34 @@ def jpeg2000_size(data: bytes) -> tuple[int, int, int, bool]:
     (samples,) = struct.unpack_from(">H", data, start + 40)
     steps = [data[start + 43 + 3 * i : start + 45 + 3 * i] for i in range(min(samples, 16))]
     return right - left, bottom - top, samples, any(step != b"\1\1" for step in steps)
+
+
+def check_jpeg2000_parts(data: bytes) -> None:
+    """Follow the chain of tile-parts to the end mark: OpenJPEG fills up what is missing without a word.
+
+    Raises:
+        DamagedTileError: a part is missing or cut short, or there are more tiles than any encoder makes of one.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    right, bottom = struct.unpack_from(">2I", data, start + 8)
+    tile_width, tile_height, left, top = struct.unpack_from(">4I", data, start + 24)
+    across, down = (
+        -(-(end - begin) // step) if step else 0
+        for end, begin, step in ((right, left, tile_width), (bottom, top, tile_height))
+    )
+    if not 0 < across * down <= _MAX_INNER_TILES:
+        raise DamagedTileError(f"JPEG 2000 data of {across * down} tiles inside one")
+    at = data.find(b"\xff\x90\0\x0a", start)
+    found = set()
+    while at >= 0 and data[at : at + 4] == b"\xff\x90\0\x0a" and at + 12 <= len(data):
+        index, length = struct.unpack_from(">HI", data, at + 4)
+        found.add(index)
+        # A length of 0 means "up to the end mark", and is allowed in the last part.
+        at = at + length if length else data.rfind(b"\xff\xd9")
+    if at < 0 or data[at : at + 2] != b"\xff\xd9":
+        raise DamagedTileError("JPEG 2000 data end before their end mark")
+    if found != set(range(across * down)):
+        raise DamagedTileError(f"JPEG 2000 data hold {len(found)} of {across * down} inner tiles")
 
 
 def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +19,19 @@ from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, pyramid
 from wsi_vmamba.slide.location import Location, is_url, may_exist
 from wsi_vmamba.slide.remote import open_remote_store, remote_errors
+from wsi_vmamba.slide.zarr_guard import MAX_CHUNK_BYTES, ChunkLimit, GuardedStore, check_zip, codec_name
 from wsi_vmamba.slide.zarr_layout import ZarrLevel, read_layout
 
 #: Rows read at a time, at least; keeps the copy in the array's own axis order small beside the result.
 _BAND_ROWS = 1024
-#: What damaged chunks and metadata raise: codecs use RuntimeError and ValueError, missing keys LookupError.
-_DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile)
+#: As for TIFF: no scan compresses this far.
+_MAX_RATIO = 4000
+_BOMB_FLOOR_BYTES = 1 << 32
+#: What damaged chunks and metadata raise: codecs use RuntimeError and ValueError, missing keys LookupError, values
+#: of another kind than expected the rest.
+_DAMAGE = (
+    RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, zipfile.BadZipFile
+)  # fmt: skip
 
 
 class ZarrSlide(CanvasSlide):
@@ -42,8 +52,9 @@ class ZarrSlide(CanvasSlide):
         #: What a network raises; on this machine nothing does.
         self._network = (OSError, *remote_errors()) if is_url(path) else ()
         try:
-            self._store = _open_store(path)
+            self._store = GuardedStore(_open_store(path))
             layout = read_layout(str(path), zarr.open(self._store, mode="r"))
+            _check_claims(path, layout.levels)
         except UnreadableSlideError:
             raise
         except (*_DAMAGE, *self._network) as error:
@@ -51,6 +62,7 @@ class ZarrSlide(CanvasSlide):
                 path, f"not a zarr picture, or its metadata are damaged ({error})"
             ) from error
         self._arrays: tuple[ZarrLevel, ...] = layout.levels
+        self._store.limits = {level.array.path: _limit(level) for level in layout.levels}
         super().__init__(
             path,
             reader="zarr",
@@ -99,9 +111,60 @@ class ZarrSlide(CanvasSlide):
 def _open_store(path: Location) -> Store:
     if isinstance(path, str) and is_url(path):
         return open_remote_store(path)
-    if not Path(path).exists():
+    path = Path(path)
+    if not path.exists():
         raise UnreadableSlideError(path, "no such file or folder")
-    return LocalStore(path, read_only=True) if Path(path).is_dir() else ZipStore(Path(path), mode="r")
+    if path.is_dir():
+        return LocalStore(path, read_only=True)
+    check_zip(path)
+    return ZipStore(path, mode="r")
+
+
+def _check_claims(path: Location, levels: Sequence[ZarrLevel]) -> None:
+    """Refuse sizes that would exhaust memory, or that the files cannot hold, before anything is read.
+
+    Raises:
+        UnreadableSlideError: naming the claim.
+    """
+    for level in levels:
+        shape, chunks = level.array.shape, level.array.chunks
+        if math.prod(chunks) > MAX_CHUNK_BYTES:
+            raise UnreadableSlideError(
+                path,
+                f"one chunk is {chunks}, {math.prod(chunks) / 2**30:.1f} GiB, and chunks are decoded whole; expected "
+                f"at most {MAX_CHUNK_BYTES >> 20} MiB; write it again with chunks of 256 to 1024 px",
+            )
+        claimed = math.prod(shape)
+        # What lies behind a URL cannot be summed up without listing all of it.
+        if is_url(path):
+            continue
+        if claimed > _BOMB_FLOOR_BYTES and claimed > _MAX_RATIO * _stored_bytes(path, claimed // _MAX_RATIO):
+            raise UnreadableSlideError(
+                path,
+                f"the metadata claim {shape}, {claimed / 2**30:.0f} GiB, which its files cannot hold; the copy is "
+                "incomplete, or it was made to exhaust memory",
+            )
+
+
+def _stored_bytes(path: Location, enough: int) -> int:
+    """Bytes in a file, or in the files of a folder until there are enough."""
+    if not Path(path).is_dir():
+        return Path(path).stat().st_size
+    total = 0
+    for root, _, names in os.walk(path):
+        for name in names:
+            total += (Path(root) / name).stat().st_size
+            if total > enough:
+                return total
+    return total
+
+
+def _limit(level: ZarrLevel) -> ChunkLimit:
+    # The chunks of a sharded array are parts of files; what is read of those at once is not one chunk.
+    compressors = level.array.compressors if level.array.shards is None else ()
+    return ChunkLimit(
+        chunk_bytes=math.prod(level.array.chunks), codec=codec_name(compressors[0]) if compressors else ""
+    )
 
 
 def _read_hwc(source: ZarrLevel, left: int, right: int, top: int, bottom: int) -> NDArray[np.uint8]:

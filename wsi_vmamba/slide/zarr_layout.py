@@ -151,8 +151,10 @@ def _level(path: str, array: zarr.Array[Any], axes: str) -> ZarrLevel:
         raise UnreadableSlideError(
             path, f"expected one RGB or grey plane, found {sizes}; export one plane as RGB"
         )
-    if min(array.shape) <= 0:
-        raise UnreadableSlideError(path, f"the picture is empty, shape {array.shape}")
+    if min(*array.shape, *array.chunks) <= 0:
+        raise UnreadableSlideError(
+            path, f"the picture is empty, shape {array.shape} in chunks of {array.chunks}"
+        )
     return ZarrLevel(array=array, axes=axes)
 
 

@@ -1,0 +1,185 @@
+"""A zarr store that refuses what would exhaust memory: chunks that inflate too far, metadata without end, odd zips."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from zarr.storage import WrapperStore, ZipStore
+
+from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.slide.location import Location
+
+_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+#: The metadata of the largest pictures are a few hundred KB.
+_MAX_METADATA_BYTES = 16 << 20
+#: One chunk is decoded whole, so this bounds memory whatever the metadata claim.
+MAX_CHUNK_BYTES = 1 << 29
+#: Entries of a zip that inflate further than this, and to more than that, are bombs.
+_MAX_ZIP_RATIO, _ZIP_FLOOR_BYTES = 200, 32 << 20
+_PIECE_BYTES = 1 << 20
+
+
+class InflatedChunkError(ValueError):
+    """A chunk says that it holds more than its array has room for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkLimit:
+    """What the chunks of one array may hold: ``codec`` names the compressor, in lower case, or is empty."""
+
+    chunk_bytes: int
+    codec: str
+
+
+class GuardedStore(WrapperStore[Any]):
+    """Another store, looked at before anything from it is decoded; arrays without a limit are not looked at."""
+
+    def __init__(self, store: Any) -> None:
+        """Guard ``store``."""
+        super().__init__(store)
+        self.limits: dict[str, ChunkLimit] = {}
+
+    def _with_store(self, store: Any) -> GuardedStore:
+        guarded = type(self)(store)
+        guarded.limits = self.limits
+        return guarded
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Read a value.
+
+        Raises:
+            InflatedChunkError: it would inflate to more than a chunk of its array.
+            ValueError: metadata longer than any picture needs.
+        """
+        if PurePosixPath(key).name in _METADATA:
+            await self._check_metadata(key)
+            return await super().get(key, prototype, byte_range)
+        value = await super().get(key, prototype, byte_range)
+        limit = self._limit_of(key)
+        if value is not None and limit is not None and byte_range is None:
+            check_inflation(value.to_bytes(), limit)
+        return value
+
+    async def _check_metadata(self, key: str) -> None:
+        if isinstance(self._store, ZipStore):  # `check_zip` has looked already, and asking would inflate it
+            return
+        try:
+            size = await self._store.getsize(key)
+        except FileNotFoundError:
+            return
+        if size > _MAX_METADATA_BYTES:
+            raise ValueError(f"{key} is {size} bytes long, expected at most {_MAX_METADATA_BYTES}")
+
+    def _limit_of(self, key: str) -> ChunkLimit | None:
+        found = [path for path in self.limits if not path or key.startswith(f"{path}/")]
+        return self.limits[max(found, key=len)] if found else None
+
+
+def check_zip(path: str | Path) -> None:
+    """Refuse a zip with names that lead out of it, or entries that inflate beyond measure.
+
+    Raises:
+        UnreadableSlideError: naming the entry.
+    """
+    with zipfile.ZipFile(path) as archive:
+        check_zip_entries(path, archive.infolist())
+
+
+def check_zip_entries(place: Location, entries: Iterable[zipfile.ZipInfo]) -> None:
+    """As `check_zip`, for the directory of a zip that is open already.
+
+    Raises:
+        UnreadableSlideError: naming the entry.
+    """
+    for entry in entries:
+        name = PurePosixPath(entry.filename)
+        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
+            raise UnreadableSlideError(
+                place, f"the zip holds the name {entry.filename!r}, which leads out of it; it means harm"
+            )
+        is_bomb = entry.file_size > max(_ZIP_FLOOR_BYTES, _MAX_ZIP_RATIO * entry.compress_size)
+        if is_bomb or (name.name in _METADATA and entry.file_size > _MAX_METADATA_BYTES):
+            raise UnreadableSlideError(
+                place,
+                f"{entry.filename} in the zip would inflate from {entry.compress_size} to {entry.file_size} "
+                "bytes; it is damaged or made to exhaust memory",
+            )
+
+
+def check_inflation(content: bytes, limit: ChunkLimit) -> None:
+    """Refuse a chunk that inflates to more than its array's chunks hold; damage is left to the codec to find.
+
+    Raises:
+        InflatedChunkError: it does.
+    """
+    allowed = limit.chunk_bytes + 1024  # a checksum, or a filter's own header
+    inflates_to = _SIZES.get(limit.codec)
+    size = inflates_to(content, allowed) if inflates_to else None
+    if size is not None and size > allowed:
+        raise InflatedChunkError(
+            f"its {len(content)} bytes would inflate to {size} or more, a chunk holds {limit.chunk_bytes}"
+        )
+
+
+def _blosc_size(content: bytes, _: int) -> int | None:
+    return struct.unpack_from("<I", content, 4)[0] if len(content) >= 16 else None
+
+
+def _lz4_size(content: bytes, _: int) -> int | None:
+    return struct.unpack_from("<I", content)[0] if len(content) >= 4 else None
+
+
+def _zstd_size(content: bytes, _: int) -> int | None:
+    """Content size in the header of the first frame; decoders that are not told it work in bounded pieces."""
+    if content[:4] != b"\x28\xb5\x2f\xfd" or len(content) < 18:
+        return None
+    descriptor = content[4]
+    single, code = bool(descriptor & 0x20), descriptor >> 6
+    length = (1 if single else 0, 2, 4, 8)[code]
+    at = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    size = int.from_bytes(content[at : at + length], "little")
+    return (size + 256 if length == 2 else size) if length else None
+
+
+def _stream_size(make: Callable[[], Any]) -> Callable[[bytes, int], int | None]:
+    """Count what a stream inflates to, in small pieces, up to the limit."""
+
+    def count(content: bytes, limit: int) -> int | None:
+        stream, total, rest = make(), 0, content
+        try:
+            while total <= limit and not stream.eof:
+                piece = stream.decompress(rest, _PIECE_BYTES)
+                rest = getattr(stream, "unconsumed_tail", b"")
+                total += len(piece)
+                if not piece and not rest:
+                    break
+        except (zlib.error, OSError, lzma.LZMAError, EOFError):
+            return None
+        return total
+
+    return count
+
+
+_SIZES: dict[str, Callable[[bytes, int], int | None]] = {
+    "blosc": _blosc_size,
+    "zstd": _zstd_size,
+    "lz4": _lz4_size,
+    "gzip": _stream_size(lambda: zlib.decompressobj(47)),
+    "zlib": _stream_size(lambda: zlib.decompressobj(47)),
+    "bz2": _stream_size(bz2.BZ2Decompressor),
+    "lzma": _stream_size(lzma.LZMADecompressor),
+}
+
+
+def codec_name(codec: object) -> str:
+    """Short name of a compressor: "gzip" of zarr's `GzipCodec` and of numcodecs' `GZip`."""
+    name = str(getattr(codec, "codec_id", type(codec).__name__)).lower()
+    return name.rpartition(".")[2].removesuffix("codec")
