@@ -40,7 +40,7 @@ class ZarrSlide(CanvasSlide):
             UnreadableSlideError: not zarr, damaged, or not one 8-bit RGB or grey plane.
         """
         #: What a network raises; on this machine nothing does.
-        self._network = (OSError, *remote_errors()) if is_url(path) else ()
+        self._network: tuple[type[Exception], ...] = (OSError, *remote_errors()) if is_url(path) else ()
         try:
             self._store = _open_store(path)
             layout = read_layout(str(path), zarr.open(self._store, mode="r"))
