@@ -40,7 +40,7 @@ def find_remote_slides(url: str) -> list[str]:
         UnreadableSlideError: there is nothing, it cannot be listed, or a library is missing.
     """
     # A slide by its name needs no listing, which web servers do not offer and many S3 users may not.
-    if url.lower().endswith((".zarr", _ZIP)) or "::" in url:
+    if url.lower().endswith((".zarr", _ZIP, *SLIDE_SUFFIXES)) or "::" in url:
         return [url]
     with _Named(url):
         system, root = fsspec.core.url_to_fs(url)
