@@ -39,14 +39,15 @@ class ZarrSlide(CanvasSlide):
         Raises:
             UnreadableSlideError: not zarr, damaged, or not one 8-bit RGB or grey plane.
         """
-        #: What a network raises; on this machine nothing does.
+        # What a network raises; on this machine nothing does.
         self._network: tuple[type[Exception], ...] = (OSError, *remote_errors()) if is_url(path) else ()
+        unusable: tuple[type[Exception], ...] = (*_DAMAGE, *self._network)
         try:
             self._store = _open_store(path)
             layout = read_layout(str(path), zarr.open(self._store, mode="r"))
         except UnreadableSlideError:
             raise
-        except (*_DAMAGE, *self._network) as error:
+        except unusable as error:
             raise UnreadableSlideError(
                 path, f"not a zarr picture, or its metadata are damaged ({error})"
             ) from error
