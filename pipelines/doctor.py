@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, str] = {
     "cuda": "mamba_ssm",
     "triton": "triton",
     "export": "anndata",
+    "remote": "s3fs",
     "hpc": "dask_jobqueue",
     "timm": "timm",
 }

@@ -25,11 +25,12 @@ def run(config: ExportConfig) -> int:
     paths = find_feature_files(Path(config.features))
     model = _load_model(config.run)
     failures: list[tuple[str, str]] = []
-    written = 0
+    written = kept = 0
     with console.progress("export", len(paths)) as task:
         for path in paths:
             try:
-                written += len(_export(path, out, config, model))
+                new, there = _export(path, out, config, model)
+                written, kept = written + new, kept + there
             except StoreError as error:
                 failures.append((path.stem, str(error)))
             task.step(path.stem)
@@ -38,8 +39,8 @@ def run(config: ExportConfig) -> int:
     )
     done = len(paths) - len(failures)
     console.say(f"{done} of {len(paths)} slides as {config.format} in {out}; {written} files written")
-    if not config.overwrite:
-        console.say("files that were there before were kept; --overwrite replaces them")
+    if kept:
+        console.say(f"{kept} files were there already and were kept; --overwrite replaces them")
     if failures:
         console.print_table("Slides not exported", ("slide", "cause"), failures)
     return 1 if failures else 0
@@ -63,10 +64,13 @@ def find_feature_files(features: Path) -> list[Path]:
     return found
 
 
-def _export(path: Path, out: Path, config: ExportConfig, model: Any) -> list[Path]:
+def _export(path: Path, out: Path, config: ExportConfig, model: Any) -> tuple[int, int]:
+    """Export one slide; return how many files were written and how many were there already."""
     per_cell, per_slide = ({}, {}) if model is None else _measure(path, model)
     cells = read_cells(path, measurements=per_cell, slide_measurements=per_slide)
-    return write_files(export_cells(config.format, cells), out, overwrite=config.overwrite)
+    files = export_cells(config.format, cells)
+    written = write_files(files, out, overwrite=config.overwrite)
+    return len(written), len(files) - len(written)
 
 
 def _load_model(run_folder: str | None) -> Any:

@@ -129,6 +129,8 @@ class _Decoder:
         # Where a level is no exact fraction of level 0, a reader may have to round the place it reads from.
         # Reading every block from its own corner of the grid makes it round the same for every rectangle.
         self._anchored = sizes != (base.width_px, base.height_px)
+        # Strips are as wide as the slide: cut further, each would be decoded once for every block.
+        self._block_width_px = max(_BLOCK_WIDTH_PX, level.stored_px[0] if level.stored_px else 0)
 
     def decode(self, region: Region, stats: StreamStats) -> DecodedRegion:
         """Read one region and note how long it took."""
@@ -176,7 +178,7 @@ class _Decoder:
         strip_rows = _strip_rows(self.plan.scale)
 
         def read_block(x: range) -> None:
-            x_from = x.start // _BLOCK_WIDTH_PX * _BLOCK_WIDTH_PX if self._anchored else x.start
+            x_from = x.start // self._block_width_px * self._block_width_px if self._anchored else x.start
             y_from = y_px // strip_rows * strip_rows if self._anchored else y_px
             pixels = self.slide.read_region(
                 x_l0=round(x_from * self.plan.downsample),
@@ -187,7 +189,7 @@ class _Decoder:
             )
             out[:, x.start - x_px : x.stop - x_px] = pixels[y_px - y_from :, x.start - x_from :]
 
-        run_all(read_block, list(_cut_at_multiples(x_px, x_px + out.shape[1], _BLOCK_WIDTH_PX)))
+        run_all(read_block, list(_cut_at_multiples(x_px, x_px + out.shape[1], self._block_width_px)))
 
 
 def _strip_rows(scale: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +34,20 @@ def run(work: Path, out: Path, **changes: object) -> int:
     return export.run(ExportConfig.model_validate(values))
 
 
-def test_a_folder_and_a_single_file(work: Path, tmp_path: Path):
+def test_a_folder_and_a_single_file(work: Path, tmp_path: Path, capsys):
     assert run(work, tmp_path / "all", format="stamp") == 0
     assert sorted(p.name for p in (tmp_path / "all").glob("*.h5")) == [f"slide_00{i}.h5" for i in range(4)]
     one = str(work / "features" / "slide_002.zarr")
     assert run(work, tmp_path / "one", format="stamp", features=one) == 0
     (only,) = (tmp_path / "one").glob("*.h5")
     assert only.read_bytes() == (tmp_path / "all" / "slide_002.h5").read_bytes()
+    assert "4 of 4 slides as stamp" in capsys.readouterr().out
+    assert run(work, tmp_path / "all", format="stamp") == 0
+    assert "4 files were there already and were kept" in capsys.readouterr().out
     assert json.loads((tmp_path / "all" / "export.run.json").read_text())["slides"] == 4
 
 
 def test_a_damaged_file_is_named_and_the_others_are_exported(work: Path, tmp_path: Path, capsys):
-    import shutil
-
     shutil.copytree(work / "features", tmp_path / "features")
     chunk = next(
         p for p in (tmp_path / "features" / "slide_001.zarr" / "features" / "c").rglob("*") if p.is_file()

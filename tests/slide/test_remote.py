@@ -141,6 +141,7 @@ def test_a_bucket_is_searched_like_a_folder(bucket):
         ("d", f"{study}/d.svs"),
         ("b", f"{study}/deep/b.zarr.zip"),
     ]
+    assert find_remote_slides("s3://nobody/x.svs") == ["s3://nobody/x.svs"]  # to be named as not readable
     assert find_remote_slides(f"{study}/a.ome.zarr") == [f"{study}/a.ome.zarr"]
     with pytest.raises(UnreadableSlideError, match="nothing there"):
         find_remote_slides(f"{bucket}/other")

@@ -30,7 +30,7 @@ class Exporter(Protocol):
 
 
 def write_files(files: Sequence[ExportFile], out: Path, *, overwrite: bool) -> list[Path]:
-    """Write the files that are not there yet, or all of them; return those written.
+    """Write the files that are not there yet, or all of them with ``overwrite``; return those written.
 
     A file is built in memory, so that whatever fails leaves nothing behind; the largest is a slide's features.
 

@@ -83,7 +83,7 @@ def _as_mask(pixels: NDArray[Any], *, alpha: bool) -> NDArray[np.bool_]:
     if pixels.ndim == 3:
         if alpha:
             pixels = pixels[..., :-1]
-        pixels = pixels.any(axis=-1)
+        pixels = np.asarray(pixels.any(axis=-1))
     if pixels.ndim != 2:
         raise ValueError(f"expected one picture, got an array of shape {pixels.shape}")
     return np.ascontiguousarray(pixels != 0)

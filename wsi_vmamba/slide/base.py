@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -20,11 +20,21 @@ class NeedsOtherReaderError(UnreadableSlideError):
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One resolution of the pyramid; ``downsample`` is relative to level 0, whose own is 1.0."""
+    """One resolution of the pyramid.
+
+    Attributes:
+        width_px: width.
+        height_px: height.
+        downsample: level-0 pixels per pixel of this level; 1.0 for level 0.
+        stored_px: (width, height) of the tiles or strips it is stored in, each decoded as a whole; None where that
+            is not known. Reads that follow them decode less.
+    """
 
     width_px: int
     height_px: int
     downsample: float
+    # Two readers may know more or less of it and still mean the same level.
+    stored_px: tuple[int, int] | None = field(default=None, compare=False)
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from zarr.storage import FsspecStore
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.find import SLIDE_SUFFIXES, ZARR_MARKERS
+from wsi_vmamba.slide.zarr_guard import check_zip_entries
 
 _ZIP = ".zip"
 _FEATURE_ARRAYS = {"features", "coords_l0"}
@@ -27,7 +28,11 @@ def open_remote_store(url: str) -> FsspecStore:
     """
     chained = f"zip::{url}" if url.lower().endswith(_ZIP) and "::" not in url else url
     with _Named(url):
-        return FsspecStore.from_url(chained, read_only=True)
+        store = FsspecStore.from_url(chained, read_only=True)
+        if chained.startswith("zip::"):
+            # zarr wraps the zip's own file system, which is not asynchronous.
+            check_zip_entries(url, store.fs.sync_fs.zip.infolist())
+        return store
 
 
 def find_remote_slides(url: str) -> list[str]:
@@ -40,7 +45,7 @@ def find_remote_slides(url: str) -> list[str]:
         UnreadableSlideError: there is nothing, it cannot be listed, or a library is missing.
     """
     # A slide by its name needs no listing, which web servers do not offer and many S3 users may not.
-    if url.lower().endswith((".zarr", _ZIP)) or "::" in url:
+    if url.lower().endswith((".zarr", _ZIP, *SLIDE_SUFFIXES)) or "::" in url:
         return [url]
     with _Named(url):
         system, root = fsspec.core.url_to_fs(url)

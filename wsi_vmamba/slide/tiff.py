@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
+from wsi_vmamba.slide.last_strip import LARGE_PX, LastStrip
 from wsi_vmamba.slide.shared_file import SharedFile
 from wsi_vmamba.slide.tiff_claims import check_directories
 from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
@@ -46,10 +48,15 @@ class TiffSlide(CanvasSlide):
         layout = read_layout(str(path), size_bytes=self._file.size_bytes)
         self._tables = layout.levels
         self._refuse_subsampled_jpeg2000(path)
+        self._last_strip = LastStrip()
+        sizes_px = [(table.width_px, table.height_px) for table in self._tables]
         super().__init__(
             path,
             reader="tiff",
-            levels=pyramid([(table.width_px, table.height_px) for table in self._tables]),
+            levels=tuple(
+                replace(level, stored_px=(table.tile_width_px, table.tile_height_px))
+                for level, table in zip(pyramid(sizes_px), self._tables, strict=True)
+            ),
             mpp=layout.mpp,
             properties=layout.properties,
         )
@@ -112,7 +119,7 @@ class TiffSlide(CanvasSlide):
         column, row = tile
         for plane in range(table.planes):
             index = (plane * table.rows + row) * table.columns + column
-            pixels = self._decode(table, index, row)
+            pixels = self._decoded(table, index, row)
             if pixels is None:
                 target[..., plane if table.planes > 1 else slice(None)] = WHITE
                 continue
@@ -127,6 +134,13 @@ class TiffSlide(CanvasSlide):
                 lay_over_white(target, part)
             else:
                 target[:] = part  # one grey sample is repeated by broadcasting
+
+    def _decoded(self, table: TiffLevel, index: int, row: int) -> NDArray[np.uint8] | None:
+        """Pixels of one tile or strip; a large strip is decoded once for all the reads that follow each other."""
+        if table.is_tiled or table.tile_width_px * table.stored_rows(row) < LARGE_PX:
+            return self._decode(table, index, row)
+        key = (self._tables.index(table), index)
+        return self._last_strip.get(key, lambda: self._decode(table, index, row))
 
     def _decode(self, table: TiffLevel, index: int, row: int) -> NDArray[np.uint8] | None:
         """Pixels of one tile, (h, w, samples); None for a tile that was never written."""
@@ -152,3 +166,4 @@ class TiffSlide(CanvasSlide):
     def close(self) -> None:
         """Release the file once running reads are done; further reads are errors."""
         self._file.close()
+        self._last_strip.clear()

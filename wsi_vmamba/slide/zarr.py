@@ -49,15 +49,16 @@ class ZarrSlide(CanvasSlide):
         Raises:
             UnreadableSlideError: not zarr, damaged, or not one 8-bit RGB or grey plane.
         """
-        #: What a network raises; on this machine nothing does.
-        self._network = (OSError, *remote_errors()) if is_url(path) else ()
+        # What a network raises; on this machine nothing does.
+        self._network: tuple[type[Exception], ...] = (OSError, *remote_errors()) if is_url(path) else ()
+        unusable: tuple[type[Exception], ...] = (*_DAMAGE, *self._network)
         try:
             self._store = GuardedStore(_open_store(path))
             layout = read_layout(str(path), zarr.open(self._store, mode="r"))
             _check_claims(path, layout.levels)
         except UnreadableSlideError:
             raise
-        except (*_DAMAGE, *self._network) as error:
+        except unusable as error:
             raise UnreadableSlideError(
                 path, f"not a zarr picture, or its metadata are damaged ({error})"
             ) from error
@@ -81,20 +82,31 @@ class ZarrSlide(CanvasSlide):
         edges = [y_px, *range((y_px // band + 1) * band, y_px + out.shape[0], band), y_px + out.shape[0]]
         for top, bottom in itertools.pairwise(edges):
             try:
-                pixels = _read_hwc(source, x_px, x_px + out.shape[1], top, bottom)
+                pixels = self._read_band(source, x_px, x_px + out.shape[1], top, bottom, level=level)
             except self._network as error:
+                if isinstance(error, UnreadableSlideError):
+                    raise
                 raise UnreadableSlideError(self.path, f"reading failed in the middle ({error})") from error
-            except _DAMAGE as error:
-                if not self._is_there():
-                    raise UnreadableSlideError(self.path, "it went away while it was read") from error
-                column, row = _find_bad_chunk(source, x_px, x_px + out.shape[1], top, bottom)
-                width, height = source.chunk_px
-                raise BadTileError(
-                    self.path,
-                    f"level {level}, chunk (col, row) ({column}, {row}): it does not decode ({error})",
-                    box_px=(column * width, row * height, width, height),
-                ) from error
             out[top - y_px : bottom - y_px] = pixels
+
+    def _read_band(
+        self, source: ZarrLevel, left: int, right: int, top: int, bottom: int, *, level: int
+    ) -> NDArray[np.uint8]:
+        """Read a rectangle as (h, w, 1 or 3), or name the chunk that does not decode; network errors go through."""
+        try:
+            return _read_hwc(source, left, right, top, bottom)
+        except self._network:
+            raise
+        except _DAMAGE as error:
+            if not self._is_there():
+                raise UnreadableSlideError(self.path, "it went away while it was read") from error
+            column, row = _find_bad_chunk(source, left, right, top, bottom, network=self._network)
+            width, height = source.chunk_px
+            raise BadTileError(
+                self.path,
+                f"level {level}, chunk (col, row) ({column}, {row}): it does not decode ({error})",
+                box_px=(column * width, row * height, width, height),
+            ) from error
 
     def _is_there(self) -> bool:
         try:
@@ -177,13 +189,23 @@ def _read_hwc(source: ZarrLevel, left: int, right: int, top: int, bottom: int) -
     return pixels.transpose([kept.index(axis) for axis in "yxc"])
 
 
-def _find_bad_chunk(source: ZarrLevel, left: int, right: int, top: int, bottom: int) -> tuple[int, int]:
+def _find_bad_chunk(
+    source: ZarrLevel,
+    left: int,
+    right: int,
+    top: int,
+    bottom: int,
+    *,
+    network: tuple[type[Exception], ...],
+) -> tuple[int, int]:
     """(column, row) of the first chunk under a rectangle that does not decode; its first chunk if all do now."""
     width, height = source.chunk_px
     for row in range(top // height, -(-bottom // height)):
         for column in range(left // width, -(-right // width)):
             try:
                 _read_hwc(source, column * width, (column + 1) * width, row * height, (row + 1) * height)
+            except network:
+                raise
             except _DAMAGE:
                 return column, row
     return left // width, top // height

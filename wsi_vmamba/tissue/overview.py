@@ -15,7 +15,7 @@ from wsi_vmamba.slide.workers import run_all
 
 #: Resolution of the tissue mask: coarse enough for memory, fine enough for a 100-um fragment.
 OVERVIEW_MPP = 8.0
-#: Side of the blocks a level is read in, 12 MB each; every thread holds one.
+#: Side of the blocks a tiled level is read in, 12 MB each; every thread holds one.
 _BLOCK_PX = 2048
 
 
@@ -69,12 +69,12 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
     """
     grid = overview_grid(slide, mpp=mpp, overview_mpp=overview_mpp)
     index, factor, level = grid.level, grid.factor, slide.levels[grid.level]
-    step = max(1, _BLOCK_PX // factor) * factor
+    step_x, step_y = _block_px(level, factor)
     out = np.empty((grid.height_px, grid.width_px, 3), dtype=np.uint8)
 
     def read_block(corner: tuple[int, int]) -> None:
         y, x = corner
-        width, height = min(step, level.width_px - x), min(step, level.height_px - y)
+        width, height = min(step_x, level.width_px - x), min(step_y, level.height_px - y)
         block = slide.read_region(
             x_l0=round(x * level.downsample),
             y_l0=round(y * level.downsample),
@@ -85,9 +85,8 @@ def read_overview(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
         small = _average(block, factor)
         out[y // factor : y // factor + small.shape[0], x // factor : x // factor + small.shape[1]] = small
 
-    run_all(
-        read_block, list(itertools.product(range(0, level.height_px, step), range(0, level.width_px, step)))
-    )
+    corners = itertools.product(range(0, level.height_px, step_y), range(0, level.width_px, step_x))
+    run_all(read_block, list(corners))
     return Overview(pixels=out, downsample=grid.downsample, mpp=mpp * grid.downsample)
 
 
@@ -104,6 +103,21 @@ def overview_grid(slide: Slide, *, mpp: float, overview_mpp: float = OVERVIEW_MP
         height_px=math.ceil(level.height_px / factor),
         downsample=level.downsample * factor,
     )
+
+
+def _block_px(level: Level, factor: int) -> tuple[int, int]:
+    """(width, height) of the blocks to read: multiples of the factor, of about _BLOCK_PX squared pixels.
+
+    Square where the level is tiled; as wide as the level where it is stored in strips, each of which would otherwise
+    be decoded once for every block beside it. Whole strips where that does not make the blocks much larger.
+    """
+    if level.stored_px is None or level.stored_px[0] <= _BLOCK_PX:
+        side = max(1, _BLOCK_PX // factor) * factor
+        return side, side
+    width = math.ceil(level.width_px / factor) * factor
+    rows = max(1, _BLOCK_PX**2 // width // factor) * factor
+    whole = math.lcm(factor, level.stored_px[1])
+    return width, max(rows // whole, 1) * whole if whole <= 2 * rows else rows
 
 
 def _best_level(levels: tuple[Level, ...], *, downsample: float) -> int:
