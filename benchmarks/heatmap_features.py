@@ -16,7 +16,7 @@ from pathlib import Path
 from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
-from wsi_vmamba.provenance import write_text_atomic
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.tabular import CLASSIFIERS
 
 PARTS = {"train_normal.csv": "train", "train_tumor.csv": "train", "test.csv": "test"}
@@ -52,7 +52,7 @@ def join_tables(features: Path, labels: Path, out: Path) -> Path:
                 head = {"slide_id": slide_id, "label": str(int(tumor)), "split": split}
                 rows.append({**head, "metastasis": known.get("metastasis", ""), **row})
     lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-    write_text_atomic(out, "\n".join(lines) + "\n")
+    write_atomic(out, "\n".join(lines) + "\n")
     return out
 
 

@@ -16,8 +16,8 @@ from wsi_vmamba.config import CheckConfig
 from wsi_vmamba.datasets import REMOTE_DATASETS
 from wsi_vmamba.datasets.fetch import md5_of
 from wsi_vmamba.datasets.remote import RemoteDataset
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import AnnotationError, DatasetError, MissingDataError, SlideError
-from wsi_vmamba.provenance import write_text_atomic
 from wsi_vmamba.slide import open_slide
 
 #: Side of the square that is decoded at two ends of each slide.
@@ -59,7 +59,7 @@ def run(config: CheckConfig) -> int:
         )
     if config.json_out:
         content = {"expected": len(expected), **counts, "findings": [vars(one) for one in findings]}
-        write_text_atomic(Path(config.json_out), json.dumps(content, indent=2) + "\n")
+        write_atomic(Path(config.json_out), json.dumps(content, indent=2) + "\n")
     return 1 if counts["missing"] or counts["damaged"] else 0
 
 

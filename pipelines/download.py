@@ -15,8 +15,8 @@ from wsi_vmamba.datasets import REMOTE_DATASETS
 from wsi_vmamba.datasets.bucket import Bucket, RemoteFile
 from wsi_vmamba.datasets.fetch import PIECE_BYTES, fetch, missing_bytes
 from wsi_vmamba.datasets.remote import RemoteDataset
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import DiskSpaceError, DownloadError
-from wsi_vmamba.provenance import write_text_atomic
 
 #: What a finished download leaves in the folder, for `check`: size and MD5 of each file.
 INVENTORY = "download.json"
@@ -133,7 +133,7 @@ def _write_inventory(
     for name, file in files.items():
         if name not in failed:
             known[str(name)] = {"size_bytes": file.size_bytes, "md5": _md5(name, file, checksums)}
-    write_text_atomic(path, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    write_atomic(path, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def _md5(path: PurePosixPath, file: RemoteFile, checksums: Mapping[PurePosixPath, str]) -> str | None:

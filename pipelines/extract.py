@@ -18,6 +18,7 @@ from wsi_vmamba.pipelines.tissue_files import FOLDER, find_tissue, save_tissue, 
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.durable import describe_os_error
 from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
 from wsi_vmamba.errors import (
     ClaimedError,
@@ -117,7 +118,7 @@ def begin(config: ExtractConfig, tools: Tools) -> float:
         return (out / "extract.run.json").stat().st_mtime
     except OSError as error:
         raise StoreError(
-            f"cannot write into {out.absolute()} ({error.strerror}); choose another --out, or make room or "
+            f"cannot write into {out.absolute()} ({describe_os_error(error)}); choose another --out, or make room or "
             "permission there"
         ) from error
 

@@ -17,14 +17,14 @@ from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.bags import Bag, load_bag
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.datasets.camelyon16 import FLAG_NO_FROC, flags_of
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics.detections import Detections
 from wsi_vmamba.metrics.froc import FrocResult
 from wsi_vmamba.metrics.froc_files import slide_files
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE
 from wsi_vmamba.metrics.peaks import detect_peaks
-from wsi_vmamba.provenance import write_text_atomic
-from wsi_vmamba.store import open_features, write_bytes_atomic
+from wsi_vmamba.store import open_features
 
 _MASKS = (".png", ".tif", ".tiff")
 _OUTLINES = (".xml", ".geojson", ".json")
@@ -54,7 +54,7 @@ def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult
     lesions = _find_lesions(config, judged)
     for item in judged:
         found = _detect(item, run.features, merge_um=config.merge_um)
-        write_text_atomic(out / "detections" / f"{item.record.slide_id}.csv", _csv(found))
+        write_atomic(out / "detections" / f"{item.record.slide_id}.csv", _csv(found))
     if not config.masks:
         for slide_id, path in lesions.items():
             _draw_mask(slide_id, path, run.features, out / "masks")
@@ -134,7 +134,7 @@ def _draw_mask(slide_id: str, outlines: Path, features: Path, masks: Path) -> No
     )
     _, encoded = cv2.imencode(".png", np.where(mask, np.uint8(TUMOR_VALUE), np.uint8(0)))
     masks.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(masks / f"{slide_id}.png", encoded.tobytes())
+    write_atomic(masks / f"{slide_id}.png", encoded.tobytes())
 
 
 def _csv(found: Detections) -> str:

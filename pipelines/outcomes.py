@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_vmamba import console
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import (
     BadTileError,
     IncompatibleStoreError,
@@ -24,7 +25,6 @@ from wsi_vmamba.errors import (
     StoreError,
     UnreadableSlideError,
 )
-from wsi_vmamba.store import write_bytes_atomic
 
 DONE, ALREADY_DONE, NO_TISSUE, FAILED = "done", "already done", "no tissue", "failed"
 #: Not an end: another run is at the slide; ask again later.
@@ -150,7 +150,7 @@ class OutcomeTable:
             writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows[slide_id] for slide_id in sorted(rows))
-            write_bytes_atomic(self.path, text.getvalue().encode())
+            write_atomic(self.path, text.getvalue())
         self._unsaved = {}
         self._saved_at = time.monotonic()
 

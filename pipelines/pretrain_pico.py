@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from wsi_vmamba import __version__, console
 from wsi_vmamba.datasets.synthetic import TISSUES, TUMOUR_INDEX, TileBatch, sample_tiles
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
-from wsi_vmamba.store.durable import write_bytes_atomic
 
 BACKBONE = "vmamba_pico"
 WEIGHTS_NAME = "vmamba_pico_synthetic.safetensors"
@@ -104,7 +104,7 @@ def run(settings: Settings, *, out: Path, work: Path) -> Path:
             _save_checkpoint(work, settings, model, optimizer, step + 1)
     accuracy = evaluate(model, held_out)
     console.say(json.dumps(accuracy, indent=2))
-    write_bytes_atomic(work / "accuracy.json", (json.dumps(accuracy, indent=2) + "\n").encode())
+    write_atomic(work / "accuracy.json", (json.dumps(accuracy, indent=2) + "\n"))
     return _write_weights(out, settings, model, accuracy)
 
 

@@ -15,11 +15,12 @@ from wsi_vmamba.pipelines.scoring import ScoredSlides
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.metrics import LESION_METRICS, METRICS
 from wsi_vmamba.metrics.base import MetricResult, plain
 from wsi_vmamba.metrics.froc import FrocResult
 from wsi_vmamba.metrics.panel import SlidePanel, slide_panel
-from wsi_vmamba.provenance import write_run_record, write_text_atomic
+from wsi_vmamba.provenance import write_run_record
 
 ALL = "all"
 SLIDES, LESIONS, METRICS_JSON = "slides.csv", "lesions.csv", "metrics.json"
@@ -58,9 +59,9 @@ def finish(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / METRICS_JSON, content)
         if slides is not None:
-            write_text_atomic(out / SLIDES, slides_csv(slides.slides))
+            write_atomic(out / SLIDES, slides_csv(slides.slides))
         if lesions is not None:
-            write_text_atomic(out / LESIONS, lesions_csv(lesions))
+            write_atomic(out / LESIONS, lesions_csv(lesions))
         write_figures(out, slides, lesions)
         write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
     show(slides, lesions)
@@ -104,7 +105,7 @@ def content_of(
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write the metrics, numbers in full, what is not a number as null."""
-    write_text_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_figures(out: Path, slides: SlideMetrics | None, lesions: FrocResult | None) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue
 
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.slide.tolerant import TolerantSlide
-from wsi_vmamba.store import write_bytes_atomic
 from wsi_vmamba.tissue import TissueMask, segment_tissue
 
 #: Folder beside the feature files.
@@ -53,7 +53,7 @@ def save_tissue(
         UnreadableSlideError: the preview needs a look at the slide, and it cannot be read.
     """
     folder = Path(config.out) / FOLDER
-    write_bytes_atomic(folder / f"{slide_id}.jpg", draw_preview(slide, tissue, plan))
+    write_atomic(folder / f"{slide_id}.jpg", draw_preview(slide, tissue, plan))
     polygons = folder / f"{slide_id}.geojson"
     if config.mask is None and (config.overwrite or not polygons.exists()):
-        write_bytes_atomic(polygons, tissue_geojson(tissue, slide_id=slide_id).encode())
+        write_atomic(polygons, tissue_geojson(tissue, slide_id=slide_id))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import wsi_vmamba.store.durable as durable
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import IncompatibleStoreError, StoreError, UsageError
 from wsi_vmamba.store import (
     FeatureMeta,
@@ -24,7 +25,6 @@ from wsi_vmamba.store import (
     is_complete,
     open_features,
     remove_stale_partials,
-    write_bytes_atomic,
 )
 
 DIM = 24
@@ -372,7 +372,7 @@ def test_a_disk_that_really_fills_up(tiny_disk):
         write(path, features, coords_l0, step=1000)
     assert list(tiny_disk.iterdir()) == []
     with pytest.raises(StoreError, match="no space left"):
-        write_bytes_atomic(tiny_disk / "big", bytes(1 << 20))
+        write_atomic(tiny_disk / "big", bytes(1 << 20))
     assert list(tiny_disk.iterdir()) == []
 
 
@@ -499,8 +499,8 @@ def test_one_process_does_not_write_the_same_file_twice_at_once(tmp_path):
     assert open_features(path).n_cells == 10
 
 
-def test_write_bytes_atomic_replaces_whole(tmp_path):
-    write_bytes_atomic(tmp_path / "new" / "a.bin", b"one")
-    write_bytes_atomic(tmp_path / "new" / "a.bin", b"two")
+def test_write_atomic_replaces_whole(tmp_path):
+    write_atomic(tmp_path / "new" / "a.bin", b"one")
+    write_atomic(tmp_path / "new" / "a.bin", b"two")
     assert (tmp_path / "new" / "a.bin").read_bytes() == b"two"
     assert len(list((tmp_path / "new").iterdir())) == 1

@@ -19,8 +19,8 @@ import shapely
 from defusedxml.common import DefusedXmlException
 from numpy.typing import ArrayLike, NDArray
 
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import AnnotationError, UsageError
-from wsi_vmamba.provenance import write_text_atomic
 
 #: What ASAP paints outlines with.
 _COLOR = "#F4FA58"
@@ -235,7 +235,7 @@ def write_asap(path: str | Path, polygons: Sequence[Any], group: str = "Tumor") 
     ElementTree.SubElement(ElementTree.SubElement(listed, "Group", described), "Attributes")
     ElementTree.indent(root, space="\t")
     text = ElementTree.tostring(root, encoding="unicode")
-    write_text_atomic(Path(path), f'<?xml version="1.0"?>\n{text}\n')
+    write_atomic(Path(path), f'<?xml version="1.0"?>\n{text}\n')
 
 
 class _Builder:

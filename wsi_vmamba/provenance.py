@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +15,7 @@ from typing import Any
 
 from wsi_vmamba import __version__
 from wsi_vmamba.config import RunConfig, dump_config
+from wsi_vmamba.durable import write_atomic
 
 #: Packages whose version can change a result.
 PACKAGES = (
@@ -46,35 +45,6 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def partial_name(final: Path) -> str:
-    """Temporary name, in the same folder, of what this process is making under the name of ``final``.
-
-    It says whose it is, so that a later run can remove what a dead process left.
-    """
-    return f".{final.name}{partial_mark()}{os.getpid()}"
-
-
-def partial_mark() -> str:
-    """What stands between the final name and the pid in the temporary names of this host."""
-    return f".partial-{socket.gethostname().replace('/', '_') or 'localhost'}-"
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{partial_name(path)}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write_run_record(folder: Path, *, command: str, config: RunConfig, facts: Mapping[str, Any]) -> None:
     """Save ``<command>.yaml`` (the resolved configuration) and ``<command>.run.json`` (provenance) in ``folder``.
 
@@ -94,5 +64,5 @@ def write_run_record(folder: Path, *, command: str, config: RunConfig, facts: Ma
         "versions": package_versions(),
         **facts,
     }
-    write_text_atomic(folder / f"{command}.yaml", dump_config(config))
-    write_text_atomic(folder / f"{command}.run.json", json.dumps(record, indent=2) + "\n")
+    write_atomic(folder / f"{command}.yaml", dump_config(config))
+    write_atomic(folder / f"{command}.run.json", json.dumps(record, indent=2) + "\n")

@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.export.cells import ExportCells
-from wsi_vmamba.store import write_bytes_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def write_files(files: Sequence[ExportFile], out: Path, *, overwrite: bool) -> l
             continue
         content = io.BytesIO()
         file.write(content)
-        write_bytes_atomic(path, content.getvalue())
+        write_atomic(path, content.getvalue())
         written.append(path)
     return written
 

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wsi_vmamba.store import write_bytes_atomic
+from wsi_vmamba.durable import write_atomic
 
 #: Colours that stay apart in the common colour deficiencies and in grey (Okabe and Ito).
 BLUE, ORANGE, GREY, PALE = "#0072B2", "#D55E00", "#7F7F7F", "#BDBDBD"
@@ -66,6 +66,6 @@ def save(figure: Any, data: Mapping[str, Any], *, folder: Path, name: str) -> Fi
     buffer = io.BytesIO()
     # Without the software tag, which names the version of the library.
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes_atomic(files.png, buffer.getvalue())
-    write_bytes_atomic(files.data, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(files.png, buffer.getvalue())
+    write_atomic(files.data, (json.dumps(data, indent=2, allow_nan=False) + "\n"))
     return files

@@ -6,7 +6,7 @@ Every chunk carries a CRC-32C. The content depends on slide and settings only: n
 """
 
 from wsi_vmamba.store.claims import Claim, end_dead_claims, take_claim
-from wsi_vmamba.store.durable import remove_stale_partials, write_bytes_atomic
+from wsi_vmamba.store.durable import remove_stale_partials
 from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
 from wsi_vmamba.store.reader import FeatureFile, check_compatible, is_complete, open_features
 from wsi_vmamba.store.writer import FeatureWriter
@@ -23,5 +23,4 @@ __all__ = [
     "open_features",
     "remove_stale_partials",
     "take_claim",
-    "write_bytes_atomic",
 ]

@@ -27,9 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from wsi_vmamba.durable import describe_os_error, partial_name
 from wsi_vmamba.errors import ClaimedError, StoreError
-from wsi_vmamba.provenance import partial_name
-from wsi_vmamba.store.durable import describe_os_error, remove_partials_of
+from wsi_vmamba.store.durable import remove_partials_of
 
 #: Seconds between two touches of a claim.
 HEARTBEAT_S = 10.0

@@ -1,21 +1,14 @@
-"""Whole or absent: temporary names, fsync, rename, and the removal of what dead processes left behind."""
+"""Feature files, which are folders: whole or absent; and the removal of what dead processes left behind."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
 from pathlib import Path
-from threading import Lock
 
+from wsi_vmamba.durable import active_lock, active_partials, partial_mark, partial_name, sync
 from wsi_vmamba.errors import StoreError
-from wsi_vmamba.provenance import partial_mark, partial_name
-
-#: Partials this process is writing now; a partial with our pid that is not here is of a dead process whose
-#: pid we were given, as happens to pid 1 in containers.
-_active: set[Path] = set()
-_active_lock = Lock()
 
 
 class PartialFolder:
@@ -36,14 +29,14 @@ class PartialFolder:
         self.path = final.with_name(partial_name(final))
         self._lock_fd: int | None = None
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _active_lock:
-            if self.path in _active:
+        with active_lock:
+            if self.path in active_partials:
                 raise StoreError(
                     f"{final}: this process is already writing it; write each slide once per run"
                 )
             _remove_stale(final.parent, prefix=f".{final.name}.partial-")
             self.path.mkdir()
-            _active.add(self.path)
+            active_partials.add(self.path)
         self._lock_fd = _lock_folder(self.path)
 
     def publish(self, *, replace: bool) -> None:
@@ -64,12 +57,12 @@ class PartialFolder:
             _remove(old)
         else:
             self.path.rename(self.final)
-        _sync(self.final.parent)
+        sync(self.final.parent)
         self._release()
 
     def discard(self) -> None:
         """Remove the folder and all in it; safe to call again, and after `publish`."""
-        if self.path in _active:
+        if self.path in active_partials:
             shutil.rmtree(self.path, ignore_errors=True)
         self._release()
 
@@ -77,8 +70,8 @@ class PartialFolder:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
-        with _active_lock:
-            _active.discard(self.path)
+        with active_lock:
+            active_partials.discard(self.path)
 
 
 def remove_stale_partials(folder: Path) -> list[Path]:
@@ -87,49 +80,17 @@ def remove_stale_partials(folder: Path) -> list[Path]:
     One whose process lives, or that another host made, is left alone. A whole feature file that was being
     replaced when its process died gets its name back.
     """
-    with _active_lock:
+    with active_lock:
         return _remove_stale(folder, prefix=".")
 
 
 def remove_partials_of(final: Path, *, host: str, pid: int) -> None:
     """Remove what a process that is known to be dead, here or on another host, left of ``final``."""
     left = final.with_name(f".{final.name}.partial-{host.replace('/', '_')}-{pid}")
-    with _active_lock:
-        if left not in _active:
+    with active_lock:
+        if left not in active_partials:
             _clear(left)
             _clear(left.with_name(f"{left.name}.old"))
-
-
-def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, now or after a crash, sees the old content or the new, never a part.
-
-    Raises:
-        StoreError: the disk is full or the folder cannot be written; the temporary file is gone.
-    """
-    temporary = path.with_name(partial_name(path))
-    with _active_lock:
-        _active.add(temporary)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {describe_os_error(error)}") from error
-    finally:
-        with _active_lock:
-            _active.discard(temporary)
-
-
-def describe_os_error(error: OSError) -> str:
-    """Say in words what went wrong with a write, with the remedy where there is one."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return f"no space left ({error.strerror}); free some or choose another --out, then run again"
-    return error.strerror or str(error)
 
 
 def _remove_stale(folder: Path, *, prefix: str) -> list[Path]:
@@ -138,7 +99,7 @@ def _remove_stale(folder: Path, *, prefix: str) -> list[Path]:
     for path in sorted(folder.glob(f"{_escape(prefix)}*")):
         _, found, tail = path.name.removesuffix(".old").rpartition(mark)
         pid = tail.partition("-")[0]
-        if found and pid.isdecimal() and path not in _active and _is_stale(path, int(pid)):
+        if found and pid.isdecimal() and path not in active_partials and _is_stale(path, int(pid)):
             _clear(path)
             removed.append(path)
     return removed
@@ -210,13 +171,5 @@ def _remove(path: Path) -> None:
 def _sync_tree(folder: Path) -> None:
     for root, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(root) / name)
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+            sync(Path(root) / name)
+        sync(Path(root))

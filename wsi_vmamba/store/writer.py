@@ -14,8 +14,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from wsi_vmamba.durable import describe_os_error
 from wsi_vmamba.errors import StoreError, UsageError
-from wsi_vmamba.store.durable import PartialFolder, describe_os_error
+from wsi_vmamba.store.durable import PartialFolder
 from wsi_vmamba.store.meta import FeatureMeta
 from wsi_vmamba.store.reader import check_compatible
 

@@ -19,8 +19,8 @@ from skops.io.exceptions import UntrustedTypesFoundException
 
 from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.datasets.csv_features import FeatureTable
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
-from wsi_vmamba.store import write_bytes_atomic
 from wsi_vmamba.tabular import CLASSIFIERS
 
 #: The one type that skops does not vouch for; `_check_trees` does.
@@ -107,10 +107,10 @@ def save(folder: Path, run: TabularRun, *, classifier: str, seed: int) -> None:
         (slide_id, run.validation_labels[slide_id], repr(score)) for slide_id, score in run.validation.items()
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(folder / VALIDATION, text.getvalue().encode())
+    write_atomic(folder / VALIDATION, text.getvalue())
     description = {"classifier": classifier, "seed": seed, "features": list(run.names)}
-    write_bytes_atomic(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
-    write_bytes_atomic(folder / MODEL, skops.io.dumps(run.estimator))
+    write_atomic(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n"))
+    write_atomic(folder / MODEL, skops.io.dumps(run.estimator))
 
 
 def load(folder: Path) -> TabularRun:

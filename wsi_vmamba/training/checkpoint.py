@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import TrainingError
-from wsi_vmamba.store import write_bytes_atomic
 from wsi_vmamba.training.run import EpochReport
 
 
@@ -41,7 +41,7 @@ class Checkpoint:
         """Write the checkpoint; a crash leaves the one before."""
         buffer = io.BytesIO()
         torch.save({**vars(self), "history": [asdict(report) for report in self.history]}, buffer)
-        write_bytes_atomic(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 
 from wsi_vmamba.bags import SlideRecord
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
-from wsi_vmamba.store import write_bytes_atomic
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier
 from wsi_vmamba.training.settings import TrainSettings
 
@@ -90,9 +90,9 @@ def load_run(run_dir: Path, *, device: str = "cpu") -> Run:
 def save_best(run_dir: Path, model: SlideClassifier, settings: TrainSettings, best: EpochReport) -> None:
     """Write best.safetensors and model.json."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes_atomic(run_dir / WEIGHTS, safetensors.torch.save(tensors))
+    write_atomic(run_dir / WEIGHTS, safetensors.torch.save(tensors))
     content = {"spec": model.spec.to_dict(), "settings": settings.to_dict(), "best": asdict(best)}
-    write_bytes_atomic(run_dir / MODEL, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(run_dir / MODEL, (json.dumps(content, indent=2) + "\n"))
 
 
 def write_metrics(run_dir: Path, history: Sequence[EpochReport]) -> None:
@@ -127,4 +127,4 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_bytes_atomic(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue())

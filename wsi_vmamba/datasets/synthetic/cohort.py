@@ -12,8 +12,8 @@ from pathlib import Path
 
 from wsi_vmamba.datasets.synthetic.slides import SyntheticSlide, generate_slide
 from wsi_vmamba.datasets.synthetic.spec import MPP, CohortSpec
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import DatasetError
-from wsi_vmamba.store.durable import write_bytes_atomic
 
 #: Columns of the manifest; ``path`` and ``annotation`` are relative to the manifest's folder.
 COLUMNS = (
@@ -61,7 +61,7 @@ def generate_cohort(
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     manifest = folder / MANIFEST_NAME
-    write_bytes_atomic(manifest, text.getvalue().encode())
+    write_atomic(manifest, text.getvalue())
     return manifest
 
 
@@ -78,7 +78,7 @@ def _claim(folder: Path, spec: CohortSpec) -> None:
                 f"choose another folder or remove it"
             )
         return
-    write_bytes_atomic(path, (json.dumps(wanted, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(wanted, indent=2) + "\n"))
 
 
 def _row(slide: SyntheticSlide) -> tuple[str, ...]:

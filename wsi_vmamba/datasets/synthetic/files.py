@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.datasets.synthetic.anatomy import Lesion
 from wsi_vmamba.datasets.synthetic.spec import MPP
-from wsi_vmamba.store.durable import write_bytes_atomic
+from wsi_vmamba.durable import write_atomic
 
 #: Side of the JPEG tiles.
 TILE_PX = 256
@@ -45,7 +45,7 @@ def write_slide(path: Path, rgb: NDArray[np.uint8], *, level_factor: int, jpeg_q
             factor *= level_factor
             size = (max(level.shape[1] // level_factor, 1), max(level.shape[0] // level_factor, 1))
             level = cv2.resize(level, size, interpolation=cv2.INTER_AREA)
-    write_bytes_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def write_asap(path: Path, lesions: Sequence[Lesion]) -> None:
@@ -69,4 +69,4 @@ def write_asap(path: Path, lesions: Sequence[Lesion]) -> None:
     )
     ElementTree.SubElement(group, "Attributes")
     ElementTree.indent(root)
-    write_bytes_atomic(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    write_atomic(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
