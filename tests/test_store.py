@@ -339,7 +339,7 @@ def test_full_disk_names_the_path_and_leaves_no_partial(tmp_path, monkeypatch, w
         if where == "chunk":
             monkeypatch.setattr("zarr.storage._local._put", no_space)
         else:
-            monkeypatch.setattr(durable, "_sync", no_space) if where == "fsync" else monkeypatch.setattr(
+            monkeypatch.setattr(durable, "sync", no_space) if where == "fsync" else monkeypatch.setattr(
                 Path, "rename", no_space
             )
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from wsi_vmamba.pipelines import extract
+from wsi_vmamba.pipelines import extract, tissue_files
 from wsi_vmamba.pipelines.outcomes import remedy_for
 
 from wsi_vmamba.errors import StoreError
@@ -95,7 +95,8 @@ def test_a_damaged_slide_is_named_and_the_others_go_on(
         "s1": "failed",
         "s2": "done",
     }
-    assert {name.split("/")[0] for name in store_bytes(tmp_path / "out")} == {"s0.zarr", "s2.zarr"}
+    folders = {name.split("/")[0] for name in store_bytes(tmp_path / "out")}
+    assert folders == {"s0.zarr", "s2.zarr", "tissue"}
     assert re.search(cause, rows["s1"]["detail"])
     assert remedy in rows["s1"]["remedy"]
     shown = capsys.readouterr().out
@@ -121,7 +122,8 @@ def test_a_slide_that_changes_while_it_is_read_fails(
     decode, calls = tiff.decode_tile, iter(range(10_000))
 
     def change(*values: object, **options: object) -> object:
-        if next(calls) == 100:  # in the middle of the second slide
+        # A slide takes 80 tiles for its preview and 80 for its features: in the middle of the second slide's.
+        if next(calls) == 260:
             if how == "removed":
                 path.unlink()
             else:
@@ -212,7 +214,7 @@ def test_what_may_not_be_read_is_named_and_the_others_go_on(write_tiny_slide, re
 def small_disk(tmp_path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     yield disk
@@ -224,7 +226,8 @@ def test_a_full_disk_fails_slides_with_the_remedy_and_space_is_all_it_needs(
 ):
     assert extract.run(extract_config(tiny_slides, tmp_path / "undisturbed")) == 0
     filling = small_disk / "filling"
-    filling.write_bytes(bytes(256 * 1024 - 48 * 1024))
+    # Room for the records of the run and for the preview of one slide, not for its features.
+    filling.write_bytes(bytes(1024 * 1024 - 160 * 1024))
     config = extract_config(tiny_slides, small_disk / "out")
     # There may be too little room even for the table of what went wrong, which is then the error of the run.
     with contextlib.suppress(StoreError):
@@ -236,12 +239,15 @@ def test_a_full_disk_fails_slides_with_the_remedy_and_space_is_all_it_needs(
     assert store_bytes(small_disk / "out") == store_bytes(tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize("file", ["preview", "features"])
 def test_a_limit_on_file_size_is_reported_and_leaves_nothing(
-    tiny_slides, tmp_path, extract_config, read_outcomes
+    file: str, tiny_slides, tmp_path, extract_config, read_outcomes, store_bytes, monkeypatch
 ):
+    if file == "features":
+        monkeypatch.setattr(tissue_files, "draw_preview", lambda *_: b"small")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = extract_config(tiny_slides, tmp_path / "out", cell_px=32, region_px=640)
-    # Large enough for the records of the run, too small for a chunk of 320 features.
+    # Large enough for the records of the run, too small for a preview or a chunk of 320 features.
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
         code = extract.run(config)
@@ -251,9 +257,11 @@ def test_a_limit_on_file_size_is_reported_and_leaves_nothing(
     rows = read_outcomes(tmp_path / "out")
     assert {row["outcome"] for row in rows.values()} == {"failed"}
     assert "File too large" in rows["s0"]["detail"]
+    assert ("s0.jpg" if file == "preview" else "s0.zarr") in rows["s0"]["detail"]
     assert "ulimit -f" in rows["s0"]["remedy"]
-    names = {entry.name for entry in (tmp_path / "out").iterdir()}
-    assert names == {"extract.csv", "extract.yaml", "extract.run.json"}
+    left = store_bytes(tmp_path / "out")
+    whole = {f"tissue/s{i}.{ending}" for i in range(3) for ending in ("jpg", "geojson")}
+    assert set(left) == (whole if file == "features" else set())
 
 
 def test_an_output_that_is_no_folder_is_an_error_before_any_work(tiny_slides, tmp_path, extract_config):

@@ -128,4 +128,4 @@ def test_an_interrupt_inside_a_slide_gives_it_free(tiny_slides, tmp_path, extrac
     with contextlib.suppress(KeyboardInterrupt):
         extract.run(extract_config(tiny_slides, tmp_path / "out"))
     names = {entry.name for entry in (tmp_path / "out").iterdir()}
-    assert names == {"extract.csv", "extract.yaml", "extract.run.json"}
+    assert names == {"extract.csv", "extract.yaml", "extract.run.json", "tissue"}
