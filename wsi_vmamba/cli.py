@@ -6,6 +6,7 @@ Exit codes: 0 everything asked for was done; 1 something failed and was named; 2
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -330,12 +331,18 @@ def _run(
     resolved = configs.resolve_config(
         getattr(configs, model), file=file, assignments=assignments or (), options=options
     )
+    # What a job scheduler sends before it kills; ending as for Ctrl-C keeps the table and gives slides free.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is kept, run the same command again to go on", err=True)
         code = EXIT_INTERRUPTED
     raise typer.Exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> None:

