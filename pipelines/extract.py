@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from wsi_vmamba.pipelines.sources import SlideSource, find_sources
-from wsi_vmamba.pipelines.tissue_files import find_tissue, save_tissue, tissue_source
+from wsi_vmamba.pipelines.tissue_files import find_tissue, prepare_tissue, save_tissue, tissue_source
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
 from wsi_vmamba.errors import NoTissueError, SlideError, StoreError
-from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.provenance import package_versions, write_run_record, write_text_atomic
@@ -61,8 +60,7 @@ def run(config: ExtractConfig) -> int:
     """Extract every slide; return 0 when all have features, 1 when some slide failed."""
     started = time.perf_counter()
     sources = find_sources(config.slides)
-    if config.mask is not None:
-        check_masks(Path(config.mask), n_slides=len(sources))
+    prepare_tissue(config, n_slides=len(sources))
     job = _prepare(config)
     encoder = job.encoder
     console.say(

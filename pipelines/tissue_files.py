@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
+from wsi_vmamba.masks import check_masks, draw_preview, find_mask, read_mask, tissue_geojson
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.slide import Slide
-from wsi_vmamba.store import write_bytes_atomic
+from wsi_vmamba.store import remove_stale_partials, write_bytes_atomic
 from wsi_vmamba.tissue import TissueMask, segment_tissue
 
 #: Folder beside the feature files.
@@ -27,6 +27,17 @@ def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: st
     if config.mask is None:
         return segment_tissue(slide, mpp=mpp, segmenter=config.segmenter)
     return read_mask(find_mask(Path(config.mask), slide_id), slide, mpp=mpp)
+
+
+def prepare_tissue(config: ExtractConfig, *, n_slides: int) -> None:
+    """Refuse masks that cannot serve the slides, and clear what dead runs left among the tissue files.
+
+    Raises:
+        UsageError: there is nothing at ``config.mask``, or it is one file for several slides.
+    """
+    if config.mask is not None:
+        check_masks(Path(config.mask), n_slides=n_slides)
+    remove_stale_partials(Path(config.out) / FOLDER)
 
 
 def tissue_source(config: ExtractConfig) -> str:
