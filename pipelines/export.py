@@ -13,6 +13,7 @@ from wsi_vmamba.config import ExportConfig
 from wsi_vmamba.errors import StoreError, UsageError
 from wsi_vmamba.export import export_cells, read_cells, write_files
 from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.store import remove_stale_partials
 
 #: Attention sums to one over a slide; as multiples of its mean, slides of different sizes compare.
 ATTENTION = "attention / mean"
@@ -23,6 +24,8 @@ def run(config: ExportConfig) -> int:
     """Export every feature file; return 0 when all are there afterwards, 1 when one failed."""
     out = Path(config.out or f"export/{config.format}")
     paths = find_feature_files(Path(config.features))
+    for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
+        remove_stale_partials(folder)
     model = _load_model(config.run)
     failures: list[tuple[str, str]] = []
     written = kept = 0
@@ -40,7 +43,7 @@ def run(config: ExportConfig) -> int:
     done = len(paths) - len(failures)
     console.say(f"{done} of {len(paths)} slides as {config.format} in {out}; {written} files written")
     if kept:
-        console.say(f"{kept} files were there already and were kept; --overwrite replaces them")
+        console.say(f"{kept} files were there already, the same to the byte")
     if failures:
         console.print_table("Slides not exported", ("slide", "cause"), failures)
     return 1 if failures else 0

@@ -13,7 +13,7 @@ import pytest
 import shapely
 import torch
 
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import IncompatibleStoreError, UsageError
 from wsi_vmamba.export import EXPORTERS, export_cells, read_cells, write_files
 from wsi_vmamba.store import open_features
 
@@ -195,17 +195,28 @@ def test_equal_features_give_equal_bytes(features: Path, tmp_path: Path, form: s
 
 
 @pytest.mark.parametrize("form", EXPORTERS)
-def test_what_is_there_is_kept_unless_asked(features: Path, tmp_path: Path, form: str):
+def test_what_is_there_stays_and_only_what_is_missing_is_written(features: Path, tmp_path: Path, form: str):
     written = export(features, form, tmp_path)
-    before = {path: path.read_bytes() for path in written}
-    written[0].write_bytes(b"mine")
+    assert export(features, form, tmp_path) == []
     written[-1].unlink()
     assert export(features, form, tmp_path) == [written[-1]]
-    assert written[0].read_bytes() == b"mine"
-    cells = read_cells(features / "case 1.zarr")
-    write_files(export_cells(form, cells), tmp_path, overwrite=True)
-    assert {path: path.read_bytes() for path in written} == before
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.parametrize("form", EXPORTERS)
+def test_an_export_of_other_features_is_neither_kept_nor_replaced_silently(
+    make_features, tmp_path: Path, form: str
+):
+    files = export_cells(form, read_cells(make_features(tmp_path / "old")))
+    written = write_files(files, tmp_path / "out", overwrite=False)
+    before = [path.read_bytes() for path in written]
+    newer = make_features(tmp_path / "new", seed=1, mpp=0.25)
+    files = export_cells(form, read_cells(newer))
+    with pytest.raises(IncompatibleStoreError, match="is not what would be written now"):
+        write_files(files, tmp_path / "out", overwrite=False)
+    assert [path.read_bytes() for path in written] == before
+    write_files(files, tmp_path / "out", overwrite=True)
+    assert all(path.read_bytes() != old for path, old in zip(written, before, strict=True))
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
 
 
 def test_a_measurement_that_does_not_fit_is_refused(features: Path):

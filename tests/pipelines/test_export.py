@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_a_folder_and_a_single_file(work: Path, tmp_path: Path, capsys):
     assert only.read_bytes() == (tmp_path / "all" / "slide_002.h5").read_bytes()
     assert "4 of 4 slides as stamp" in capsys.readouterr().out
     assert run(work, tmp_path / "all", format="stamp") == 0
-    assert "4 files were there already and were kept" in capsys.readouterr().out
+    assert "4 files were there already, the same to the byte" in capsys.readouterr().out
     assert json.loads((tmp_path / "all" / "export.run.json").read_text())["slides"] == 4
 
 
@@ -60,6 +62,20 @@ def test_a_damaged_file_is_named_and_the_others_are_exported(work: Path, tmp_pat
         "slide_003",
     ]
     assert "slide_001" in capsys.readouterr().out
+
+
+def test_other_scores_are_not_mixed_in_and_leftovers_of_a_killed_run_go(work: Path, tmp_path: Path, capsys):
+    assert run(work, tmp_path, format="stamp") == 0
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    leftover = tmp_path / f".slide_000.h5.partial-{socket.gethostname()}-{dead.pid}"
+    leftover.write_bytes(b"half")
+    (tmp_path / "slide_001.h5").write_bytes(b"older")
+    assert run(work, tmp_path, format="stamp") == 1
+    assert "slide_001.h5 is there and is not what would be written now" in capsys.readouterr().out
+    assert (tmp_path / "slide_001.h5").read_bytes() == b"older"
+    assert not leftover.exists()
+    assert run(work, tmp_path, format="stamp", overwrite=True) == 0
 
 
 def test_nothing_to_export_is_said(tmp_path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from wsi_vmamba.durable import write_atomic
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import IncompatibleStoreError, UsageError
 from wsi_vmamba.export.cells import ExportCells
 
 
@@ -32,21 +32,28 @@ class Exporter(Protocol):
 def write_files(files: Sequence[ExportFile], out: Path, *, overwrite: bool) -> list[Path]:
     """Write the files that are not there yet, or all of them with ``overwrite``; return those written.
 
-    A file is built in memory, so that whatever fails leaves nothing behind; the largest is a slide's features.
+    Files are built in memory, so that whatever fails leaves nothing behind; the largest is a slide's features. One
+    that is there must be what would be written now, byte for byte: an export of older features is never taken for
+    one of these.
 
     Raises:
+        IncompatibleStoreError: a file is there and differs; nothing is written.
         StoreError: the disk is full or the folder cannot be written.
     """
-    written = []
+    missing: list[tuple[Path, bytes]] = []
     for file in files:
-        path = out / file.path
-        if path.exists() and not overwrite:
-            continue
-        content = io.BytesIO()
+        path, content = out / file.path, io.BytesIO()
         file.write(content)
-        write_atomic(path, content.getvalue())
-        written.append(path)
-    return written
+        if overwrite or not path.exists():
+            missing.append((path, content.getvalue()))
+        elif path.read_bytes() != content.getvalue():
+            raise IncompatibleStoreError(
+                f"{path} is there and is not what would be written now (other features, scores, or versions of "
+                "libraries); choose another --out, or replace it with --overwrite"
+            )
+    for path, ready in missing:
+        write_atomic(path, ready)
+    return [path for path, _ in missing]
 
 
 def require(module: str) -> Any:
