@@ -86,7 +86,7 @@ def grid_convolve(cells: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
     Returns:
         (N, C).
     """
-    return cast(Tensor, _GridConvolution.apply(cells, weight, neighbours))
+    return cast(Tensor, _GridConvolution.apply(cells, weight, neighbours))  # type: ignore[no-untyped-call]
 
 
 class _GridConvolution(torch.autograd.Function):

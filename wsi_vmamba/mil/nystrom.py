@@ -47,7 +47,7 @@ class NystromAttention(nn.Module):
         padded = F.pad(tokens, (0, 0, 0, marks * length - tokens.shape[1]))
         counts = torch.full((marks, 1), float(length), dtype=tokens.dtype, device=tokens.device)
         counts[-1] -= marks * length - tokens.shape[1]  # padding adds nothing and does not count
-        return padded.unflatten(1, (marks, length)).sum(dim=2) / counts
+        return padded.reshape(len(tokens), marks, length, -1).sum(dim=2) / counts
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class GridPosition(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.kernels = nn.ParameterList()
-        for radius in _RADII:
+        for radius in _RADII:  # the widest first
             side = 2 * radius + 1
             self.kernels.append(nn.Parameter(torch.empty(side, side, dim).uniform_(-1 / side, 1 / side)))
         self.bias = nn.Parameter(torch.zeros(dim))
@@ -70,10 +70,9 @@ class GridPosition(nn.Module):
     def forward(self, cells: Tensor, neighbours: Tensor) -> Tensor:
         """Cells (N, dim), row by row, and their neighbours (49, N) to (N, dim)."""
         widest = max(_RADII)
-        whole = sum(
-            nn.functional.pad(kernel, (0, 0, *(2 * (widest - radius,)), *(2 * (widest - radius,))))
-            for kernel, radius in zip(self.kernels, _RADII, strict=True)
-        )
+        whole = torch.zeros_like(self.kernels[0])
+        for kernel, radius in zip(self.kernels, _RADII, strict=True):
+            whole = whole + nn.functional.pad(kernel, (0, 0, *((widest - radius,) * 4)))
         return cells + grid_convolve(cells, whole.flatten(0, 1), neighbours) + self.bias
 
 

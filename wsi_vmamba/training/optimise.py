@@ -17,7 +17,8 @@ _SCAN_PARAMETERS = ("A_logs", "Ds", "dt_bias", "dt_projs_bias")
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Group parameters for AdamW: matrices decay; biases, norms and the scan's own parameters do not."""
-    decaying, still = [], []
+    decaying: list[nn.Parameter] = []
+    still: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (decaying if _decays(name, parameter) else still).append(parameter)
     groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": still, "weight_decay": 0.0}]
