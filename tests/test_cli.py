@@ -24,6 +24,10 @@ def test_every_command_has_help(command: str):
     assert "Usage" in result.stdout
 
 
+def test_help_tells_the_defaults():
+    assert "[default: abmil]" in cli("train", "--help").stdout
+
+
 def test_the_root_help_lists_every_command():
     result = cli("--help")
     assert result.returncode == 0
