@@ -75,7 +75,8 @@ def cell_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
         MetricError: the model tells cells apart in no way.
     """
     if item.prediction.cells is not None:
-        return item.prediction.cells.astype(np.float64)
+        own: NDArray[np.float64] = item.prediction.cells.astype(np.float64)
+        return own
     attention = item.prediction.attention
     if attention is None:
         raise MetricError(

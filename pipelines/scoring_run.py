@@ -118,7 +118,7 @@ def _score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
         )
     names = [record.slide_id for record in records]
     scores = [held_out[name] for name in names] if held_out else fitted.predict(table, names)
-    threshold = given_threshold(config)
+    threshold: Threshold | None = given_threshold(config)
     if threshold is None and not held_out:
         labels = np.array(list(fitted.validation_labels.values()))
         threshold = chosen_threshold(labels, np.array(list(fitted.validation.values())))
@@ -130,10 +130,11 @@ def _score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
 
 def _threshold(config: EvaluateConfig, how: TrainConfig, trained: Run, features: Path) -> Threshold | None:
     """The threshold given, or the one that the run's validation slides suggest; none when these are judged."""
-    if config.threshold is not None or config.split == "validation":
-        return given_threshold(config)
-    scored = score_split("validation", how, trained, features)
-    return chosen_threshold(_labels(scored), _probabilities(scored))
+    threshold: Threshold | None = given_threshold(config)
+    if threshold is None and config.split != "validation":
+        scored = score_split("validation", how, trained, features)
+        threshold = chosen_threshold(_labels(scored), _probabilities(scored))
+    return threshold
 
 
 def _groups(scored: Sequence[Scored]) -> tuple[str, ...] | None:

@@ -193,6 +193,19 @@ def test_two_files_are_compared_slide_by_slide_whatever_their_order(real_data, e
     assert evaluate("--compare", f"{table}:pred_I", f"{other}:pred_II") == 1
 
 
+def test_scores_and_detections_in_one_call(golden, real_data, evaluate, tmp_path):
+    table = real_data / "camelyon16" / "scores" / "camelyon16_test_scores.csv"
+    case = golden / "froc" / "a1_mixed6_two_decimals"
+    call = ["--scores", table, "--score-column", "Method_I", *froc_call(case, tmp_path / "out.json")]
+    call[call.index("froc")] = "all"
+    assert evaluate(*call) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    expected = json.loads((case / "expected.json").read_text())
+    assert content["froc_score"] == pytest.approx(expected["froc_score"], abs=1e-12)
+    assert content["value"] == content["auc"]
+    assert content["ci95"] == content["auc_ci95"] != content["froc_ci95"]
+
+
 def test_a_threshold_from_elsewhere_opens_the_confusion_matrix(real_data, evaluate, tmp_path):
     table, out = real_data / "camelyon16" / "scores" / "camelyon16_test_scores.csv", tmp_path / "out"
     call = (
