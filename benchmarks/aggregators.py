@@ -44,13 +44,13 @@ from wsi_vmamba.bags import Bag, BagLoader, SlideRecord
 from wsi_vmamba.config import ExtractConfig, TrainConfig
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_cohort
+from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.metrics.detections import FrocSlide, match_slide
 from wsi_vmamba.metrics.froc import curve_without_quirks
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE, LesionMap, find_lesions
 from wsi_vmamba.metrics.peaks import detect_peaks
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
-from wsi_vmamba.provenance import write_text_atomic
 from wsi_vmamba.store import open_features
 from wsi_vmamba.training import CellTargets, Prediction, predict, train
 from wsi_vmamba.training.objective import LoadTargets
@@ -261,9 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content = {"options": {name: str(value) for name, value in vars(options).items()}, "figures": found}
     if options.source == "cells":
         content["levels"] = {name: asdict(level) for name, level in LEVELS.items()}
-    write_text_atomic(
-        options.out / f"aggregators-{options.source}.json", json.dumps(content, indent=2) + "\n"
-    )
+    write_atomic(options.out / f"aggregators-{options.source}.json", json.dumps(content, indent=2) + "\n")
 
 
 def _contenders(aggregators: Sequence[str], supervisions: Sequence[str]) -> list[Contender]:

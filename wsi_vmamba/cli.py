@@ -313,6 +313,22 @@ def info(
 
 
 @app.command()
+def show(
+    features: Annotated[str, typer.Argument(help="A feature file, as `extract` writes it.")],
+    slide: Annotated[
+        str | None, typer.Option(help="The slide [default: where the feature file says it lay].")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the picture [default: beside the feature file].")
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Describe a feature file and draw its principal components over the slide."""
+    _run("show", "ShowConfig", config, assignments, {"features": features, "slide": slide, "out": out})
+
+
+@app.command()
 def doctor() -> None:
     """Check the installation: versions, CPU features, the active kernel and why, GPU, optional extras."""
     from wsi_vmamba.pipelines import doctor as recipe

@@ -239,6 +239,15 @@ class DemoConfig(RunConfig):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class ShowConfig(RunConfig):
+    """`wsi-vmamba show`: one feature file as facts and a picture."""
+
+    features: str
+    slide: str | None = None
+    """The slide, where it no longer lies at the path that the feature file records."""
+    out: str | None = None
+
+
 C = TypeVar("C", bound=RunConfig)
 
 

@@ -31,7 +31,8 @@ from wsi_vmamba.ops import (  # noqa: E402
     triton_local,
     triton_local_kernels,
 )
-from wsi_vmamba.ops.triton_kernels import direction_span, segment_offset, token_offset  # noqa: E402
+from wsi_vmamba.ops.triton_kernels import direction_span  # noqa: E402
+from wsi_vmamba.ops.triton_tiles import segment_offset, token_offset  # noqa: E402
 
 INTERPRETED = ours.interpreted()
 DEVICE = "cpu" if INTERPRETED else "cuda"

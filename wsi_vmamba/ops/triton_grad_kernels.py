@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from wsi_vmamba.ops.triton_kernels import (
+from wsi_vmamba.ops.triton_tiles import (
     LOG2E,
     MAP_STRIDES,
     decay_rate,

@@ -91,7 +91,7 @@ class _TileLaunch:
         return cls(
             plan=plan,
             inputs=inputs,
-            # Two channels a thread spread 32 channels over half a warp, see `triton_kernels`.
+            # Two channels a thread spread 32 channels over half a warp, see `triton_tiles`.
             vector=_units(2, inputs.u, *others),
             pack=gcd(per_direction, _units(8, inputs.proj)),
         )

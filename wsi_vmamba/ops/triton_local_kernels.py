@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from wsi_vmamba.ops.triton_kernels import token_offset
+from wsi_vmamba.ops.triton_tiles import token_offset
 
 
 @triton.jit

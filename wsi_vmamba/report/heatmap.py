@@ -134,13 +134,18 @@ def draw_cells(
         name: stem of the two files.
         title: above the picture.
     """
-    level0 = slide.levels[0]
-    wanted = mpp * max(1.0, max(level0.width_px, level0.height_px) / OVERVIEW_PX)
-    overview = read_overview(slide, mpp=mpp, overview_mpp=wanted)
+    overview = read_picture(slide, mpp=mpp)
     heat = paint_cells(cells, shape_px=overview.pixels.shape[:2], downsample=overview.downsample)
     with house_style():
         figure = _draw(overview, heat, cells, title=title or name)
         return save(figure, _describe(cells, overview, mpp=mpp, name=name), folder=folder, name=name)
+
+
+def read_picture(slide: Slide, *, mpp: float) -> Overview:
+    """Read the whole slide small enough for a figure; ``mpp`` is that of level 0."""
+    level0 = slide.levels[0]
+    wanted = mpp * max(1.0, max(level0.width_px, level0.height_px) / OVERVIEW_PX)
+    return read_overview(slide, mpp=mpp, overview_mpp=wanted)
 
 
 def paint_cells(cells: CellValues, *, shape_px: tuple[int, int], downsample: float) -> Floats:
@@ -205,7 +210,7 @@ def _draw(overview: Overview, heat: Floats, cells: CellValues, *, title: str) ->
     for axes, picture in ((left, overview.pixels), (right, painted)):
         axes.imshow(picture, interpolation="antialiased")
         axes.set_axis_off()
-        _add_scale_bar(axes, width_px=width_px, height_px=height_px, mpp=overview.mpp)
+        add_scale_bar(axes, width_px=width_px, height_px=height_px, mpp=overview.mpp)
     scale = mpl.cm.ScalarMappable(norm=Normalize(cells.low, cells.high), cmap=_COLOURS)
     over = bool((cells.values > cells.high).any())
     place = {"ax": [left, right], "shrink": 0.8, "aspect": 30, "pad": 0.02}
@@ -217,7 +222,8 @@ def _draw(overview: Overview, heat: Floats, cells: CellValues, *, title: str) ->
     return figure
 
 
-def _add_scale_bar(axes: Any, *, width_px: int, height_px: int, mpp: float) -> None:
+def add_scale_bar(axes: Any, *, width_px: int, height_px: int, mpp: float) -> None:
+    """Draw a scale bar into the lower left corner of a picture of the slide at ``mpp``."""
     length_um = scale_bar_um(width_px * mpp)
     length_px = length_um / mpp
     margin, thick = 0.03 * width_px, max(2.0, 0.008 * height_px)

@@ -1,0 +1,31 @@
+"""Recipe: say what a feature file holds and draw it over its slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_vmamba import console
+from wsi_vmamba.config import ShowConfig
+from wsi_vmamba.report.components import draw_components
+from wsi_vmamba.slide import open_slide
+from wsi_vmamba.store import open_features
+
+
+def run(config: ShowConfig) -> int:
+    """Print the facts of ``config.features`` and draw its principal components; return 0."""
+    path = Path(config.features)
+    stored = open_features(path)
+    meta = stored.meta
+    console.say(f"{path}")
+    console.say(f"  slide        {config.slide or meta.slide_path} ({meta.reader})")
+    console.say(
+        f"  cells        {stored.n_cells} of {meta.cell_px} px at {meta.target_mpp:g} um/px, "
+        f"{len(meta.plan['regions'])} region(s)"
+    )
+    console.say(
+        f"  features     {stored.dim} each, {meta.model} in {meta.precision}, weights {meta.weights_hash[:12]}"
+    )
+    with open_slide(config.slide or meta.slide_path, reader=meta.reader) as slide:
+        files = draw_components(slide, stored, Path(config.out) if config.out else path.parent)
+    console.say(f"  picture      {files.png}")
+    return 0
