@@ -31,12 +31,12 @@ def run(config: EvaluateConfig) -> int:
 
 
 def draw_heatmaps(out: Path, scored: Sequence[Scored], features: Path, *, count: int) -> None:
-    """Draw the attention over the ``count`` slides with the highest scores."""
+    """Draw what the model says of cells over the ``count`` slides with the highest scores."""
     from wsi_vmamba.report import heatmap
 
     ranked = sorted(scored, key=lambda item: -item.prediction.probability)
     for item in ranked[:count]:
-        heatmap.draw_attention(item.record, load_bag(item.record, features), item.prediction, out)
+        heatmap.draw_prediction(item.record, load_bag(item.record, features), item.prediction, out)
 
 
 def _lesions(config: EvaluateConfig, scored: ScoredRun, out: Path) -> FrocResult | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,20 @@ def test_a_damaged_overview_hides_no_cells(tiny_slides, tmp_path, extract_config
     assert extract.run(extract_config(tiny_slides, tmp_path / "out", **settings)) == 0
     sound, found = cells(tmp_path / "sound", "s1"), cells(tmp_path / "out", "s1")
     assert found == sound
+
+
+def test_a_mask_says_where_tissue_is_however_damaged_the_overview(tiny_slides, tmp_path, extract_config):
+    ring = [[64, 64], [256, 64], [256, 192], [64, 192], [64, 64]]
+    mask = tmp_path / "mask"
+    mask.mkdir()
+    for index in range(3):
+        feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+        (mask / f"s{index}.geojson").write_text(json.dumps(feature))
+    rot(tiny_slides / "s1.tif", level=1, tiles=[1, 4])
+    settings = {"on_bad_tile": "skip", "mask": str(mask)}
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out", **settings)) == 0
+    assert cells(tmp_path / "out", "s1").keys() == {(x, y) for x in (64, 128, 192) for y in (64, 128)}
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out", **settings)) == 0
 
 
 def test_what_was_left_out_is_not_taken_for_whole_later(tiny_slides, tmp_path, extract_config, read_outcomes):

@@ -13,6 +13,7 @@ from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba import cli
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
+from wsi_vmamba.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +63,12 @@ def test_published_features_give_the_published_auc(published, tmp_path, classifi
     assert {one["group"]: one["n"] for one in metrics["recall_by_group"]} == {"macro": 22, "micro": 27}
     validation = json.loads((folder / "train.run.json").read_text())["validation_auc"]
     assert validation == pytest.approx(want[f"{key}_cv"], abs=0.01)
+
+
+def test_options_for_slides_with_cells_are_refused():
+    how = {"dataset": "csv_features", "manifest": "none.csv", "aggregator": "abmil", "folds": 3}
+    with pytest.raises(UsageError, match="which --aggregator, --folds cannot use"):
+        train.run(TrainConfig.model_validate(how))
 
 
 def test_both_commands_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -20,14 +20,14 @@ PLACES = (
 )  # fmt: skip
 #: How often an undisturbed run of three slides comes to each place, or a little less; a third of it is the first slide.
 VISITS = {
-    "decode": 240,
+    "decode": 480,
     "encode": 12,
     "write": 9,
-    "fsync": 20,
+    "fsync": 32,
     "rename": 3,
-    "replace": 3,
+    "replace": 12,  # the records of the run and the two tissue files of a slide
     "link": 3,
-    "unlink": 6,
+    "unlink": 12,
 }
 
 

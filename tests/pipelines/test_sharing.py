@@ -31,7 +31,12 @@ def start(slides: Path, out: Path) -> subprocess.Popen[str]:
         sys.executable, "-u", "-m", "wsi_vmamba", "extract", str(slides), "--out", str(out), "--backbone", "null",
         "--cell-px", "64", "--region-px", "320", "--set", "segmenter=all",
     ]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a shell, SIGINT is ignored, which the command would inherit.
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts)
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_two_runs_share_a_folder_and_write_no_slide_twice(

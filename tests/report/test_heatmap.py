@@ -13,8 +13,8 @@ from wsi_vmamba.report.heatmap import (
     CellValues,
     attention_cells,
     blend,
-    draw_attention,
     draw_cells,
+    draw_prediction,
     draw_probability,
     paint_cells,
     scale_bar_um,
@@ -155,21 +155,29 @@ def test_drawing_attention_finds_the_slide_and_takes_the_mpp_of_the_extraction(t
     source = FeatureSource(model="m", weights_hash="h", target_mpp=0.5, cell_px=256)
     bag = _bag([(0, 0), (1, 0), (2, 1)], 256.0 / 2, source=source)
     prediction = Prediction(probability=0.75, attention=np.array([0.2, 0.2, 0.6], dtype=np.float32))
-    files = draw_attention(SlideRecord(slide_id="s", path=path, label=1), bag, prediction, tmp_path / "out")
+    files = draw_prediction(SlideRecord(slide_id="s", path=path, label=1), bag, prediction, tmp_path / "out")
     data = json.loads(files.data.read_text())
     assert data["mpp"] == 1.0
     assert files.png.is_file()
+    # From a model supervised by outlines it is the cells' own probability that is drawn.
+    cells = np.array([0.25, 0.5, 0.125], dtype=np.float32)
+    files = draw_prediction(
+        SlideRecord(slide_id="s", path=path), bag, prediction._replace(cells=cells), tmp_path / "cells"
+    )
+    data = json.loads(files.data.read_text())
+    assert data["colour_range"] == [0.0, 1.0]
+    assert [cell["value"] for cell in data["top_cells"]] == [0.5, 0.25, 0.125]
 
 
 def test_without_attention_or_slide_there_is_a_clear_error(tmp_path):
     bag = _bag([(0, 0)], 100.0)
     with pytest.raises(UsageError, match="gives no attention"):
-        draw_attention(SlideRecord(slide_id="s"), bag, Prediction(0.5, None), tmp_path)
+        draw_prediction(SlideRecord(slide_id="s"), bag, Prediction(0.5, None), tmp_path)
     given = Prediction(0.5, np.ones(1, dtype=np.float32))
     with pytest.raises(MissingDataError, match="not named in the data set"):
-        draw_attention(SlideRecord(slide_id="s"), bag, given, tmp_path)
+        draw_prediction(SlideRecord(slide_id="s"), bag, given, tmp_path)
     with pytest.raises(MissingDataError, match=r"not at .*gone\.tif"):
-        draw_attention(SlideRecord(slide_id="s", path=tmp_path / "gone.tif"), bag, given, tmp_path)
+        draw_prediction(SlideRecord(slide_id="s", path=tmp_path / "gone.tif"), bag, given, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,15 @@ def test_a_rotten_chunk_behind_a_url_is_named(pictures, tmp_path):
         slide.read_region(x_l0=0, y_l0=0, level=0, width_px=300, height_px=200)
 
 
+def test_a_zip_that_means_harm_is_refused_behind_a_url_too(tmp_path):
+    path = tmp_path / "s.zarr.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zarr.json", "{}")
+        archive.writestr("c/0/0/0", bytes(64 << 20))
+    with pytest.raises(UnreadableSlideError, match="would inflate from"):
+        open_slide(f"file://{path}")
+
+
 def test_without_the_client_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch):
     import fsspec  # noqa: F401 - makes the module below
 

@@ -67,27 +67,33 @@ class CellValues:
             raise UsageError(f"the colour range must rise, got {self.low} to {self.high}")
 
 
-def draw_attention(record: SlideRecord, bag: Bag, prediction: Prediction, folder: Path) -> FigureFiles:
-    """Draw the attention of a slide classifier over the slide, as multiples of the slide's mean.
+def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folder: Path) -> FigureFiles:
+    """Draw what a slide classifier says of cells over the slide.
+
+    That is the tumour probability of each cell where the model was supervised by outlines, else its attention as
+    multiples of the slide's mean.
 
     Returns:
         ``<slide_id>.png`` and ``<slide_id>.json`` in ``folder``.
 
     Raises:
-        UsageError: the aggregator gives no attention.
+        UsageError: the model tells cells apart in no way.
         MissingDataError: the slide's file is not known or not there.
     """
-    if prediction.attention is None:
+    if prediction.cells is not None:
+        cells = probability_cells(prediction.cells.astype(np.float64), bag)
+    elif prediction.attention is not None:
+        cells = attention_cells(prediction.attention, bag)
+    else:
         raise UsageError(
             f"{record.slide_id}: this aggregator gives no attention, so there is no heatmap to draw; "
-            "train with an attention aggregator such as abmil"
+            "train with an attention aggregator such as abmil, or with outlines (--supervision)"
         )
     if record.path is None or not may_exist(record.path):
         raise MissingDataError(
             f"{record.slide_id}: a heatmap is drawn over the slide, but its file is "
             f"{'not named in the data set' if record.path is None else f'not at {record.path}'}"
         )
-    cells = attention_cells(prediction.attention, bag)
     known = "" if record.label is None else f", label {record.label}"
     title = f"{record.slide_id}: probability {prediction.probability:.3f}{known}"
     with open_slide(record.path) as slide:
@@ -100,11 +106,15 @@ def draw_probability(
     slide: Slide, probability: Floats, bag: Bag, folder: Path, *, mpp: float, name: str, title: str = ""
 ) -> FigureFiles:
     """Draw the tumour probability of each cell, on a scale fixed at 0–1 so that slides compare."""
-    cells = CellValues(
+    return draw_cells(slide, probability_cells(probability, bag), folder, mpp=mpp, name=name, title=title)
+
+
+def probability_cells(probability: Floats, bag: Bag) -> CellValues:
+    """Tumour probability (N,) of each cell, on a scale fixed at 0–1."""
+    return CellValues(
         values=np.asarray(probability, dtype=np.float64), coords_l0=bag.coords_l0, cell_l0=bag.cell_l0,
         low=0.0, high=1.0, quantity="tumour probability",
     )  # fmt: skip
-    return draw_cells(slide, cells, folder, mpp=mpp, name=name, title=title)
 
 
 def attention_cells(attention: NDArray[np.float32], bag: Bag) -> CellValues:
