@@ -82,11 +82,19 @@ def run(config: ExtractConfig) -> int:
             table.add(outcome)
     finally:
         # Also after Ctrl-C: what was learned so far is kept and shown.
-        try:
-            table.save()
-        finally:
-            table.show(seconds=time.perf_counter() - started)
-    return 1 if any(outcome.failed for outcome in table.outcomes) else 0
+        saved = _save(table)
+        table.show(seconds=time.perf_counter() - started)
+        prepare.cache_clear()
+    return 0 if saved and not any(outcome.failed for outcome in table.outcomes) else 1
+
+
+def _save(table: OutcomeTable) -> bool:
+    try:
+        table.save()
+    except StoreError as error:
+        console.warn(str(error))
+        return False
+    return True
 
 
 def begin(config: ExtractConfig, tools: Tools) -> float:

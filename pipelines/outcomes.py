@@ -9,7 +9,7 @@ import io
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,15 +126,14 @@ class OutcomeTable:
         self._saved_at = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
-        """Take in the outcome of a slide, and save now and then.
-
-        Raises:
-            StoreError: the table cannot be written.
-        """
+        """Take in the outcome of a slide, and save now and then."""
         self.outcomes.append(outcome)
         self._unsaved[outcome.slide_id] = outcome
         if time.monotonic() - self._saved_at >= _SAVE_EVERY_S:
-            self.save()
+            self._saved_at = time.monotonic()
+            # A full disk must not end the run; what could not be saved now is saved with the rest.
+            with suppress(StoreError):
+                self.save()
 
     def save(self) -> None:
         """Bring the table on the disk up to date.
@@ -152,7 +151,6 @@ class OutcomeTable:
             writer.writerows(rows[slide_id] for slide_id in sorted(rows))
             write_atomic(self.path, text.getvalue())
         self._unsaved = {}
-        self._saved_at = time.monotonic()
 
     def _read(self) -> list[dict[str, str]]:
         try:

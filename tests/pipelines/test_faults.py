@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import resource
@@ -229,14 +228,23 @@ def test_a_full_disk_fails_slides_with_the_remedy_and_space_is_all_it_needs(
     # Room for the records of the run and for the preview of one slide, not for its features.
     filling.write_bytes(bytes(1024 * 1024 - 160 * 1024))
     config = extract_config(tiny_slides, small_disk / "out")
-    # There may be too little room even for the table of what went wrong, which is then the error of the run.
-    with contextlib.suppress(StoreError):
-        assert extract.run(config) == 1
+    assert extract.run(config) == 1
     assert "no space left" in capsys.readouterr().out
     assert not any(part.name.startswith(".") for part in (small_disk / "out").iterdir())
     filling.unlink()
     assert extract.run(config) == 0
     assert store_bytes(small_disk / "out") == store_bytes(tmp_path / "undisturbed")
+
+
+def test_a_table_that_cannot_be_written_fails_the_run_after_all_slides(
+    tiny_slides, tmp_path, extract_config, capsys
+):
+    (tmp_path / "out" / "extract.csv").mkdir(parents=True)
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    said = capsys.readouterr()
+    assert "3 of 3 slides have features" in said.out
+    assert "cannot read" in said.err
+    assert "extract.csv" in said.err
 
 
 @pytest.mark.parametrize("file", ["preview", "features"])
