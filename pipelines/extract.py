@@ -173,7 +173,7 @@ def _describe(job: Job, source: SlideSource, slide: Slide, mpp: ResolvedMpp, pla
         cell_px=job.config.cell_px,
         cell_l0=plan.cell_l0,
         plan=plan.to_dict(),
-        segmenter=tissue_source(job.config),
+        segmenter=tissue_source(job.config, slide_id=source.slide_id),
         model=job.encoder.name,
         weights_hash=job.encoder.weights_hash,
         precision=job.encoder.precision,
