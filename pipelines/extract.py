@@ -251,19 +251,13 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
     with open_slide(source.path, reader=config.reader) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
-            # A mask may have been edited, and reading it costs little; a segmenter finds the same again.
-            plan = (
-                _outline(config, slide, mpp)
-                if config.mask is None
-                else plan_slide(config, slide, mpp, slide_id=source.slide_id)[1]
-            )
+            outline = _outline(config, slide, mpp)
         except UsageError as error:
             raise SlideError(source.path, str(error)) from error
-        meta = _describe(config, source, slide, mpp, plan)
+        meta = _describe(config, source, slide, mpp, outline)
+    # A segmenter finds the same regions again, and an edited mask has another hash.
     regions = stored.meta.plan.get("regions", [])
-    if config.mask is None:
-        meta = replace(meta, plan={**meta.plan, "regions": regions})
-    check_compatible(path, meta)
+    check_compatible(path, replace(meta, plan={**meta.plan, "regions": regions}))
     left_out = sum(count for _, _, count in stored.meta.left_out.get("cells", []))
     if left_out and config.on_bad_tile == "fail":
         raise IncompatibleStoreError(
@@ -372,7 +366,7 @@ def _describe(
         cell_px=config.cell_px,
         cell_l0=plan.cell_l0,
         plan=plan.to_dict(),
-        segmenter=tissue_source(config),
+        segmenter=tissue_source(config, slide_id=source.slide_id),
         model=encoder.name,
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.errors import MaskError
 from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.slide import Slide
@@ -16,8 +18,6 @@ from wsi_vmamba.tissue import TissueMask, segment_tissue
 
 #: Folder beside the feature files.
 FOLDER = "tissue"
-#: What a feature file records as its segmenter where the user gave the mask; the cells are in its plan.
-FROM_MASK = "mask"
 
 
 def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: str) -> TissueMask:
@@ -35,9 +35,19 @@ def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: st
     return count_damage_as_tissue(tissue, slide) if isinstance(slide, TolerantSlide) else tissue
 
 
-def tissue_source(config: ExtractConfig) -> str:
-    """Name to record for where the tissue came from."""
-    return config.segmenter if config.mask is None else FROM_MASK
+def tissue_source(config: ExtractConfig, *, slide_id: str) -> str:
+    """Name to record for where the tissue came from: the segmenter, or the mask and the start of its SHA-256.
+
+    Raises:
+        MaskError: the mask is missing or cannot be read.
+    """
+    if config.mask is None:
+        return config.segmenter
+    path = find_mask(Path(config.mask), slide_id)
+    try:
+        return f"mask {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise MaskError(slide_id, f"mask {path} cannot be read ({error.strerror})") from error
 
 
 def save_tissue(

@@ -31,7 +31,7 @@ class FeatureMeta:
         cell_px: side of one cell, pixels at ``target_mpp``.
         cell_l0: the same side in level-0 pixels; need not be whole.
         plan: the region plan, as JSON values.
-        segmenter: name in the SEGMENTERS table, or "mask" for one the user gave.
+        segmenter: name in the SEGMENTERS table, or "mask" and the start of the SHA-256 of the user's own.
         model: name of the encoder.
         weights_hash: sha-256 of its weights.
         precision: the arithmetic it ran in.
