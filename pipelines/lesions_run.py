@@ -21,12 +21,11 @@ from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics.detections import Detections
 from wsi_vmamba.metrics.froc import FrocResult
-from wsi_vmamba.metrics.froc_files import slide_files
+from wsi_vmamba.metrics.froc_files import mask_files, slide_files
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE
 from wsi_vmamba.metrics.peaks import detect_peaks
 from wsi_vmamba.store import open_features
 
-_MASKS = (".png", ".tif", ".tiff")
 _OUTLINES = (".xml", ".geojson", ".json")
 
 
@@ -97,7 +96,7 @@ def _find_lesions(config: EvaluateConfig, judged: Sequence[Scored]) -> Mapping[s
     folder = config.masks or config.annotations
     tumors = [item.record for item in judged if item.record.label == 1]
     if folder:
-        files = slide_files(Path(folder), _MASKS if config.masks else _OUTLINES)
+        files = mask_files(Path(folder)) if config.masks else slide_files(Path(folder), _OUTLINES)
         by_name = {name.casefold(): path for name, path in files.items()}
         found = {one.slide_id: by_name.get(one.slide_id.casefold()) for one in tumors}
     else:

@@ -245,7 +245,7 @@ def download(
     dataset: Annotated[str, typer.Argument(help="Name of a public data set: camelyon16.")],
     to: Annotated[str, typer.Option(help="Folder for the files; what is there already is kept.")],
     slides: Annotated[
-        list[str] | None, typer.Option(help="Only this slide or pattern (test_*); may be repeated.")
+        list[str] | None, typer.Option(help="Only these slides or patterns (a,b or test_*); may be repeated.")
     ] = None,
     annotations: Annotated[bool, typer.Option(help="Fetch the outlines of lesions too.")] = True,
     workers: Annotated[int | None, typer.Option(help="Files fetched at the same time [default: 4].")] = None,
@@ -266,7 +266,7 @@ def check(
     dataset: Annotated[str, typer.Argument(help="Name of a public data set: camelyon16.")],
     folder: Annotated[str, typer.Argument(help="Folder with its files, as `download` lays them out.")],
     slides: Annotated[
-        list[str] | None, typer.Option(help="Only this slide or pattern (test_*); may be repeated.")
+        list[str] | None, typer.Option(help="Only these slides or patterns (a,b or test_*); may be repeated.")
     ] = None,
     checksums: Annotated[bool, typer.Option("--checksums", help="Hash every file; takes hours.")] = False,
     json_out: Annotated[

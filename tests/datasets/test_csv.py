@@ -91,7 +91,7 @@ def test_missing_features_say_which_where_and_what_to_run(tmp_path):
     assert "8 of 8 slides have no features (s0, s1, s2, s3, s4 and 3 more)" in message
     assert f"in {tmp_path / 'features'}" in message
     assert f"wsi-vmamba extract SLIDES --out {tmp_path / 'features'}" in message
-    assert "s3://camelyon-dataset/CAMELYON16/images" in message
+    assert "wsi-vmamba download camelyon16 --to DIR" in message
 
 
 def test_a_half_written_feature_file_is_missing(tmp_path):

@@ -77,7 +77,8 @@ def test_a_cut_connection_is_taken_up_where_it_broke(camelyon, wire, bucket, big
     assert [path.name for path in tmp_path.iterdir()] == ["slide.tif"]
 
 
-def test_a_connection_that_only_breaks_is_given_up(wire, bucket, big, tmp_path):
+def test_a_connection_that_only_breaks_is_given_up(wire, bucket, big, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "ATTEMPTS", 2)
     wire.cut_after, wire.cuts = 0, 10**6
     with pytest.raises(DownloadError, match="tumor_002"):
         fetch(bucket, big, tmp_path / "slide.tif", md5=None, wait_s=0.001)
@@ -160,6 +161,7 @@ def test_a_failed_file_is_named_and_the_others_are_kept(camelyon, wire, tmp_path
 def test_patterns_choose_slides_and_misspelt_ones_are_refused():
     assert len(REMOTE.slide_ids) == 399
     assert len(REMOTE.choose(["test_*"])) == 129
+    assert REMOTE.choose(["tumor_002, normal_001", "test_001"]) == ("normal_001", "tumor_002", "test_001")
     assert REMOTE.choose(["tumor_00?", "normal_001"])[0] == "normal_001"
     for odd in ("normal_086", "test_049", "tumour_001"):
         with pytest.raises(UsageError, match="did you mean"):

@@ -99,7 +99,8 @@ def test_masks_as_tiff_give_the_same_score(golden, evaluate, tmp_path):
     case = golden / "froc" / "j1_real_lesions"
     (tmp_path / "masks").mkdir()
     for mask in (case / "masks").iterdir():
-        tifffile.imwrite(tmp_path / "masks" / f"{mask.stem}.tif", read_mask(mask), compression="deflate")
+        name = f"{mask.stem}_Mask.tif" if mask.stem == "Test_001" else f"{mask.stem}.tif"
+        tifffile.imwrite(tmp_path / "masks" / name, read_mask(mask), compression="deflate")
     call = list(froc_call(case, tmp_path / "out.json"))
     call[call.index(case / "masks")] = tmp_path / "masks"
     assert evaluate(*call) == 0

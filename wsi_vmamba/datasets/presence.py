@@ -13,8 +13,8 @@ from wsi_vmamba.store import is_complete
 #: Where to get the slides of data sets that are public.
 SOURCES = {
     "camelyon16": (
-        "The CAMELYON16 slides are public (CC0): https://camelyon17.grand-challenge.org/Data/, or the bucket "
-        "s3://camelyon-dataset/CAMELYON16/images"
+        "The CAMELYON16 slides are public (CC0, https://camelyon17.grand-challenge.org/Data/): "
+        "`wsi-vmamba download camelyon16 --to DIR` fetches them"
     )
 }
 

@@ -43,11 +43,12 @@ class RemoteDataset:
         return Bucket(self.bucket, region=self.region, endpoint_url=endpoint_url)
 
     def choose(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """Slides by name or pattern (``test_*``); all of them for an empty list.
+        """Slides by name or pattern (``test_*``), several of them divided by commas; all for an empty list.
 
         Raises:
             UsageError: a name or pattern fits no slide.
         """
+        wanted = [name.strip() for item in wanted for name in item.split(",")]
         if not wanted:
             return self.slide_ids
         for pattern in wanted:

@@ -13,6 +13,7 @@ from wsi_vmamba.metrics.detections import Detections, FrocSlide
 from wsi_vmamba.metrics.lesions import find_lesions, read_mask
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff")
+_MASK_ENDING = "_mask"
 _HEADER = ("probability", "x", "y")
 
 
@@ -22,8 +23,8 @@ def read_froc_slides(
     """Read every slide that has a detection file; it is a tumour slide if it has a mask too.
 
     Args:
-        masks_dir: ``<slide>.png`` or ``<slide>.tif`` at level 5, tumour slides only; where there is no such
-            folder, all slides are normal.
+        masks_dir: ``<slide>.png`` or ``.tif``, or ``<slide>_mask.tif``, at level 5, tumour slides only;
+            where there is no such folder, all slides are normal.
         detections_dir: ``<slide>.csv`` with ``probability,x,y`` in level-0 pixels; empty for a slide without
             any.
         exclude: slides to leave out (for CAMELYON16, test_114), compared without regard to case.
@@ -35,7 +36,7 @@ def read_froc_slides(
         MetricError: there are no detection files, a mask has no detection file, or a file is not as
             described.
     """
-    masks = slide_files(masks_dir, _MASK_SUFFIXES, exclude=exclude) if masks_dir.is_dir() else {}
+    masks = mask_files(masks_dir, exclude=exclude) if masks_dir.is_dir() else {}
     lists = slide_files(detections_dir, (".csv",), exclude=exclude)
     if not lists:
         raise MetricError(
@@ -86,6 +87,23 @@ def _parse(fields: tuple[str, ...], *, where: str) -> tuple[float, float, float]
     if not np.isfinite((probability, x_l0, y_l0)).all():
         raise MetricError(f"{where}: expected three finite numbers, got {','.join(fields)!r}")
     return probability, x_l0, y_l0
+
+
+def mask_files(folder: Path, *, exclude: Collection[str] = ()) -> dict[str, Path]:
+    """Masks of a folder by slide; the ending ``_mask``, as the organisers name theirs, is no part of the slide's name.
+
+    Raises:
+        MetricError: there is no such folder, or a slide has two masks.
+    """
+    left_out = {name.casefold() for name in exclude}
+    found: dict[str, Path] = {}
+    for stem, path in slide_files(folder, _MASK_SUFFIXES).items():
+        name = stem[: -len(_MASK_ENDING)] if stem.casefold().endswith(_MASK_ENDING) else stem
+        if name in found:
+            raise MetricError(f"{name} comes twice: {found[name].name} and {path.name} in {folder}; keep one")
+        if name.casefold() not in left_out:
+            found[name] = path
+    return found
 
 
 def slide_files(folder: Path, suffixes: tuple[str, ...], *, exclude: Collection[str] = ()) -> dict[str, Path]:
