@@ -18,10 +18,10 @@ demo: $(VENV)/.ready
 	$(BIN)/wsi-vmamba demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow and not gpu"
 
 test-all: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not gpu"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

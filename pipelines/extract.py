@@ -19,7 +19,7 @@ from wsi_vmamba.pipelines.tissue_files import FOLDER, find_tissue, save_tissue, 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.durable import describe_os_error
-from wsi_vmamba.encode import Encoder, build_encoder, pool_cells
+from wsi_vmamba.encode import Encoder, build_encoder, encode_each, pool_cells
 from wsi_vmamba.errors import (
     ClaimedError,
     IncompatibleStoreError,
@@ -32,7 +32,7 @@ from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.provenance import package_versions, write_run_record
-from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level, plan_regions, require_tissue
+from wsi_vmamba.regions import Region, RegionPlan, RegionSpec, choose_level, plan_regions, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
 from wsi_vmamba.slide.location import is_url
 from wsi_vmamba.slide.tolerant import TolerantSlide
@@ -294,22 +294,24 @@ def _encode_into(
 ) -> Outcome:
     encoder, stats, as_opened = prepare(config).encoder, StreamStats(), _state_of(slide.path)
     left_out: list[NDArray[np.int64]] = []
+
+    def sound_regions() -> Iterator[tuple[tuple[Region, NDArray[np.bool_]], NDArray[np.uint8]]]:
+        """Regions with the cells that no damaged tile touches, and their pixels."""
+        for decoded in stream_regions(slide, plan, prefetch=config.prefetch, stats=stats):
+            damage = slide.damage(plan.level) if isinstance(slide, TolerantSlide) else ()
+            sound = ~touched_cells(plan, decoded.region, damage)
+            if not sound.all():
+                left_out.append(decoded.region.cells[~sound])
+            if sound.any():
+                yield (decoded.region, sound), decoded.pixels
+
     with (
         FeatureWriter(path, meta, encoder.dim, overwrite=config.overwrite) as writer,
         console.progress(meta.slide_id, len(plan.regions)) as task,
     ):
-        for decoded in stream_regions(slide, plan, prefetch=config.prefetch, stats=stats):
-            region = decoded.region
-            damage = slide.damage(plan.level) if isinstance(slide, TolerantSlide) else ()
-            sound = ~touched_cells(plan, region, damage)
-            if not sound.all():
-                left_out.append(region.cells[~sound])
-            if sound.any():
-                feature_map = encoder.encode(decoded.pixels)
-                features = pool_cells(
-                    feature_map, region, cell_px=config.cell_px, stride_px=encoder.stride_px
-                )
-                writer.append(features[sound], plan.coords_l0(region)[sound])
+        for (region, sound), feature_map in encode_each(encoder, sound_regions()):
+            features = pool_cells(feature_map, region, cell_px=config.cell_px, stride_px=encoder.stride_px)
+            writer.append(features[sound], plan.coords_l0(region)[sound])
             task.step(f"region {region.width_px} x {region.height_px} px")
         n_left_out = sum(map(len, left_out))
         if n_left_out == plan.n_cells:

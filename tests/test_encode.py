@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from wsi_vmamba import encode
-from wsi_vmamba.encode import BandEncoder, StripEncoder, WholeMapEncoder, build_encoder, pool_cells
+from wsi_vmamba.encode import (
+    BandEncoder,
+    StripEncoder,
+    WholeMapEncoder,
+    build_encoder,
+    encode_each,
+    pool_cells,
+)
 from wsi_vmamba.errors import MemoryLimitError, UnknownNameError, UsageError
 from wsi_vmamba.inference.memory import resident_bytes
 from wsi_vmamba.model import build_backbone
@@ -123,3 +130,38 @@ def test_refusals() -> None:
 def test_wrong_pixels_are_refused(bad: np.ndarray, name: str) -> None:
     with pytest.raises(UsageError, match="expected uint8 RGB pixels"):
         build_encoder(name).encode(bad)
+
+
+class _Ahead:
+    """An encoder that computes only when asked, and remembers in which order things happened."""
+
+    def __init__(self, ahead):
+        self.ahead = ahead
+        self.log = []
+
+    def submit(self, pixels):
+        number = int(pixels[0, 0, 0])
+        self.log.append(f"submit {number}")
+        encoder = self
+
+        class Later:
+            def result(self):
+                encoder.log.append(f"result {number}")
+                return np.full((1, 1, 1), number, dtype=np.float32)
+
+        return Later()
+
+
+@pytest.mark.parametrize(
+    ("ahead", "order"),
+    [
+        (0, ["submit 0", "result 0", "submit 1", "result 1", "submit 2", "result 2"]),
+        (1, ["submit 0", "submit 1", "result 0", "submit 2", "result 1", "result 2"]),
+    ],
+)
+def test_regions_come_in_order_with_as_many_under_way_as_the_encoder_takes(ahead, order):
+    encoder = _Ahead(ahead)
+    regions = ((f"region {i}", np.full((2, 2, 3), i, dtype=np.uint8)) for i in range(3))
+    found = [(key, float(features[0, 0, 0])) for key, features in encode_each(encoder, regions)]
+    assert found == [("region 0", 0.0), ("region 1", 1.0), ("region 2", 2.0)]
+    assert encoder.log == order

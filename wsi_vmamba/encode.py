@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -23,11 +26,31 @@ from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.regions import Region
 
 Precision = Literal["fp32", "bf16"]
+Key = TypeVar("Key")
 
 #: Rows of a region that a `BandEncoder` takes at a time, about.
 _BAND_PX = 1024
 #: float32 maps of the first stage that a forward pass with whole maps and the reference scan holds at its peak.
 _WHOLE_MAPS = 56
+
+
+class Pending(Protocol):
+    """A region that is being encoded."""
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for the features and return them, as `Encoder.encode` does."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A region that was encoded at once."""
+
+    features: NDArray[np.float32]
+
+    def result(self) -> NDArray[np.float32]:
+        """See `Pending.result`."""
+        return self.features
 
 
 class Encoder(Protocol):
@@ -40,6 +63,7 @@ class Encoder(Protocol):
         weights_hash: SHA-256 (hex) of the backbone's parameters.
         precision: what the maps are kept in, "fp32" or "bf16": the resolved choice, never "auto".
         device: where it computes, as torch names it.
+        ahead: regions worth submitting before the first of them is asked for: 0 where `submit` computes at once.
     """
 
     name: str
@@ -48,9 +72,14 @@ class Encoder(Protocol):
     weights_hash: str
     precision: Precision
     device: str
+    ahead: int
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB (H, W, 3) in one forward pass -> (ceil(H/stride_px), ceil(W/stride_px), dim)."""
+        ...
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
+        """Begin to encode a region; ``pixels`` may be reused when this returns."""
         ...
 
 
@@ -72,8 +101,13 @@ class WholeMapEncoder:
         self.device = device
         self.weights_hash = weights_hash(backbone)
         self.dim, self.stride_px = cast(int, backbone.dim), cast(int, backbone.stride_px)
+        self.ahead = 0
         self._backbone = backbone.to(device).eval()
         self._memory_limit = memory_limit
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
+        """See `Encoder.submit`."""
+        return Finished(self.encode(pixels))
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder.encode`.
@@ -127,7 +161,12 @@ class StripEncoder:
         self.device = "cpu"
         self.weights_hash = weights_hash(backbone)
         self.dim, self.stride_px = backbone.dim, backbone.stride_px
+        self.ahead = 0
         self.forward = StripForward(backbone, precision=precision, memory_limit=memory_limit)
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
+        """See `Encoder.submit`."""
+        return Finished(self.encode(pixels))
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder.encode`.
@@ -177,6 +216,28 @@ def build_encoder(
         return CudaEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
     kind = WholeMapEncoder if isinstance(backbone, VMamba) else BandEncoder
     return kind(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
+
+
+def encode_each(
+    encoder: Encoder, regions: Iterable[tuple[Key, NDArray[np.uint8]]]
+) -> Iterator[tuple[Key, NDArray[np.float32]]]:
+    """Encode regions in order; on a GPU the next one is on its way while the caller has the features of this one.
+
+    Args:
+        encoder: what encodes.
+        regions: what the caller knows a region by, and its RGB pixels (H, W, 3).
+
+    Yields:
+        The same key and the feature map, as `Encoder.encode` returns it.
+    """
+    under_way: deque[tuple[Key, Pending]] = deque()
+    for key, pixels in regions:
+        under_way.append((key, encoder.submit(pixels)))
+        if len(under_way) > encoder.ahead:
+            first, pending = under_way.popleft()
+            yield first, pending.result()
+    for key, pending in under_way:
+        yield key, pending.result()
 
 
 def pool_cells(

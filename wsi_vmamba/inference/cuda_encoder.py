@@ -51,6 +51,7 @@ class CudaEncoder:
         weights_hash: SHA-256 of the parameters.
         precision: of maps and matmuls; the scan is float32 always.
         device: as torch names it.
+        ahead: regions worth submitting before the first of them is asked for.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class CudaEncoder:
         self.dim, self.stride_px = backbone.dim, backbone.stride_px
         self.forward = CudaForward(backbone, device=torch.device(device), dtype=_DTYPES[precision])
         self._on_gpu = self.forward.device.type == "cuda"
+        self.ahead = 1
         self._run: Callable[[Tensor], Tensor] = self.forward
         if graphs and self._on_gpu:
             self._run = _Recorded(self.forward)
