@@ -7,9 +7,10 @@ from pathlib import Path
 
 from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue
 
+from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.durable import write_atomic
-from wsi_vmamba.errors import MaskError
+from wsi_vmamba.errors import MaskError, SlideError
 from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.slide import Slide
@@ -58,12 +59,17 @@ def save_tissue(
     Polygons that are there are replaced with ``overwrite`` only. The preview is drawn anew by every run that makes
     the features: looking at the slide for it may find damaged tiles, which the feature file then names.
 
+    A preview that cannot be drawn, because the slide cannot be read in small, is no reason to fail a slide whose cells
+    may be sound; it is left out with a warning.
+
     Raises:
         StoreError: a file cannot be written.
-        UnreadableSlideError: the preview needs a look at the slide, and it cannot be read.
     """
     folder = Path(config.out) / FOLDER
-    write_atomic(folder / f"{slide_id}.jpg", draw_preview(slide, tissue, plan))
+    try:
+        write_atomic(folder / f"{slide_id}.jpg", draw_preview(slide, tissue, plan))
+    except SlideError as error:
+        console.warn(f"{slide_id}: no preview ({error.message})")
     polygons = folder / f"{slide_id}.geojson"
     if config.mask is None and (config.overwrite or not polygons.exists()):
         write_atomic(polygons, tissue_geojson(tissue, slide_id=slide_id))

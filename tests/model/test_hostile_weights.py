@@ -66,7 +66,7 @@ def inflating_zip(tmp: Path) -> Path:
         zipfile.ZipFile(tmp / "a.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
     ):
         for entry in sound.infolist():
-            content = bytes(1 << 29) if entry.filename.endswith("/data/0") else sound.read(entry)
+            content = bytes(1 << 28) if entry.filename.endswith("/data/0") else sound.read(entry)
             bomb.writestr(entry.filename, content)
     return tmp / "a.pth"
 

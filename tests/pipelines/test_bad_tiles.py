@@ -52,8 +52,7 @@ def touched(
     return found
 
 
-@pytest.mark.parametrize("region_px", [64, 320, 1024])
-@pytest.mark.parametrize("prefetch", [1, 3])
+@pytest.mark.parametrize(("region_px", "prefetch"), [(64, 1), (320, 3), (1024, 1)])
 def test_exactly_the_cells_under_the_tiles_are_left_out(
     tiny_slides, tmp_path, extract_config, read_outcomes, capsys, region_px: int, prefetch: int
 ):

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from wsi_vmamba.pipelines import extract
+from wsi_vmamba.pipelines import extract, tissue_files
 from wsi_vmamba.pipelines.sources import find_sources
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.store import open_features
 
 SPEC = CohortSpec(slides=2, seed=3, width_px=(1024, 1024), height_px=(768, 768))
@@ -200,3 +200,15 @@ def test_a_slide_without_tissue_still_gets_its_preview(tmp_path: Path):
     assert outcomes(tmp_path / "out") == {"blank": "no tissue"}
     with Image.open(tmp_path / "out" / "tissue" / "blank.jpg") as preview:
         assert np.abs(np.asarray(preview).astype(int) - 243).max() < 8
+
+
+def test_a_preview_that_cannot_be_drawn_does_not_fail_the_slide(
+    slides: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def refuse(*_: object) -> bytes:
+        raise BadTileError("slide_000.tif", "level 3, tile (col, row) (0, 0): rotten")
+
+    monkeypatch.setattr(tissue_files, "draw_preview", refuse)
+    assert extract.run(config(slides, tmp_path)) == 0
+    assert "slide_000: no preview (level 3, tile (col, row) (0, 0): rotten)" in capsys.readouterr().err
+    assert sorted(p.suffix for p in (tmp_path / "tissue").iterdir()) == [".geojson", ".geojson"]

@@ -42,7 +42,7 @@ def _heed_interrupts() -> None:
 def test_two_runs_share_a_folder_and_write_no_slide_twice(
     write_tiny_slide, tmp_path, store_bytes, extract_config
 ):
-    n = 12
+    n = 8
     for index in range(n):
         write_tiny_slide(tmp_path / "slides" / f"s{index}.tif", index)
     runs = [start(tmp_path / "slides", tmp_path / "out") for _ in range(2)]
@@ -78,7 +78,7 @@ def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tin
     assert run.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_keeps_what_is_finished_shows_it_and_leaves_no_claim(
     tiny_slides, tmp_path, read_outcomes, number: signal.Signals
 ):

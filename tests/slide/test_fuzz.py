@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SHORT = (
     settings()
     if settings.get_current_profile_name() == "fuzz"
-    else settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+    else settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 )
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 

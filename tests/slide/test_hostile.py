@@ -107,7 +107,7 @@ def a_million_directories(path: Path) -> None:
 
 def deflate_bomb(path: Path) -> None:
     packer = zlib.compressobj(9)
-    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(512)) + packer.flush()
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
     with tifffile.TiffWriter(path) as tif:
         tif.write(
             iter([bomb]), shape=(256, 256, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb",
@@ -223,17 +223,17 @@ def zeros_gzipped(gigabytes: float) -> bytes:
 
 
 def gzip_bomb(tmp: Path) -> Path:
-    return one_chunk(tmp, zeros_gzipped(0.5), zarr.codecs.GzipCodec())
+    return one_chunk(tmp, zeros_gzipped(0.25), zarr.codecs.GzipCodec())
 
 
 def zstd_bomb(tmp: Path) -> Path:
-    return one_chunk(tmp, imagecodecs.zstd_encode(bytes(1 << 29)), zarr.codecs.ZstdCodec())
+    return one_chunk(tmp, imagecodecs.zstd_encode(bytes(1 << 28)), zarr.codecs.ZstdCodec())
 
 
 def blosc_bomb(tmp: Path) -> Path:
     import numcodecs
 
-    return one_chunk(tmp, numcodecs.Blosc(cname="zstd").encode(bytes(1 << 29)), zarr.codecs.BloscCodec())
+    return one_chunk(tmp, numcodecs.Blosc(cname="zstd").encode(bytes(1 << 28)), zarr.codecs.BloscCodec())
 
 
 def metadata_of_1_gb(tmp: Path) -> Path:
@@ -257,7 +257,7 @@ def zip_of(path: Path, entries: dict[str, bytes]) -> Path:
 
 
 def metadata_bomb_in_a_zip(tmp: Path) -> Path:
-    return zip_of(tmp / "h.zarr.zip", {"zarr.json": b" " * (1 << 29)})
+    return zip_of(tmp / "h.zarr.zip", {"zarr.json": b" " * (1 << 28)})
 
 
 def escaping_zip(tmp: Path) -> Path:
