@@ -1,11 +1,12 @@
-"""Recipe: slides to feature files. One slide after another; a failed slide is named and the others go on."""
+"""Recipe: slides to feature files, here or on a cluster; a failed slide is named and the others go on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from wsi_vmamba.pipelines.bad_tiles import describe_left_out, touched_cells
 from wsi_vmamba.pipelines.outcomes import ALREADY_DONE, CLAIMED, DONE, Outcome, OutcomeTable, failure
-from wsi_vmamba.pipelines.sources import SlideSource, find_sources
-from wsi_vmamba.pipelines.tissue_files import FOLDER, find_tissue, save_tissue, tissue_source
+from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
+from wsi_vmamba.pipelines.sources import SlideSource, find_sources, take_shard
+from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
@@ -32,9 +34,9 @@ from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.provenance import package_versions, write_run_record
-from wsi_vmamba.regions import Region, RegionPlan, RegionSpec, choose_level, plan_regions, require_tissue
+from wsi_vmamba.regions import Region, RegionPlan, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
-from wsi_vmamba.slide.location import is_url
+from wsi_vmamba.slide.location import absolute, is_url
 from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import (
     FeatureMeta,
@@ -47,7 +49,6 @@ from wsi_vmamba.store import (
     take_claim,
 )
 from wsi_vmamba.stream import StreamStats, stream_regions
-from wsi_vmamba.tissue import TissueMask
 
 #: What may end one slide and leaves the others untouched: its file, the disk of its features, its size.
 _FAULTS = (SlideError, OSError, MemoryError)
@@ -63,28 +64,45 @@ class Tools:
     weights: ResolvedWeights
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where the slides of a run are worked on.
+
+    Attributes:
+        facts: what makes the features there what they are, see `describe_tools`.
+        note: where it is, for people.
+        extract_all: works on slides and yields their outcomes as they come.
+    """
+
+    facts: Mapping[str, str]
+    note: str
+    extract_all: Callable[..., Iterator[Outcome]]
+
+
 def run(config: ExtractConfig) -> int:
     """Extract every slide; return 0 when all have features, 1 when some slide failed."""
     started = time.perf_counter()
     sources = find_sources(config.slides)
     if config.mask is not None:
         check_masks(Path(config.mask), n_slides=len(sources))
-    tools = prepare(config)
-    encoder = tools.encoder
-    console.say(
-        f"{len(sources)} slide(s); {encoder.name} on {encoder.device} in {encoder.precision}: {tools.weights.note}"
-    )
-    since_s = begin(config, tools)
+    sources = take_shard(sources, config.shard)
     table = OutcomeTable(Path(config.out) / "extract.csv")
-    try:
-        for outcome in extract_all(config, sources, since_s=since_s):
-            _report(outcome)
-            table.add(outcome)
-    finally:
-        # Also after Ctrl-C: what was learned so far is kept and shown.
-        saved = _save(table)
-        table.show(seconds=time.perf_counter() - started)
-        prepare.cache_clear()
+    with _open_workplace(config) as place:
+        facts = place.facts
+        console.say(
+            f"{len(sources)} slide(s); {facts['backbone']} on {facts['device']} in {facts['precision']}{place.note}: "
+            f"{facts['weights']}"
+        )
+        since_s = begin(config, facts)
+        try:
+            for outcome in place.extract_all(sources, since_s=since_s):
+                table.add(outcome)
+                _report(outcome)
+        finally:
+            # Also after Ctrl-C: what was learned so far is kept and shown.
+            saved = _save(table)
+            table.show(seconds=time.perf_counter() - started)
+            prepare.cache_clear()
     return 0 if saved and not any(outcome.failed for outcome in table.outcomes) else 1
 
 
@@ -97,7 +115,36 @@ def _save(table: OutcomeTable) -> bool:
     return True
 
 
-def begin(config: ExtractConfig, tools: Tools) -> float:
+@contextmanager
+def _open_workplace(config: ExtractConfig) -> Iterator[Workplace]:
+    """This process, or the workers that the configuration asks for."""
+    if not config.workers and not config.scheduler:
+        facts = describe_tools(config)
+        yield Workplace(facts=facts, note="", extract_all=partial(extract_all, config))
+        return
+    # Importing Dask takes half a second, which those who do not use it need not wait.
+    from wsi_vmamba.pipelines.cluster import open_cluster
+
+    with open_cluster(config) as cluster:
+        yield Workplace(facts=cluster.facts, note=cluster.note, extract_all=cluster.extract_all)
+
+
+def describe_tools(config: ExtractConfig) -> dict[str, str]:
+    """What makes the features that this process would make what they are: model, weights, device, precision."""
+    tools = prepare(config)
+    kernel, why = choose_backend(torch.device(tools.encoder.device), torch.float32)
+    return {
+        "backbone": tools.encoder.name,
+        "weights": tools.weights.note,
+        "weights_hash": tools.encoder.weights_hash,
+        "device": tools.encoder.device,
+        "precision": tools.encoder.precision,
+        "scan_kernel": kernel,
+        "scan_kernel_why": why,
+    }
+
+
+def begin(config: ExtractConfig, facts: Mapping[str, str]) -> float:
     """Clear what dead runs left in the output folder, and record what this one is.
 
     Returns:
@@ -107,16 +154,6 @@ def begin(config: ExtractConfig, tools: Tools) -> float:
         StoreError: the folder cannot be written.
     """
     out = Path(config.out)
-    kernel, why = choose_backend(torch.device(tools.encoder.device), torch.float32)
-    facts = {
-        "backbone": tools.encoder.name,
-        "weights": tools.weights.note,
-        "weights_hash": tools.encoder.weights_hash,
-        "device": tools.encoder.device,
-        "precision": tools.encoder.precision,
-        "scan_kernel": kernel,
-        "scan_kernel_why": why,
-    }
     try:
         out.mkdir(parents=True, exist_ok=True)
         end_dead_claims(out)
@@ -174,31 +211,6 @@ def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float 
     return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
 
-def plan_slide(
-    config: ExtractConfig, slide: Slide, mpp: ResolvedMpp, *, slide_id: str | None = None
-) -> tuple[TissueMask, RegionPlan]:
-    """Find the tissue of a slide, or read its mask, and plan its regions; the plan may be empty."""
-    tissue = find_tissue(config, slide, mpp=mpp.value, slide_id=slide_id or slide.slide_id)
-    plan = plan_regions(
-        width_l0=slide.levels[0].width_px,
-        height_l0=slide.levels[0].height_px,
-        mpp=mpp.value,
-        levels=slide.levels,
-        spec=_spec(config),
-        tissue=tissue,
-    )
-    return tissue, plan
-
-
-def _spec(config: ExtractConfig) -> RegionSpec:
-    return RegionSpec(
-        target_mpp=config.target_mpp,
-        region_px=config.region_px,
-        cell_px=config.cell_px,
-        min_tissue=config.min_tissue,
-    )
-
-
 @lru_cache(maxsize=1)
 def prepare(config: ExtractConfig) -> Tools:
     """Build what all slides share; kept for the next call with an equal configuration."""
@@ -251,7 +263,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
     with open_slide(source.path, reader=config.reader) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
-            outline = _outline(config, slide, mpp)
+            outline = outline_slide(config, slide, mpp)
         except UsageError as error:
             raise SlideError(source.path, str(error)) from error
         meta = _describe(config, source, slide, mpp, outline)
@@ -271,21 +283,6 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
         cells=stored.n_cells,
         left_out=left_out,
         detail=_count_damage(stored.meta) if left_out else "",
-    )
-
-
-def _outline(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> RegionPlan:
-    """The plan of a slide but for its regions, which depend on the tissue."""
-    level, scale = choose_level(mpp=mpp.value, levels=slide.levels, target_mpp=config.target_mpp)
-    return RegionPlan(
-        spec=_spec(config),
-        width_l0=slide.levels[0].width_px,
-        height_l0=slide.levels[0].height_px,
-        mpp=mpp.value,
-        level=level,
-        downsample=slide.levels[level].downsample,
-        scale=scale,
-        regions=(),
     )
 
 
@@ -360,7 +357,7 @@ def _describe(
     encoder = prepare(config).encoder
     return FeatureMeta(
         slide_id=source.slide_id,
-        slide_path=str(source.path),
+        slide_path=str(absolute(source.path)),
         reader=slide.reader,
         mpp=mpp.value,
         mpp_source=mpp.source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsi_vmamba.pipelines.extract import plan_slide
+from wsi_vmamba.pipelines.planning import plan_slide
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_vmamba.config import parse_shard
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import DatasetError, UnreadableSlideError, UsageError
 from wsi_vmamba.slide import find_slides
@@ -67,6 +68,21 @@ def find_sources(slides: str) -> list[SlideSource]:
         SlideSource(slide_id=f"{error.slide}/", path=Path(error.slide), problem=error.message)
         for error in problems
     ]
+
+
+def take_shard(sources: list[SlideSource], shard: str | None) -> list[SlideSource]:
+    """Take the slides of shard "i/n", i from 1 to n; all of them without one.
+
+    Every n-th slide of the list sorted by name: the n shards of one list have no slide in common and leave none out,
+    and slides that lie side by side, which are often alike in size, go to different shards.
+
+    Raises:
+        UsageError: the shard is not of that form.
+    """
+    if shard is None:
+        return sources
+    index, count = parse_shard(shard)
+    return sorted(sources, key=lambda source: source.slide_id)[index - 1 :: count]
 
 
 def _from_url(url: str) -> list[SlideSource]:

@@ -98,6 +98,17 @@ def extract(
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace existing feature files.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N parts of the slides, for job arrays."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Share the slides among so many processes on this machine.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Give the slides to a running Dask cluster: tcp://host:8786."),
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
@@ -106,7 +117,7 @@ def extract(
         "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
         "region_px": region_px, "cell_px": cell_px, "mask": mask, "backbone": backbone, "weights": weights,
         "precision": precision, "device": device, "memory_limit_gb": memory_limit, "on_bad_tile": on_bad_tile,
-        "overwrite": overwrite,
+        "overwrite": overwrite, "shard": shard, "workers": workers, "scheduler": scheduler,
     }  # fmt: skip
     _run("extract", "ExtractConfig", config, assignments, options)
 

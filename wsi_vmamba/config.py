@@ -5,6 +5,7 @@ Order of precedence, weakest first: defaults here, the file of `--config`, `--se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from wsi_vmamba.errors import ConfigError, UnknownNameError
+from wsi_vmamba.errors import ConfigError, UnknownNameError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
 from wsi_vmamba.registry import table
 
@@ -43,6 +44,31 @@ PublicDataset = Annotated[str, _known("public data set")]
 Exporter = Annotated[str, _known("exporter")]
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """Read "i/n" as (i, n), 1 <= i <= n.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
+    index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= index <= count:
+        raise UsageError(f"a shard is i/n with i from 1 to n, as in 1/8 to 8/8; got {shard!r}")
+    return index, count
+
+
+def _shard(value: object) -> object:
+    if isinstance(value, str):
+        parse_shard(value)
+    return value
+
+
+def _address(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"(tcp|tls|ws|wss)://[^\s/]+:\d{1,5}/?", value):
+        raise UsageError(f"a Dask scheduler's address is like tcp://host:8786, got {value!r}")
+    return value
 
 
 class RunConfig(BaseModel):
@@ -79,6 +105,18 @@ class ExtractConfig(RunConfig):
     """What a tile that does not decode means: the slide fails, or the cells it touches are left out and recorded."""
     overwrite: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    shard: Annotated[str, BeforeValidator(_shard)] | None = None
+    """`i/n`: only every n-th slide of the sorted list, beginning with the i-th; for job arrays."""
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Start so many worker processes here, each with one slide at a time and its part of the cores."""
+    scheduler: Annotated[str, BeforeValidator(_address)] | None = None
+    """Address of a running Dask scheduler (tcp://host:8786), whose workers take the slides."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ExtractConfig:
+        if self.workers and self.scheduler:
+            raise ValueError("give workers (started here) or scheduler (running elsewhere), not both")
+        return self
 
     @model_validator(mode="after")
     def _cells_fit(self) -> ExtractConfig:

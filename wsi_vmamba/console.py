@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+_muted = False
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Task:
     _progress: Progress | None = None
     _task: TaskID | None = None
     _done: int = 0
+    _heartbeat_s: float = 10.0
     _started: float = field(default_factory=time.monotonic)
     _printed: float = field(default_factory=time.monotonic)
 
@@ -35,7 +39,7 @@ class Task:
             return
         now = time.monotonic()
         # A log file wants a heartbeat, not a line a region.
-        if now - self._printed >= 10:
+        if now - self._printed >= self._heartbeat_s:
             self._printed = now
             left_s = (now - self._started) / self._done * (self.total - self._done)
             say(f"{self.label} {detail}: {self._done}/{self.total}, about {left_s:.0f} s left")
@@ -57,9 +61,18 @@ def warn(text: str) -> None:
     )
 
 
+def mute_progress() -> None:
+    """Show no progress from now on: for worker processes, whose output would mix with that of others."""
+    global _muted
+    _muted = True
+
+
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Task]:
     """Show the progress of ``total`` steps while the block runs."""
+    if _muted:
+        yield Task(label, total, _heartbeat_s=math.inf)
+        return
     console = _console()
     if not console.is_terminal:
         yield Task(label, total)

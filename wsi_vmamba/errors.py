@@ -102,6 +102,10 @@ class ClaimedError(StoreError):
         return type(self), (self.path, self.owner)
 
 
+class ClusterError(WsiVmambaError, ConnectionError):
+    """The workers of a cluster cannot be reached, or would not make the features that this run is about."""
+
+
 class WeightsError(WsiVmambaError, ValueError):
     """Model weights cannot be loaded: wrong keys, wrong shapes, or a file that needs a blind unpickle."""
 

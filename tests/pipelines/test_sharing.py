@@ -118,7 +118,7 @@ def test_what_a_run_that_overwrites_finds_made_since_it_began_is_kept(tiny_slide
     config = extract_config(tiny_slides, tmp_path / "out", overwrite=True)
     source = find_sources(str(tiny_slides))[0]
     assert extract.extract_slide(config, source).outcome == "done"
-    since_s = extract.begin(config, extract.prepare(config))
+    since_s = extract.begin(config, extract.describe_tools(config))
     outcomes = [extract.extract_slide(config, source, since_s=since_s).outcome for _ in range(2)]
     assert outcomes == ["done", "already done"]
 

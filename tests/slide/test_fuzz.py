@@ -5,9 +5,11 @@ A short run here; `benchmarks/fuzz.py` runs the same for as long as one likes.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import io
 import json
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -39,6 +41,7 @@ SHORT = (
     else settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 )
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 #: Places to damage, as a share of the file, and what to put there.
 DAMAGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=12)

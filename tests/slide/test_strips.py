@@ -67,9 +67,7 @@ def test_strips_give_the_overview_and_the_regions_of_tiles(tmp_path, picture, op
         np.testing.assert_array_equal(read_target(one, plan, **place), read_target(other, plan, **place))
 
 
-def test_a_strip_is_decoded_once_for_the_overview_and_once_for_each_region_over_it(
-    tmp_path, picture, decoded
-):
+def test_strips_of_a_small_slide_are_decoded_once_for_all_regions(tmp_path, picture, decoded):
     rng = np.random.default_rng(0)
     noisy = picture ^ rng.integers(0, 2, picture.shape, dtype=np.uint8)  # no two strips alike
     path = write(tmp_path / "s.tif", noisy, rowsperstrip=16, compression="lzw")
@@ -85,7 +83,8 @@ def test_a_strip_is_decoded_once_for_the_overview_and_once_for_each_region_over_
         assert len(plan.regions) == 3
         for _ in stream_regions(slide, plan):
             pass
-        assert max(decoded.values()) == 3
+        # Their parts outside the first region are kept for the others.
+        assert max(decoded.values()) == 1
 
 
 def test_one_strip_that_is_the_whole_slide_is_decoded_once(tmp_path, picture, decoded):

@@ -23,6 +23,11 @@ def place_of(text: str, *, root: Path | None = None) -> Location:
     return Path(text) if root is None else root / text
 
 
+def absolute(place: Location) -> Location:
+    """Return a place that means the same in every folder."""
+    return place if is_url(place) else Path(place).absolute()
+
+
 def may_exist(place: Location) -> bool:
     """Whether a path is there; of a URL only opening it can tell."""
     return is_url(place) or Path(place).exists()

@@ -1,4 +1,7 @@
-"""TIFF slides decoded natively: every stored tile that a read needs is decoded once, straight into the result."""
+"""TIFF slides decoded natively: every stored tile that a read needs is decoded once, straight into the result.
+
+A tile of which a read needs only a part is kept for a while, so that small reads side by side decode it once too.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from wsi_vmamba.slide.last_strip import LARGE_PX, LastStrip
 from wsi_vmamba.slide.shared_file import SharedFile
 from wsi_vmamba.slide.tiff_claims import check_directories
 from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
+from wsi_vmamba.slide.tile_cache import TILES
 from wsi_vmamba.slide.tile_codecs import (
     JPEG2000_YCBCR,
     MIN_IS_WHITE,
@@ -43,6 +47,7 @@ class TiffSlide(CanvasSlide):
             UnreadableSlideError: damaged, cut short, or not a TIFF.
         """
         self._file = SharedFile(path)
+        self._token = object()  # whose tiles are kept; not the file, which would then stay open with them
         with self._file.reading():
             check_directories(str(path), self._read_head, size_bytes=self._file.size_bytes)
         layout = read_layout(str(path), size_bytes=self._file.size_bytes)
@@ -95,7 +100,7 @@ class TiffSlide(CanvasSlide):
             y0, y1 = max(top, y_px), min(top + table.tile_height_px, y_px + out.shape[0])
             target = out[y0 - y_px : y1 - y_px, x0 - x_px : x1 - x_px]
             try:
-                self._paste_tile(target, table, tile, x_in_tile=x0 - left, y_in_tile=y0 - top)
+                self._paste_tile(target, level, tile, x_in_tile=x0 - left, y_in_tile=y0 - top)
             except DamagedTileError as error:
                 raise BadTileError(
                     self.path,
@@ -109,17 +114,17 @@ class TiffSlide(CanvasSlide):
     def _paste_tile(
         self,
         target: NDArray[np.uint8],
-        table: TiffLevel,
+        level: int,
         tile: tuple[int, int],
         *,
         x_in_tile: int,
         y_in_tile: int,
     ) -> None:
         """Decode one tile, all its planes, and put the part that is wanted into ``target``."""
-        column, row = tile
+        table, (column, row) = self._tables[level], tile
         for plane in range(table.planes):
             index = (plane * table.rows + row) * table.columns + column
-            pixels = self._decoded(table, index, row)
+            pixels = self._decoded(level, index, row, wanted_hw=target.shape[:2])
             if pixels is None:
                 target[..., plane if table.planes > 1 else slice(None)] = WHITE
                 continue
@@ -135,12 +140,24 @@ class TiffSlide(CanvasSlide):
             else:
                 target[:] = part  # one grey sample is repeated by broadcasting
 
-    def _decoded(self, table: TiffLevel, index: int, row: int) -> NDArray[np.uint8] | None:
-        """Pixels of one tile or strip; a large strip is decoded once for all the reads that follow each other."""
-        if table.is_tiled or table.tile_width_px * table.stored_rows(row) < LARGE_PX:
-            return self._decode(table, index, row)
-        key = (self._tables.index(table), index)
-        return self._last_strip.get(key, lambda: self._decode(table, index, row))
+    def _decoded(
+        self, level: int, index: int, row: int, *, wanted_hw: tuple[int, ...]
+    ) -> NDArray[np.uint8] | None:
+        """Pixels of one tile or strip, decoded once for the reads that follow each other.
+
+        A large strip, which many reads share, is kept by itself; of other tiles those that this read needs only in
+        part.
+        """
+        table = self._tables[level]
+        if not table.is_tiled and table.tile_width_px * table.stored_rows(row) >= LARGE_PX:
+            return self._last_strip.get((level, index), lambda: self._decode(table, index, row))
+        key = (self._token, level, index)
+        pixels = TILES.get(key)
+        if pixels is None:
+            pixels = self._decode(table, index, row)
+            if pixels is not None and pixels.shape[:2] != wanted_hw:
+                TILES.put(key, pixels)
+        return pixels
 
     def _decode(self, table: TiffLevel, index: int, row: int) -> NDArray[np.uint8] | None:
         """Pixels of one tile, (h, w, samples); None for a tile that was never written."""
@@ -166,4 +183,5 @@ class TiffSlide(CanvasSlide):
     def close(self) -> None:
         """Release the file once running reads are done; further reads are errors."""
         self._file.close()
+        TILES.forget(self._token)
         self._last_strip.clear()

@@ -12,6 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _MAX_THREADS = 16
+_limit = _MAX_THREADS
 
 
 def run_all(task: Callable[[T], None], items: Sequence[T]) -> None:
@@ -48,8 +49,16 @@ def run_all(task: Callable[[T], None], items: Sequence[T]) -> None:
             raise error
 
 
+def limit_threads(count: int) -> None:
+    """Decode in at most ``count`` threads from now on: for processes that share a machine."""
+    global _limit
+    if count != _limit:
+        _limit = count
+        _pool.cache_clear()
+
+
 def _threads() -> int:
-    return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    return min(_MAX_THREADS, _limit, len(os.sched_getaffinity(0)))
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from wsi_vmamba.bags import Bag, SlideRecord
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.store import remove_stale_partials
 from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier, SlideOutput, feature_moments
 from wsi_vmamba.training.objective import LoadTargets, Objective
@@ -275,6 +276,7 @@ def _prepare_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> Checkpoi
         raise UsageError("resume and overwrite exclude each other: go on with the run, or replace it")
     if overwrite:
         remove_run(run_dir)
+    remove_stale_partials(run_dir)  # what a killed run was writing
     path = run_dir / CHECKPOINT
     if not path.exists():
         return None

@@ -1,0 +1,75 @@
+"""Large tiled JPEG TIFFs in seconds: 64 pictures of made-up tissue are encoded once and repeated over the slide."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+_PICTURES = 64
+_TILE_PX = 512
+_QUALITY = 80
+#: Micrometres per level-0 pixel.
+MPP = 0.5
+
+
+def write_slide(path: Path, *, side_px: int) -> None:
+    """Write a square slide of ``side_px`` with levels of 1, 4 and 16, tiles of 512 px, YCbCr 4:2:0 as scanners do.
+
+    The levels are not reductions of each other, which no reader can tell and no figure here depends on.
+    """
+    generator = np.random.default_rng(0)
+    pictures = [_jpeg(_tissue(generator)) for _ in range(_PICTURES)]
+    partial = path.with_suffix(".partial")
+    with tifffile.TiffWriter(partial, bigtiff=True) as tif:
+        for factor in (1, 4, 16):
+            side = side_px // factor
+            per_cm = 10_000 / MPP / factor
+            tif.write(
+                _repeat(pictures, (-(-side // _TILE_PX)) ** 2),
+                shape=(side, side, 3),
+                dtype=np.uint8,
+                tile=(_TILE_PX, _TILE_PX),
+                photometric="ycbcr",
+                subsampling=(2, 2),
+                compression="jpeg",
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(factor > 1),
+                metadata=None,
+            )
+    partial.replace(path)
+
+
+def _repeat(pictures: list[bytes], count: int) -> Iterator[bytes]:
+    generator = np.random.default_rng(1)
+    for index in generator.integers(0, len(pictures), count):
+        yield pictures[index]
+
+
+def _tissue(generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Pink with soft structure, dark nuclei and the noise of a sensor."""
+    shape = (_TILE_PX, _TILE_PX)
+    soft = cv2.GaussianBlur(generator.normal(0, 1, shape), (0, 0), 12)
+    fine = cv2.GaussianBlur(generator.normal(0, 1, shape), (0, 0), 2)
+    picture = np.array((225.0, 165.0, 205.0)) + (400 * soft + 40 * fine)[..., None] * np.array(
+        (0.5, 1.0, 0.6)
+    )
+    for x, y, radius in zip(
+        *generator.integers(0, _TILE_PX, (2, 250)), generator.integers(4, 9, 250), strict=True
+    ):
+        cv2.circle(picture, (int(x), int(y)), int(radius), (105.0, 70.0, 150.0), -1)
+    picture = cv2.GaussianBlur(picture, (0, 0), 0.8) + generator.normal(0, 2, (*shape, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=_QUALITY, subsampling="4:2:0")
+    return file.getvalue()

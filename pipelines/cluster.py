@@ -1,0 +1,221 @@
+"""Slides on the workers of a Dask cluster: its own on this machine, or one that runs elsewhere.
+
+Dask gives slides to workers and gives those of a lost worker to others; nothing of that is ours. A worker has one slide
+at a time and uses as many cores for it as Dask was told it has. Claims keep a slide from being made twice where Dask
+takes a worker for dead that is only out of reach.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.comm import CommClosedError
+from wsi_vmamba.pipelines.outcomes import CLAIMED, FAILED, Outcome
+from wsi_vmamba.pipelines.sources import SlideSource
+from wsi_vmamba.pipelines.tissue_files import FOLDER
+from wsi_vmamba.pipelines.worker import DeafToInterrupts, Terms, describe_worker, extract_in_worker
+
+from wsi_vmamba import console
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.errors import ClusterError
+from wsi_vmamba.inference.memory import available_bytes
+from wsi_vmamba.provenance import package_versions
+from wsi_vmamba.slide.location import absolute
+from wsi_vmamba.store import end_dead_claims, remove_stale_partials
+
+_CONNECT_S = 20
+#: Seconds between two looks for workers that came or went, while no slide is finished.
+_LOOK_S = 5.0
+#: Seconds between two looks at slides that another run is at: the first, and the longest.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Workers that have agreed on what they make; opened by `open_cluster`.
+
+    Attributes:
+        client: the connection to their scheduler.
+        config: of the run, as workers get it.
+        facts: what makes their features what they are.
+        note: where they are, for people.
+    """
+
+    client: Client
+    config: ExtractConfig
+    facts: dict[str, str]
+    note: str
+
+    def extract_all(self, sources: Sequence[SlideSource], *, since_s: float) -> Iterator[Outcome]:
+        """Yield the outcome of each slide as it comes; slides that other runs are at come last.
+
+        Raises:
+            ClusterError: the scheduler is gone, or a worker would make other features.
+        """
+        terms = Terms(config=self.config, since_s=since_s, facts=self.facts, versions=package_versions())
+        pause_s = _FIRST_PAUSE_S
+        waiting = list(sources)
+        with console.progress("slides", len(sources)) as task:
+            while waiting:
+                claimed = []
+                for source, outcome in self._extract_once(terms, waiting):
+                    if outcome.outcome != CLAIMED:
+                        task.step(outcome.slide_id)
+                        yield outcome
+                        continue
+                    claimed.append(source)
+                    if pause_s == _FIRST_PAUSE_S:
+                        console.say(f"{source.slide_id}: {outcome.detail}; later")
+                if claimed:
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                waiting = claimed
+
+    def _extract_once(
+        self, terms: Terms, sources: Sequence[SlideSource]
+    ) -> Iterator[tuple[SlideSource, Outcome]]:
+        """Give out one slide per worker; whoever is through gets the next."""
+        # Nothing waits at a worker: Dask counts a lost worker's waiting slides as suspects, and moves them late.
+        waiting = deque(sources)
+        given: dict[Future, SlideSource] = {}
+        known: set[str] = set()
+        finished: SimpleQueue[Future] = SimpleQueue()
+
+        def look_around() -> int:
+            """Say which workers were lost since the last look, and count those that are there."""
+            workers = set(self.client.nthreads())
+            for lost in sorted(known - workers):
+                console.warn(f"worker {lost} is gone; others take over what it had")
+            known.clear()
+            known.update(workers)
+            return len(workers)
+
+        def give_out() -> None:
+            n_workers = look_around()
+            while waiting and len(given) < max(1, n_workers):
+                source = waiting.popleft()
+                future = self.client.submit(
+                    extract_in_worker, terms, replace(source, path=absolute(source.path)), pure=False
+                )
+                given[future] = source
+                future.add_done_callback(finished.put)
+
+        try:
+            while waiting or given:
+                give_out()
+                with suppress(Empty):
+                    future = finished.get(timeout=_LOOK_S)
+                    source = given.pop(future)
+                    yield source, _outcome_of(future, source)
+            look_around()  # a worker may have been lost with the last slides
+        except (CommClosedError, CancelledError) as error:
+            raise ClusterError(
+                "the connection to the Dask scheduler was lost; what is finished is kept, run the same command again "
+                "to go on"
+            ) from error
+        finally:
+            with suppress(OSError, CancelledError):
+                self.client.cancel(list(given))
+
+
+@contextmanager
+def open_cluster(config: ExtractConfig) -> Iterator[Cluster]:
+    """Start workers, or reach those of a running scheduler, and have one say what it makes.
+
+    Raises:
+        ClusterError: there is no scheduler at that address.
+    """
+    # What it has to say of lost workers and connections, we say ourselves, in a line instead of a traceback.
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _local_scheduler(config) if config.workers else _running_scheduler(config) as address:
+        try:
+            client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ClusterError(
+                f"no Dask scheduler answers at {address} ({error}); is it running, and is the address its own "
+                "(tcp://host:8786)?"
+            ) from error
+        with client:
+            if config.workers:
+                client.register_plugin(DeafToInterrupts())
+            yield _agree(client, config)
+
+
+@contextmanager
+def _running_scheduler(config: ExtractConfig) -> Iterator[str]:
+    assert config.scheduler is not None
+    yield config.scheduler
+
+
+@contextmanager
+def _local_scheduler(config: ExtractConfig) -> Iterator[str]:
+    """Start worker processes that share the cores of this one; afterwards nothing of theirs is left."""
+    assert config.workers is not None
+    cores = len(os.sched_getaffinity(0))
+    with LocalCluster(
+        n_workers=config.workers,
+        threads_per_worker=max(1, cores // config.workers),
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,  # what does not fit is refused before it is allocated; Dask would kill the worker
+        silence_logs=logging.CRITICAL,
+    ) as cluster:
+        yield cluster.scheduler_address
+    if Path(config.out).is_dir():
+        end_dead_claims(Path(config.out))
+        remove_stale_partials(Path(config.out))
+        remove_stale_partials(Path(config.out) / FOLDER)
+
+
+def _agree(client: Client, config: ExtractConfig) -> Cluster:
+    """Let the first worker resolve what is left open, so that all workers do the same."""
+    if not client.nthreads():
+        console.say("waiting for the first worker of the cluster")
+    client.wait_for_workers(1)
+    everywhere = _absolute_paths(config)
+    try:
+        facts = client.submit(describe_worker, everywhere, pure=False).result()
+    except KilledWorker as error:
+        raise ClusterError(f"workers die while they load the model ({error})") from error
+    changes: dict[str, Any] = {"device": facts["device"], "precision": facts["precision"]}
+    if config.workers and facts["device"] == "cpu" and config.memory_limit_gb is None:
+        # Each would take for its own what is free for all.
+        changes["memory_limit_gb"] = available_bytes() / 1e9 / config.workers
+    n_workers = len(client.nthreads())
+    note = f" on {n_workers} worker(s)" + (f" of {config.scheduler}" if config.scheduler else "")
+    return Cluster(client=client, config=everywhere.model_copy(update=changes), facts=facts, note=note)
+
+
+def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
+    """Workers stand in other folders."""
+    changes = {"out": str(Path(config.out).absolute())}
+    if config.mask is not None:
+        changes["mask"] = str(Path(config.mask).absolute())
+    if config.weights not in ("auto", "random"):
+        changes["weights"] = str(Path(config.weights).absolute())
+    return config.model_copy(update=changes)
+
+
+def _outcome_of(future: Future, source: SlideSource) -> Outcome:
+    try:
+        outcome: Outcome = future.result()
+    except KilledWorker as error:
+        return Outcome(
+            slide_id=source.slide_id,
+            outcome=FAILED,
+            detail=f"{error.allowed_failures + 1} workers were lost while they were at it",
+            remedy="read the log of the workers; most often: more memory for each, or a smaller --region-px",
+        )
+    return outcome

@@ -1,0 +1,104 @@
+"""The worker's side of a cluster: one slide at a time, and only if the features are those that the run is about."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from distributed import WorkerPlugin, get_worker
+from wsi_vmamba.pipelines.extract import describe_tools, extract_slide
+from wsi_vmamba.pipelines.outcomes import Outcome
+from wsi_vmamba.pipelines.sources import SlideSource
+
+from wsi_vmamba import console
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.errors import ClusterError
+from wsi_vmamba.provenance import package_versions
+from wsi_vmamba.slide.workers import limit_threads
+
+#: An encoder is no more than one region's memory; a second slide in the same process would need it twice.
+_ONE_AT_A_TIME = threading.Lock()
+#: Facts that may differ between workers without a difference in the features.
+_HARMLESS = frozenset({"scan_kernel_why"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a run expects of every worker.
+
+    Attributes:
+        config: of the run, with absolute paths, and with device and precision as resolved.
+        since_s: see `wsi_vmamba.pipelines.extract.begin`.
+        facts: what `describe_tools` must say there.
+        versions: what `package_versions` must say there.
+    """
+
+    config: ExtractConfig
+    since_s: float
+    facts: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+class DeafToInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
+    """A worker that leaves Ctrl-C to the process that started it; a terminal sends it to both."""
+
+    def setup(self, worker: object) -> None:
+        """Begin, in the main thread of a worker's process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def describe_worker(config: ExtractConfig) -> dict[str, str]:
+    """See `describe_tools`; here it is about a worker."""
+    with _ONE_AT_A_TIME:
+        _settle()
+        facts: dict[str, str] = describe_tools(config)
+        return facts
+
+
+def extract_in_worker(terms: Terms, source: SlideSource) -> Outcome:
+    """Extract one slide.
+
+    Raises:
+        ClusterError: this worker would make other features than the others, or lacks the output folder.
+    """
+    with _ONE_AT_A_TIME:
+        _settle()
+        _check(terms)
+        return extract_slide(terms.config, source, since_s=terms.since_s)
+
+
+def _settle() -> None:
+    """Use as many cores as Dask was told that this worker has; torch counts them for each thread anew."""
+    threads = get_worker().state.nthreads
+    torch.set_num_threads(threads)
+    limit_threads(threads)
+    console.mute_progress()
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # as the command line does
+
+
+def _check(terms: Terms) -> None:
+    here, expected = (
+        {**facts, **versions}
+        for facts, versions in (
+            (describe_tools(terms.config), package_versions()),
+            (terms.facts, terms.versions),
+        )
+    )
+    for name in sorted({*expected, *here} - _HARMLESS):
+        if here.get(name) != expected.get(name):
+            raise ClusterError(
+                f"the worker on {socket.gethostname()} has {name} {here.get(name)}, this run expects "
+                f"{expected.get(name)}: its features would not be the same. Give all workers and this machine one "
+                "environment, or state --device and --precision"
+            )
+    if not Path(terms.config.out, "extract.run.json").is_file():
+        raise ClusterError(
+            f"the worker on {socket.gethostname()} does not see {terms.config.out}; --out and the slides must lie on "
+            "a file system that all workers have under the same path"
+        )
