@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -21,7 +20,7 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm import CommClosedError
-from wsi_vmamba.pipelines.outcomes import CLAIMED, FAILED, Outcome
+from wsi_vmamba.pipelines.outcomes import FAILED, Outcome, until_unclaimed
 from wsi_vmamba.pipelines.sources import SlideSource
 from wsi_vmamba.pipelines.tissue_files import FOLDER
 from wsi_vmamba.pipelines.worker import DeafToInterrupts, Terms, describe_worker, extract_in_worker
@@ -37,8 +36,6 @@ from wsi_vmamba.store import end_dead_claims, remove_stale_partials
 _CONNECT_S = 20
 #: Seconds between two looks for workers that came or went, while no slide is finished.
 _LOOK_S = 5.0
-#: Seconds between two looks at slides that another run is at: the first, and the longest.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +61,10 @@ class Cluster:
             ClusterError: the scheduler is gone, or a worker would make other features.
         """
         terms = Terms(config=self.config, since_s=since_s, facts=self.facts, versions=package_versions())
-        pause_s = _FIRST_PAUSE_S
-        waiting = list(sources)
         with console.progress("slides", len(sources)) as task:
-            while waiting:
-                claimed = []
-                for source, outcome in self._extract_once(terms, waiting):
-                    if outcome.outcome != CLAIMED:
-                        task.step(outcome.slide_id)
-                        yield outcome
-                        continue
-                    claimed.append(source)
-                    if pause_s == _FIRST_PAUSE_S:
-                        console.say(f"{source.slide_id}: {outcome.detail}; later")
-                if claimed:
-                    time.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                waiting = claimed
+            for outcome in until_unclaimed(sources, lambda waiting: self._extract_once(terms, waiting)):
+                task.step(outcome.slide_id)
+                yield outcome
 
     def _extract_once(
         self, terms: Terms, sources: Sequence[SlideSource]

@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from wsi_vmamba.pipelines.bad_tiles import describe_left_out, touched_cells
-from wsi_vmamba.pipelines.outcomes import ALREADY_DONE, CLAIMED, DONE, Outcome, OutcomeTable, failure
+from wsi_vmamba.pipelines.outcomes import (
+    ALREADY_DONE,
+    CLAIMED,
+    DONE,
+    Outcome,
+    OutcomeTable,
+    failure,
+    until_unclaimed,
+)
 from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
 from wsi_vmamba.pipelines.sources import SlideSource, find_sources, take_shard
 from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
@@ -52,8 +60,6 @@ from wsi_vmamba.stream import StreamStats, stream_regions
 
 #: What may end one slide and leaves the others untouched: its file, the disk of its features, its size.
 _FAULTS = (SlideError, OSError, MemoryError)
-#: Seconds between two looks at slides that another run is at: the first, and the longest.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,22 +178,10 @@ def extract_all(
     config: ExtractConfig, sources: Sequence[SlideSource], *, since_s: float
 ) -> Iterator[Outcome]:
     """Extract one slide after another; slides that other runs are at come last, when those are through or dead."""
-    pause_s = _FIRST_PAUSE_S
-    waiting = list(sources)
-    while waiting:
-        claimed = []
-        for source in waiting:
-            outcome = extract_slide(config, source, since_s=since_s)
-            if outcome.outcome != CLAIMED:
-                yield outcome
-            else:
-                claimed.append(source)
-                if pause_s == _FIRST_PAUSE_S:
-                    console.say(f"{source.slide_id}: {outcome.detail}; later")
-        if claimed:
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        waiting = claimed
+    yield from until_unclaimed(
+        sources,
+        lambda waiting: ((source, extract_slide(config, source, since_s=since_s)) for source in waiting),
+    )
 
 
 def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float = 0.0) -> Outcome:

@@ -8,10 +8,12 @@ import fcntl
 import io
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from wsi_vmamba.pipelines.sources import SlideSource
 
 from wsi_vmamba import console
 from wsi_vmamba.durable import write_atomic
@@ -56,6 +58,8 @@ _REMEDIES_BY_NUMBER = {
 }
 #: The table on the disk is written at most this often, in seconds, and at the end.
 _SAVE_EVERY_S = 2.0
+#: Seconds between two looks at slides that another run is at: the first, and the longest.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,3 +199,30 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def until_unclaimed(
+    sources: Sequence[SlideSource],
+    extract: Callable[[Sequence[SlideSource]], Iterable[tuple[SlideSource, Outcome]]],
+) -> Iterator[Outcome]:
+    """Yield the outcome of every slide; those that other runs are at come last, when those are through or dead.
+
+    Args:
+        sources: the slides.
+        extract: tries slides and gives each one's outcome, `CLAIMED` where another run is at it.
+    """
+    pause_s = _FIRST_PAUSE_S
+    waiting = sources
+    while waiting:
+        claimed = []
+        for source, outcome in extract(waiting):
+            if outcome.outcome != CLAIMED:
+                yield outcome
+                continue
+            claimed.append(source)
+            if pause_s == _FIRST_PAUSE_S:
+                console.say(f"{source.slide_id}: {outcome.detail}; later")
+        if claimed:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        waiting = claimed

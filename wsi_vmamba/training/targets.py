@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.annotation import Annotation, read_annotation
 from wsi_vmamba.bags import Bag, SlideRecord
-from wsi_vmamba.datasets.camelyon16 import FLAG_PARTIAL, flags_of
+from wsi_vmamba.datasets.camelyon16 import allows_negatives
 from wsi_vmamba.errors import MissingDataError
 
 #: Share of a cell inside the outlines from which on it is tumour. Cells with less than that, but some, teach
@@ -78,7 +78,7 @@ class CellTargets:
             return np.full(len(bag.features), np.nan, dtype=np.float32)
         share = tumor_share(read_annotation(path), bag)
         targets = np.where(share >= TUMOR_SHARE, 1.0, np.nan).astype(np.float32)
-        if FLAG_PARTIAL not in flags_of(record):
+        if allows_negatives(record):
             targets[share == 0] = 0.0
         return targets
 
