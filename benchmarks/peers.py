@@ -2,7 +2,8 @@
 
     python -m venv peer                     # with torch, OpenCV, pandas, ... and wsi-vmamba itself in it
     peer/bin/pip install --no-deps slide2vec hs2p "transformers<5,>=4.47" "huggingface_hub<1" "tokenizers<0.23"
-    peer/bin/pip install --no-deps regex omegaconf antlr4-python3-runtime==4.9.3 einops-exts pyvips pyvips-binary cucim-cu12 lazy-loader
+    peer/bin/pip install --no-deps regex omegaconf antlr4-python3-runtime==4.9.3 einops-exts
+    peer/bin/pip install --no-deps pyvips pyvips-binary cucim-cu12 lazy-loader
     python benchmarks/peers.py --peer-python peer/bin/python --folder /tmp/slides --json result.json
     python benchmarks/peers.py --peer-python peer/bin/python --slide real.tif --mpp 0.5
 
