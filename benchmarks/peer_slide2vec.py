@@ -18,6 +18,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Tile and encode the slide; print versions and the reader that was used as one line of JSON."""
     options = _parser().parse_args(arguments)
     stubbed = stub_missing("torchvision", "timm", "wandb")
-    backbone, dim = ENCODERS[options.encoder]()
+    backbone, dim = ENCODERS[options.encoder](options.precision)
     run(options, backbone, dim)
     packages = ("slide2vec", "hs2p", "torch", *READER_PACKAGES.get(options.reader, ()))
     print(json.dumps({"versions": {name: version(name) for name in packages}, "stubbed": stubbed}))
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, backbone: nn.Module, dim: int) -> None:
     """Do what a user of slide2vec's Python interface does with an encoder of their own."""
-    from hs2p import PreviewConfig, TilingConfig
+    from hs2p import DEFAULT_MASK_SAMPLING, PreviewConfig, TilingConfig
     from slide2vec import (
         ExecutionOptions,
         Model,
@@ -85,15 +86,17 @@ def run(options: argparse.Namespace, backbone: nn.Module, dim: int) -> None:
         num_gpus=1,
         precision="fp32",
     )
+    # Where both tools get one mask, they also share the threshold of wsi-vmamba; hs2p's own is 0.01.
+    masks = replace(DEFAULT_MASK_SAMPLING, min_coverage={"tissue": 0.1 if options.mask else 0.01})
     pipeline = Pipeline(
         model=Model.from_preset("of-benchmark", device="cpu"),
         preprocessing=PreprocessingConfig(
-            tiling=tiling, preview=preview, adaptive_batching=True, num_cucim_workers=2
+            tiling=tiling, preview=preview, masks=masks, adaptive_batching=True, num_cucim_workers=2
         ),
         execution=execution,
     )
-    slide = {"sample_id": "slide", "image_path": str(options.slide), "spacing_at_level_0": options.mpp}
-    pipeline.run(slides=[slide])
+    slide = {"sample_id": "slide", "image_path": str(options.slide), "mask_path": options.mask}
+    pipeline.run(slides=[{**slide, "spacing_at_level_0": options.mpp}])
 
 
 # -- encoders: what the same name means to `wsi-vmamba extract` ---------------------------------------------------
@@ -116,14 +119,17 @@ class Colours(nn.Module):
 class TileByTile(nn.Module):
     """`vmamba_pico` with the kernels that `wsi-vmamba extract` uses, on each tile alone."""
 
-    def __init__(self) -> None:
-        """Take the weights that come with the backbone."""
+    def __init__(self, precision: str) -> None:
+        """Take the weights that come with the backbone; ``precision`` is that of the kernels."""
         super().__init__()
         from wsi_vmamba.encode import build_encoder
         from wsi_vmamba.model.shipped import resolve_weights
 
         self.encoder = build_encoder(
-            "vmamba_pico", weights=resolve_weights("vmamba_pico", "auto").path, precision="fp32", device="cpu"
+            "vmamba_pico",
+            weights=resolve_weights("vmamba_pico", "auto").path,
+            precision=precision,
+            device="cpu",
         )
 
     def forward(self, tiles: Tensor) -> Tensor:
@@ -132,13 +138,13 @@ class TileByTile(nn.Module):
         return torch.stack([torch.from_numpy(self.encoder.encode(tile)).mean(dim=(0, 1)) for tile in pixels])
 
 
-def _pico() -> tuple[nn.Module, int]:
-    backbone = TileByTile()
+def _pico(precision: str) -> tuple[nn.Module, int]:
+    backbone = TileByTile(precision)
     return backbone, backbone.encoder.dim
 
 
-ENCODERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
-    "null": lambda: (Colours(), 6),
+ENCODERS: dict[str, Callable[[str], tuple[nn.Module, int]]] = {
+    "null": lambda _: (Colours(), 6),
     "vmamba_pico": _pico,
 }
 READER_PACKAGES = {
@@ -211,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("slide", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder", choices=list(ENCODERS), default="null")
+    parser.add_argument("--precision", default="fp32", help="of the kernels of vmamba_pico: fp32, bf16, auto")
     parser.add_argument("--mpp", type=float, help="um per level-0 pixel, instead of what the file records")
+    parser.add_argument("--mask", type=Path, help="tissue mask in place of the segmentation of hs2p")
     parser.add_argument("--reader", default="auto", help="hs2p's backend: auto, cucim, vips, openslide")
     parser.add_argument("--workers", type=int, default=0, help="processes that read; 0 reads in the main one")
     parser.add_argument("--batch", type=int, default=64, help="tiles per forward pass")

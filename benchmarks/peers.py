@@ -5,13 +5,14 @@
     peer/bin/pip install --no-deps regex omegaconf antlr4-python3-runtime==4.9.3 einops-exts
     peer/bin/pip install --no-deps pyvips pyvips-binary cucim-cu12 lazy-loader
     python benchmarks/peers.py --peer-python peer/bin/python --folder /tmp/slides --json result.json
-    python benchmarks/peers.py --peer-python peer/bin/python --slide real.tif --mpp 0.5
+    python benchmarks/peers.py --peer-python peer/bin/python --slide real.tif --mpp 0.5 --same-tissue
 
 Both tools run as whole processes on the same file, in turns; the run of the least CPU time counts. Each finds the
 tissue its own way, reads 256-px tiles at 0.5 um per pixel, encodes them and writes features and coordinates. CPU time
 is user and system time of the process and of all its children, from start to exit, imports included; so there are two
 slides of the same tissue, and "beyond start-up" is what the larger one costs more. Peak memory is that of the largest
-process. Masks differ between tools, so rates are per tile that the tool itself kept.
+process. Masks differ between tools, so rates are per tile that the tool itself kept; ``--same-tissue`` gives both the
+mask that wsi-vmamba finds, as a picture, and the same threshold.
 
 ``null`` is the same arithmetic on both sides, next to nothing, and shows reading, tiling and writing. With
 ``vmamba_pico`` both use the same weights, kernels and precision, but not the same task: wsi-vmamba encodes regions in
@@ -79,6 +80,7 @@ def run_ours(slide: Path, encoder: str, options: argparse.Namespace) -> Run:
     command = [sys.executable, "-m", "wsi_vmamba", "extract", str(slide), "--out", str(out)]
     command += ["--backbone", encoder, "--precision", options.precision, "--device", "cpu"]
     command += ["--mpp-override", str(options.mpp)] if options.mpp else []
+    command += ["--mask", str(tissue_picture(slide, options))] if options.same_tissue else []
     run = measured(command, slide, options)
     with (out / "extract.csv").open(newline="") as file:
         return {**run, "tiles": sum(int(row["cells"]) for row in csv.DictReader(file))}
@@ -89,9 +91,11 @@ def run_peer(slide: Path, encoder: str, options: argparse.Namespace) -> Run:
     out = _fresh(options.folder / f"peer-{encoder}")
     driver = Path(__file__).with_name("peer_slide2vec.py")
     command = [str(options.peer_python), str(driver), str(slide), str(out), "--encoder", encoder]
+    command += ["--precision", options.precision]
     command += ["--reader", options.peer_reader, "--batch", str(options.peer_batch)]
     command += ["--workers", str(options.peer_workers)]
     command += ["--mpp", str(options.mpp)] if options.mpp else []
+    command += ["--mask", str(tissue_picture(slide, options))] if options.same_tissue else []
     run = measured(command, slide, options)
     facts = json.loads((out / "tile_embeddings" / "slide.meta.json").read_text())
     return {**run, "tiles": facts["num_tiles"], "reader": facts["backend"]}
@@ -123,6 +127,21 @@ def measured(command: list[str], slide: Path, options: argparse.Namespace) -> Ru
         "peak_bytes": used.ru_maxrss * 1024,
         "said": said.splitlines()[-1],
     }
+
+
+def tissue_picture(slide: Path, options: argparse.Namespace) -> Path:
+    """The tissue that wsi-vmamba finds by default, as a PNG of 0 and 1 over the whole slide."""
+    path = options.folder / f"{slide.stem}-{options.mpp}-tissue.png"
+    if not path.exists():
+        from PIL import Image
+
+        from wsi_vmamba.slide import open_slide, resolve_mpp
+        from wsi_vmamba.tissue import segment_tissue
+
+        with open_slide(slide) as opened:
+            mpp = resolve_mpp(opened, mpp_override=options.mpp).value
+            Image.fromarray(segment_tissue(opened, mpp=mpp).mask.astype("uint8")).save(path)
+    return path
 
 
 def _fresh(folder: Path) -> Path:
@@ -218,7 +237,10 @@ def _parser() -> argparse.ArgumentParser:
         "--mpp", type=float, help="um per level-0 pixel for both, instead of what the file records"
     )
     parser.add_argument("--encoders", nargs="+", choices=list(SLIDES), default=list(SLIDES))
-    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of ours")
+    parser.add_argument("--same-tissue", action="store_true", help="give both one mask")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of vmamba_pico in both"
+    )
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of both")
     parser.add_argument("--turns", type=int, default=2, help="how often each tool has its turn")
     parser.add_argument("--peer-reader", default="vips", help="hs2p's backend: auto, cucim, vips, openslide")
