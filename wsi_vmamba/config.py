@@ -82,6 +82,8 @@ class ExtractConfig(RunConfig):
 
     slides: str = "slides"
     """A folder (searched recursively), one slide, or a CSV with the columns slide_id, path, mpp."""
+    ids_from_path: bool = False
+    """Name slides by their folders too: a__slide for a/slide.svs. By default, and in a CSV, folders do not count."""
     out: str = "features"
     reader: Reader | None = None
     mpp_override: Mpp | None = None
