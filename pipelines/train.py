@@ -18,7 +18,7 @@ from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.training import CellTargets, EpochReport, TrainSettings, split_folds, train
+from wsi_vmamba.training import CellTargets, EpochReport, TrainSettings, source_of_folds, split_folds, train
 from wsi_vmamba.training.run import MODEL
 
 #: Where slides are supervised and no aggregator is named.
@@ -51,6 +51,7 @@ def run(config: TrainConfig) -> int:
     if (folder / MODEL).exists():
         raise UsageError(f"{folder} holds a run without folds; choose another --name")
     splits = split_folds(records, folds=config.folds, seed=config.seed)
+    console.say(source_of_folds(records, folds=config.folds, seed=config.seed))
     if config.resume or config.overwrite:
         (folder / RECORD).unlink(
             missing_ok=True

@@ -117,6 +117,27 @@ def test_folds_make_a_run_each_that_evaluate_reads(
     assert (folder / "fold-2" / "best.safetensors").read_bytes() == before
 
 
+def test_the_folds_of_a_manifest_are_those_trained(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Slides 0 to 3, 4 to 7 and so on are a fold, and fold z is the first of the manifest."""
+    rows = (cohort / "cohort.csv").read_text().splitlines()
+    folds = [f"{'zyxwv'[index // 4]}" if index < 20 else "" for index in range(32)]
+    manifest = tmp_path / "folds.csv"
+    manifest.write_text(
+        "\n".join([f"{rows[0]},fold", *map(",".join, zip(rows[1:], folds, strict=True))]) + "\n"
+    )
+    config = train_config(
+        cohort, tmp_path, manifest=str(manifest), folds=5, epochs=1, aggregator="mean", seed=9
+    )
+    assert train.run(config) == 0
+    assert "the 5 folds of the manifest" in capsys.readouterr().out
+    for number, name in enumerate("vwxyz", start=1):
+        with (tmp_path / "csv-mean" / f"fold-{number}" / "splits.csv").open() as file:
+            held_out = {row["slide_id"] for row in csv.DictReader(file) if row["split"] == "validation"}
+        assert held_out == {f"s{index:02d}" for index in range(20) if folds[index] == name}
+
+
 def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
     """Cells 0 to 3 of the first row are the tumour of each positive slide."""
     outlines = tmp_path / "outlines"
