@@ -94,7 +94,8 @@ def _train_one(
 
         result = train(
             records, loader, settings_of(config), folder,
-            load_targets=targets, resume=config.resume, overwrite=config.overwrite, device=device, on_epoch=show,
+            load_targets=targets, describe_targets=targets.describe,
+            resume=config.resume, overwrite=config.overwrite, device=device, on_epoch=show,
         )  # fmt: skip
     best = result.best
     slides = sum(record.split != "test" for record in records)

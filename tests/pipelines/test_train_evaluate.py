@@ -158,6 +158,30 @@ def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
         train.run(train_config(cohort, tmp_path, supervision="dense", name="without"))
 
 
+def test_a_training_does_not_go_on_with_other_outlines_or_labels(cohort: Path, tmp_path: Path):
+    outlines = tmp_path / "outlines"
+    outlines.mkdir()
+    for index in range(1, 20, 2):
+        write_asap(outlines / f"s{index:02d}.xml", [[(0, 0), (1024, 0), (1024, 256), (0, 256)]])
+    how = {"supervision": "both", "annotations": str(outlines), "epochs": 1, "name": "both"}
+    assert train.run(train_config(cohort, tmp_path, **how)) == 0
+    assert train.run(train_config(cohort, tmp_path, **how, resume=True)) == 0
+    before = (outlines / "s03.xml").read_bytes()
+    write_asap(outlines / "s03.xml", [[(0, 0), (768, 0), (768, 256), (0, 256)]])
+    with pytest.raises(
+        TrainingError, match=r"outlines of s03: '\w+' in the checkpoint, '\w+' asked"
+    ) as caught:
+        train.run(train_config(cohort, tmp_path, **how, resume=True))
+    assert "s05" not in str(caught.value)
+    (outlines / "s03.xml").write_bytes(before)
+    manifest = tmp_path / "changed.csv"
+    manifest.write_text((cohort / "cohort.csv").read_text().replace("s02.tif,0,train", "s02.tif,1,train"))
+    splits = (tmp_path / "both" / "splits.csv").read_bytes()
+    with pytest.raises(TrainingError, match="label of s02: 0 in the checkpoint, 1 asked"):
+        train.run(train_config(cohort, tmp_path, **how, resume=True, manifest=str(manifest)))
+    assert (tmp_path / "both" / "splits.csv").read_bytes() == splits
+
+
 def test_missing_features_are_named_with_the_place_and_the_remedy(tmp_path: Path):
     with pytest.raises(MissingDataError, match="270 of 270 slides have no features") as caught:
         train.run(TrainConfig(features=str(tmp_path), runs=str(tmp_path / "runs")))
