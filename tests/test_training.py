@@ -25,6 +25,8 @@ from wsi_vmamba.training import EpochReport, TrainSettings, load_run, predict, t
 from wsi_vmamba.training.model import feature_moments
 from wsi_vmamba.training.slides import class_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SOURCE = FeatureSource(model="null", weights_hash="00", target_mpp=0.5, cell_px=256)
 QUICK = TrainSettings(epochs=6, hidden_dim=16, patience=6, learning_rate=5e-4)
 
@@ -54,15 +56,6 @@ class Cohort:
 
     def __call__(self, record: SlideRecord) -> Bag:
         return self.bags[record.slide_id]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on several threads, much slower where other tests run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

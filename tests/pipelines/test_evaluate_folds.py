@@ -19,6 +19,8 @@ from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.training import load_run, predict
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIM, FOLDS = 4, 3
 
 

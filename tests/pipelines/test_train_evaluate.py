@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba.annotation import write_asap
@@ -17,6 +16,8 @@ from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MissingDataError, TrainingError, UsageError
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.training import load_run, predict
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DIM = 8
 
@@ -35,15 +36,6 @@ def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None
     with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
         writer.append(features, coords)
         writer.commit()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Forty cells are slower on several threads, much slower where other programs run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
