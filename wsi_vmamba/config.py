@@ -232,6 +232,28 @@ class EvaluateConfig(RunConfig):
         return self
 
 
+class FinetuneConfig(RunConfig):
+    """`wsi-vmamba finetune`: labelled tiles to weights of a backbone."""
+
+    tiles: str = "tiles"
+    """A folder with train/<class>/ and validation/<class>/ full of pictures of one size."""
+    backbone: Backbone = "vmamba_pico"
+    weights: str = "auto"
+    """Where to start: `auto` (shipped with the backbone), `random`, or a file."""
+    out: str = "finetuned"
+    epochs: Annotated[int, Field(ge=1)] = 10
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    batch: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Of the new head; the n-th block below it learns at `layer_decay` to the power of n of that."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    overwrite: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class DownloadConfig(RunConfig):
     """`wsi-vmamba download`: the files of a public data set to a folder."""
 

@@ -10,6 +10,7 @@ from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
+from wsi_vmamba.training.optimise import rate_share
 
 #: Number formats of the forward pass; weights, losses and updates are float32 always.
 PRECISIONS = ("fp32", "bf16")
@@ -108,6 +109,4 @@ class TrainSettings:
         """Learning rate of a step, counted from 0: linear rise in the warm-up, then half a cosine to zero."""
         total = self.epochs * steps_per_epoch
         warmup = min(self.warmup_epochs, self.epochs - 1) * steps_per_epoch
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        return self.learning_rate * rate_share(step, warmup=warmup, total=total)
