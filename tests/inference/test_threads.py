@@ -116,3 +116,19 @@ def test_each_hand_is_in_one_job_at_a_time_and_the_first_error_is_raised() -> No
     with Workers(3) as workers, pytest.raises(ValueError, match="number 40"):
         workers.share(jobs, ["a", "b", "c"])
     assert len(set(done)) == len(done) >= 40
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_kept_between_the_passes_changes_no_byte(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much is kept follows from the memory of the maps, which the number of threads has a part in."""
+    model, pixels = _model("like tiny_s1l8"), _pixels()
+    kept = StripForward(model, precision=precision, threads=2)
+    assert any(stage.keep_u for stage in kept.plan(height_px=SIZE[0], width_px=SIZE[1]).stages)
+    found = kept(pixels)
+    monkeypatch.setattr("wsi_vmamba.inference.plan._with_kept", lambda stage, room: stage)
+    computed = StripForward(model, precision=precision, threads=3)
+    assert not any(stage.keep_u for stage in computed.plan(height_px=SIZE[0], width_px=SIZE[1]).stages)
+    assert computed(pixels).tobytes() == found.tobytes()
