@@ -13,7 +13,6 @@ import tifffile
 from defusedxml import ElementTree
 
 from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
 
 _UM_PER_UNIT = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
@@ -27,19 +26,6 @@ class TiffFacts:
 
     mpp: RecordedMpp | None
     properties: Mapping[str, str]
-
-
-def check_vendor(path: str, tif: tifffile.TiffFile) -> None:
-    """Leave layouts whose tiles overlap, carry offsets, or hide sizes in XML to OpenSlide, which knows them."""
-    kinds = {
-        "Hamamatsu NDPI": "is_ndpi",
-        "Leica SCN": "is_scn",
-        "Ventana BIF": "is_bif",
-        "Philips TIFF": "is_philips",
-    }
-    for name, flag in kinds.items():
-        if getattr(tif, flag):
-            raise NeedsOtherReaderError(path, f"{name} is read through OpenSlide")
 
 
 def read_facts(path: str, tif: tifffile.TiffFile, base: tifffile.TiffPage) -> TiffFacts:
