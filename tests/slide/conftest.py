@@ -62,10 +62,10 @@ def vendor_writers() -> dict[str, Callable[..., object]]:
     """Functions that make a small file of a vendor in a folder, by the name of the format."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
-        jpegs, tiffs = (importlib.import_module(name) for name in ("vendor_jpegs", "vendor_tiffs"))
+        modules = [importlib.import_module(name) for name in ("vendor_czi", "vendor_jpegs", "vendor_tiffs")]
     return {
         name.removeprefix("write_"): write
-        for module in (jpegs, tiffs)
+        for module in modules
         for name, write in vars(module).items()
         if name.startswith("write_")
     }

@@ -17,9 +17,10 @@ from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.base import VendorLayoutError
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.tiff import TiffSlide
+from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import open_features
 
-VENDORS = ["leica", "mirax", "ndpi", "philips", "trestle", "ventana", "vms"]
+VENDORS = ["czi", "leica", "mirax", "ndpi", "philips", "trestle", "ventana", "vms"]
 TIFFS = ["leica", "ndpi", "philips", "trestle", "ventana"]
 DEFLATE = {"tile": (128, 128), "photometric": "rgb", "compression": "deflate", "metadata": None}
 
@@ -153,3 +154,25 @@ def test_extract_from_all_of_them(vendor_files, tmp_path):
             assert scanned[y : y + cell, x : x + cell].mean() > 0.05
             covered[y : y + cell, x : x + cell] = True
         assert (covered & scanned).sum() > 0.95 * scanned.sum()
+
+
+def test_a_rotten_photo_of_mirax_is_found_and_read_around(vendor_files, tmp_path):
+    """OpenSlide says neither which it is nor how large: it is closed in on."""
+    made = vendor_files["mirax"]
+    path = tmp_path / "rotten.mrxs"
+    shutil.copy(made.path, path)
+    shutil.copytree(made.path.with_suffix(""), tmp_path / "rotten")
+    data = bytearray((tmp_path / "rotten" / "Data0000.dat").read_bytes())
+    second = data.index(b"\x89PNG", 100)
+    data[second + 8 : second + 400] = bytes(392)
+    (tmp_path / "rotten" / "Data0000.dat").write_bytes(data)
+    truth = made.truth[0]
+    with TolerantSlide(open_slide(path)) as slide:
+        found = slide.read_region(x_l0=0, y_l0=0, level=0, width_px=truth.shape[1], height_px=truth.shape[0])
+        damaged = np.zeros(truth.shape[:2], bool)
+        for area in slide.damage(0):
+            damaged[area.y_px : area.y_px + area.height_px, area.x_px : area.x_px + area.width_px] = True
+    # The second photo is at (112, 0) and 128 px wide.
+    assert damaged[:128, 112:240].all()
+    assert damaged.sum() < 3 * 128 * 128  # in squares of 64 px
+    np.testing.assert_array_equal(found[~damaged], truth[~damaged])

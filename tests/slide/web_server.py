@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -48,6 +48,10 @@ class _Handler(SimpleHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(send_body=False)
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):
+            super().handle()
+
     def log_message(self, *_: object) -> None:
         """Keep the tests' output clean."""
 
@@ -76,7 +80,8 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{first + len(content) - 1}/{size}")
         self.end_headers()
         if send_body:
-            self.wfile.write(content)
+            with suppress(OSError):  # who waited too long has gone
+                self.wfile.write(content)
 
 
 @contextmanager

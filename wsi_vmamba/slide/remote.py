@@ -59,7 +59,10 @@ def find_remote_slides(url: str) -> list[str]:
     with _Named(url):
         system, root = fsspec.core.url_to_fs(url, **client_options(url))
         if not system.exists(root):
-            raise UnreadableSlideError(url, "nothing there, or no permission to list it")
+            remedy = "; web servers are not searched, list the slides in the path column of a CSV"
+            raise UnreadableSlideError(
+                url, f"nothing there, or no permission to list it{remedy if url.startswith('http') else ''}"
+            )
         if system.isfile(root):
             return [url]
         return [system.unstrip_protocol(name) for name in sorted(_walk(system, root))]
