@@ -13,7 +13,7 @@ from wsi_vmamba.pipelines import extract
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide import open_slide
+from wsi_vmamba.slide import find_slides, open_slide
 from wsi_vmamba.slide.base import VendorLayoutError
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.tiff import TiffSlide
@@ -93,6 +93,30 @@ def test_a_variant_that_openslide_does_not_know_is_refused_and_not_read_as_tiff(
     path.write_bytes(vendor_files["leica"].path.read_bytes().replace(b"scn/2010/10/01", b"scn/2031/10/01"))
     assert openslide.OpenSlide.detect_format(str(path)) == "generic-tiff"
     with pytest.raises(UnreadableSlideError, match=r"Leica SCN.*does not recognise this variant.*OME-TIFF"):
+        open_slide(path)
+
+
+def test_the_cover_of_a_vsi_is_not_taken_for_the_slide(tmp_path, coordinates, write_pyramid):
+    path = write_pyramid(tmp_path / "a.vsi", [coordinates(100, 90)])
+    assert find_slides(tmp_path) == [path]
+    with pytest.raises(
+        UnreadableSlideError, match=r"the folder _a_, in a format that is not read; convert it"
+    ):
+        open_slide(path)
+
+
+def test_channels_of_a_fluorescence_scan_are_not_taken_for_the_slide(tmp_path):
+    """As QPTIFF has them: a page each, and a pyramid of pages each."""
+    path = tmp_path / "a.qptiff"
+    with tifffile.TiffWriter(path) as tif:
+        for size in (256, 128):
+            for channel in range(3):
+                grey = np.full((size, size), 40 * channel, np.uint8)
+                options = {**DEFLATE, "photometric": "minisblack"}
+                tif.write(grey, subfiletype=int(size < 256), software="PerkinElmer-QPI", **options)
+    with pytest.raises(
+        UnreadableSlideError, match="has 3 grey pages of 256 x 256 px, channels or focal planes"
+    ):
         open_slide(path)
 
 

@@ -48,6 +48,12 @@ def open_slide(path: Location, *, reader: str | None = None) -> Slide:
         return slide
     path = Path(path)
     kind = sniff(path)
+    if kind == "tiff" and path.suffix.lower() == ".vsi":
+        raise UnreadableSlideError(
+            path,
+            f"this is the cover of an Olympus VSI, with a thumbnail in it; the slide is in the folder _{path.stem}_, "
+            "in a format that is not read; convert it to OME-Zarr or OME-TIFF, for example with bioformats2raw",
+        )
     if kind != "tiff":
         return _open(kind, path)
     try:

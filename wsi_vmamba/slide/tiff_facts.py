@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,24 @@ class TiffFacts:
 
     mpp: RecordedMpp | None
     properties: Mapping[str, str]
+
+
+def check_one_plane(path: str, base: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]) -> None:
+    """Refuse grey pages of one size, as fluorescence scanners write: taking one for the slide would be a guess.
+
+    Raises:
+        UnreadableSlideError: there are several.
+    """
+    size_px = (base.imagewidth, base.imagelength)
+    alike = [
+        page for page in pages if (page.imagewidth, page.imagelength) == size_px and page.samplesperpixel == 1
+    ]
+    if base.samplesperpixel == 1 and len(alike) > 1:
+        raise UnreadableSlideError(
+            path,
+            f"expected one RGB or grey picture, the TIFF has {len(alike)} grey pages of {size_px[0]} x {size_px[1]} "
+            "px, channels or focal planes; export one picture as RGB",
+        )
 
 
 def read_facts(path: str, tif: tifffile.TiffFile, base: tifffile.TiffPage) -> TiffFacts:

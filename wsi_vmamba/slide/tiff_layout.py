@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
-from wsi_vmamba.slide.tiff_facts import read_facts
+from wsi_vmamba.slide.tiff_facts import check_one_plane, read_facts
 from wsi_vmamba.slide.tiff_vendors import check_missing_tiles, check_vendor
 from wsi_vmamba.slide.tile_codecs import (
     CODEC_NAMES,
@@ -126,6 +126,7 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int) -> TiffLayo
     _check_numbers(path, pages)
     base = _base_page(pages)
     facts = read_facts(path, tif, base)
+    check_one_plane(path, base, pages)
     levels = tuple(_level(path, page, size_bytes) for page in [base, *_reduced_pages(path, base, pages)])
     if tif.is_svs:
         check_missing_tiles(path, [level.byte_counts for level in levels])
