@@ -21,6 +21,8 @@ from wsi_vmamba.slide import open_slide, web
 from wsi_vmamba.slide.zarr import ZarrSlide
 from wsi_vmamba.store import open_features
 
+pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra 'remote')")
+
 UM = {"type": "space", "unit": "micrometer"}
 
 
@@ -141,6 +143,21 @@ def test_a_server_that_hangs_is_left(server, picture, monkeypatch, name):
     server.hang_s = 1.0
     with pytest.raises(UnreadableSlideError, match="no answer in time"):
         whole(f"{server.url}/{name}", picture)
+
+
+def test_the_proxy_of_the_environment_is_used(server, picture, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    url = "http://slides.invalid/v3.zarr"
+    np.testing.assert_array_equal(whole(url, picture), picture)
+    assert f"{url}/zarr.json" in server.asked
+
+
+@pytest.mark.parametrize("name", ["v3.zarr", "zipped.zarr.zip"])
+def test_without_the_client_the_remedy_is_named(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(UnreadableSlideError, match=r"https:// run `pip install 'wsi-vmamba\[remote\]'`"):
+        open_slide(f"https://slides.invalid/{name}")
 
 
 def test_extract_from_the_web_equals_extract_from_the_disk(server, files, tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 class WebServer(ThreadingHTTPServer):
@@ -58,10 +59,11 @@ class _Handler(SimpleHTTPRequestHandler):
     def _answer(self, *, send_body: bool) -> None:
         server = self.server
         server.asked.append(self.path)
+        path = urlsplit(self.path).path  # a proxy is asked for whole URLs
         time.sleep(server.hang_s)
-        file = server.folder / self.path.lstrip("/")
+        file = server.folder / path.lstrip("/")
         status, content = 200, b""
-        if server.fail and re.search(server.fail[0], self.path):
+        if server.fail and re.search(server.fail[0], path):
             status = server.fail[1]
         elif not file.is_file():
             status = server.missing

@@ -99,7 +99,7 @@ class _Named:
             return
         if isinstance(error, ImportError):
             raise UnreadableSlideError(
-                self.url, f"{error}; for s3:// run `pip install 'wsi-vmamba[remote]'`"
+                self.url, f"{error}; for s3:// and https:// run `pip install 'wsi-vmamba[remote]'`"
             ) from error
         if isinstance(error, (OSError, ValueError, *remote_errors())):
             raise UnreadableSlideError(self.url, f"cannot be reached: {in_words(error)}") from error
