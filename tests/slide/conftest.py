@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +79,23 @@ def vendor_files(vendor_writers, tmp_path_factory) -> dict[str, object]:
     """One file of each vendor, all in one folder."""
     folder = tmp_path_factory.mktemp("vendors")
     return {name: write(folder) for name, write in vendor_writers.items()}
+
+
+@pytest.fixture(scope="module")
+def attempt() -> Iterator[Callable[[Path | str], dict[str, object]]]:
+    """Open a file or URL in a process of its own; what became of it, in what time and memory."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("hostile_server.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def ask(path: Path | str) -> dict[str, object]:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(json.dumps(str(path)), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+
+    yield ask
+    server.communicate()

@@ -120,6 +120,15 @@ def test_channels_of_a_fluorescence_scan_are_not_taken_for_the_slide(tmp_path):
         open_slide(path)
 
 
+def test_names_that_are_no_text_do_not_matter(vendor_writers, tmp_path):
+    """A scanner set to German writes Latin-1."""
+    made = vendor_writers["vms"](tmp_path)
+    made.path.write_bytes(made.path.read_bytes() + b"Gr\xf6\xdfe=7\nBarcode=A7\n")
+    with open_slide(made.path) as slide:
+        assert slide.properties["hamamatsu.Barcode"] == "A7"
+        assert slide.mpp == 0.5
+
+
 def test_mirax_without_its_folder_or_with_a_part_of_it(vendor_files, tmp_path):
     made = vendor_files["mirax"]
     alone = tmp_path / "alone.mrxs"
