@@ -96,6 +96,16 @@ def test_ndpi(attempt, vendor_writers, tmp_path, sizes):
     refused(attempt(made.path), "a level of")
 
 
+def test_tiles(attempt, vendor_writers, tmp_path):
+    """OpenSlide makes room for one as it is."""
+    made = vendor_writers["philips"](tmp_path)
+    data = bytearray(made.path.read_bytes())
+    place = data.index(struct.pack("<HHQ", 323, 4, 1))
+    data[place + 12 : place + 16] = struct.pack("<I", 2**27)
+    made.path.write_bytes(data)
+    refused(attempt(made.path), "claims tiles of 128 x 134217728 px")
+
+
 def test_bif(attempt, vendor_writers, tmp_path):
     made = vendor_writers["ventana"](tmp_path)
     data = made.path.read_bytes()
