@@ -43,19 +43,19 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def serve_hostile() -> Iterator[Callable[..., Callable[[Path], dict[str, object]]]]:
+def serve_hostile() -> Iterator[Callable[..., Callable[[Path | str], dict[str, object]]]]:
     """Start `hostile_server.py`, which opens a file in a process of its own and reports error, time and memory.
 
-    What is called with words for its command line, and returns what is called with the path of a file.
+    What is called with words for its command line, and returns what is called with the path or URL of a file.
     """
     servers: list[subprocess.Popen[str]] = []
 
-    def start(*words: str) -> Callable[[Path], dict[str, object]]:
+    def start(*words: str) -> Callable[[Path | str], dict[str, object]]:
         program = [sys.executable, str(Path(__file__).with_name("hostile_server.py")), *words]
         server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         servers.append(server)
 
-        def ask(path: Path) -> dict[str, object]:
+        def ask(path: Path | str) -> dict[str, object]:
             assert server.stdin is not None
             assert server.stdout is not None
             print(json.dumps(str(path)), file=server.stdin, flush=True)

@@ -26,11 +26,6 @@ SHORT, LONG, ASCII, LONG8 = 3, 4, 2, 16
 Attempt = Callable[[Path], dict[str, object]]
 
 
-@pytest.fixture(scope="module")
-def attempt(serve_hostile) -> Attempt:
-    return serve_hostile()
-
-
 def bigtiff(tags: dict[int, tuple[int, int, int]], *, data: bytes = b"", next_ifd: int = 0) -> bytes:
     """A BigTIFF of one directory: tag -> (type, count, value or offset); ``data`` begins at byte 16."""
     ifd = 16 + len(data)

@@ -18,6 +18,10 @@ class NeedsOtherReaderError(UnreadableSlideError):
     """The file seems sound, but its layout is not one that this reader is made for."""
 
 
+class VendorLayoutError(NeedsOtherReaderError):
+    """A vendor's own arrangement of pixels in a TIFF: taken for an ordinary TIFF, it gives wrong pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Level:
     """One resolution of the pyramid.
