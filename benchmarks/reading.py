@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 REGION_PX, READ_PX = 10_000, 256
-#: Sides of the slides in pixels: 0.4, 0.5 and 6 gigapixels.
-SIDES_PX = {"compare": 20_000, "small": 22_400, "large": 77_500}
+#: (width, height) of the slides in pixels: 0.4, 0.5 and 6.0 gigapixels. The last two are 5 and 60 regions of one size,
+#: 9,984 px, so that only the number of regions tells them apart.
+SIZES_PX = {"compare": (20_000, 20_000), "small": (5 * 9_984, 9_984), "large": (10 * 9_984, 6 * 9_984)}
 #: Corners of the regions read; the last lies on no tile's corner.
 REGIONS = ((0, 0), (10_000, 0), (4_321, 7_654))
 #: The square that the small reads cover.
@@ -223,10 +224,11 @@ def _in_a_process(measure: str, slide: Path, *arguments: str) -> dict[str, Any]:
 def _slide(folder: Path, name: str) -> Path:
     from repeated_slide import write_slide
 
-    path = folder / f"{name}-{SIDES_PX[name]}.tif"
+    width_px, height_px = SIZES_PX[name]
+    path = folder / f"{name}-{width_px}x{height_px}.tif"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_slide(path, side_px=SIDES_PX[name])
+        write_slide(path, width_px=width_px, height_px=height_px)
     return path
 
 

@@ -180,14 +180,18 @@ class _Decoder:
         def read_block(x: range) -> None:
             x_from = x.start // self._block_width_px * self._block_width_px if self._anchored else x.start
             y_from = y_px // strip_rows * strip_rows if self._anchored else y_px
+            block = out[:, x.start - x_px : x.stop - x_px]
+            fits = (x_from, y_from) == (x.start, y_px)
             pixels = self.slide.read_region(
                 x_l0=round(x_from * self.plan.downsample),
                 y_l0=round(y_from * self.plan.downsample),
                 level=self.plan.level,
                 width_px=x.stop - x_from,
                 height_px=y_px + len(out) - y_from,
+                out=block if fits else None,
             )
-            out[:, x.start - x_px : x.stop - x_px] = pixels[y_px - y_from :, x.start - x_from :]
+            if not fits:
+                block[:] = pixels[y_px - y_from :, x.start - x_from :]
 
         run_all(read_block, list(_cut_at_multiples(x_px, x_px + out.shape[1], self._block_width_px)))
 
