@@ -325,6 +325,7 @@ def _encode_into(
         left_out=n_left_out,
         decode_s=round(stats.decode_s, 3),
         wait_s=round(stats.wait_s, 3),
+        stream_s=round(stats.stream_s, 3),
     )
 
 
