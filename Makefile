@@ -6,7 +6,7 @@ export MPLBACKEND := Agg
 
 .PHONY: demo test test-all lint wheel-smoke clean
 
-$(VENV)/.ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard wsi_vmamba/ops/native/*)
+$(VENV)/.ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard wsi_vmamba/*/native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch

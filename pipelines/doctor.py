@@ -10,6 +10,7 @@ import torch
 
 from wsi_vmamba import console, ops
 from wsi_vmamba.provenance import package_versions
+from wsi_vmamba.rescale import compiled as resampling
 
 #: Optional extra -> the module that shows it is installed.
 EXTRAS: Mapping[str, str] = {
@@ -23,14 +24,15 @@ EXTRAS: Mapping[str, str] = {
 
 
 def run() -> int:
-    """Print versions, CPU, kernel, GPU and extras; return 0 when the compiled kernel works, else 1."""
+    """Print versions, CPU, kernel, GPU and extras; return 0 when the compiled kernels work, else 1."""
     for name, version in package_versions().items():
         console.say(f"{name:<24} {version}")
     console.say(
         f"{'cpu':<24} {os.cpu_count()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}"
     )
-    compiled = f"compiled, {ops.cpu.isa}" if ops.cpu.available else f"not available: {ops.cpu.why}"
-    console.say(f"{'CPU scan kernel':<24} {compiled}")
+    for kernel_of, module in {"CPU scan kernel": ops.cpu, "resampling kernel": resampling}.items():
+        state = f"compiled, {module.isa}" if module.available else f"not available: {module.why}"
+        console.say(f"{kernel_of:<24} {state}")
     devices = ["cpu"]
     if torch.cuda.is_available():
         devices.append("cuda")
@@ -41,9 +43,9 @@ def run() -> int:
     for device in devices:
         kernel, why = ops.choose_backend(torch.device(device), torch.float32)
         console.say(f"{'active on ' + device:<24} {kernel}: {why}")
-    for extra, module in EXTRAS.items():
-        found = importlib.util.find_spec(module) is not None
+    for extra, shown_by in EXTRAS.items():
+        found = importlib.util.find_spec(shown_by) is not None
         console.say(
             f"{'extra ' + extra:<24} {'installed' if found else f'absent (pip install wsi-vmamba[{extra}])'}"
         )
-    return 0 if ops.cpu.available else 1
+    return 0 if ops.cpu.available and resampling.available else 1

@@ -10,6 +10,7 @@ from wsi_vmamba import __version__, ops
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
 from wsi_vmamba.errors import MissingMppError
+from wsi_vmamba.rescale import compiled
 from wsi_vmamba.store import open_features
 
 
@@ -38,7 +39,8 @@ def test_info_refuses_to_guess_the_resolution(real_data: Path):
 def test_doctor_names_version_kernel_and_reason(capsys: pytest.CaptureFixture[str]):
     code = doctor.run()
     printed = capsys.readouterr().out
-    assert code == (0 if ops.cpu.available else 1)
+    assert code == (0 if ops.cpu.available and compiled.available else 1)
+    assert re.search(rf"resampling kernel +{'compiled, ' + compiled.isa if compiled.available else 'not'}", printed)
     assert re.search(rf"wsi-vmamba +{re.escape(__version__)}", printed)
     assert re.search(r"active on cpu +(cpp|reference): \S", printed)
     assert all(extra in printed for extra in doctor.EXTRAS)

@@ -23,6 +23,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "isa.hpp"
 #include "kernels.hpp"
 
 namespace nb = nanobind;
@@ -60,42 +61,15 @@ Storage storage_of(const Array& array, const char* name) {
 
 // ---- instruction sets ------------------------------------------------------------------------------------
 
-bool machine_has(const std::string& name) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (name == "avx512" || name == "avx512bf16") {
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    return wide && (name == "avx512" || __builtin_cpu_supports("avx512bf16"));
-  }
-  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-  return name == "baseline";
+const std::vector<const Kernels*>& compiled_kernels() {
+  static const auto usable = usable_tables<Kernels>(
+      {kernels_avx512bf16(), kernels_avx512(), kernels_avx2(), kernels_baseline()});
+  return usable;
 }
 
-std::vector<const Kernels*> usable_kernels() {
-  std::vector<const Kernels*> found;
-  for (const Kernels* kernels : {kernels_avx512bf16(), kernels_avx512(), kernels_avx2(), kernels_baseline()}) {
-    if (kernels != nullptr && machine_has(kernels->name)) found.push_back(kernels);
-  }
-  return found;
-}
+const Kernels& choose(const std::string& isa) { return choose_table(compiled_kernels(), isa); }
 
-const Kernels& choose(const std::string& isa) {
-  static const std::vector<const Kernels*> usable = usable_kernels();
-  if (isa.empty()) return *usable.front();
-  for (const Kernels* kernels : usable) {
-    if (isa == kernels->name) return *kernels;
-  }
-  throw std::invalid_argument("instruction set '" + isa + "' is not compiled in or not offered by this machine");
-}
-
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (const Kernels* kernels : usable_kernels()) names.emplace_back(kernels->name);
-  return names;
-}
+std::vector<std::string> instruction_sets() { return table_names(compiled_kernels()); }
 
 // ---- scratch and threads -----------------------------------------------------------------------------------
 

@@ -12,22 +12,6 @@ from wsi_vmamba.rescale import Rescaler, is_whole
 SCALES = [0.961, 1.0021, 1.37, 2.0062, 3.7, 8.05]
 
 
-def _in_order(task, numbers):
-    for number in numbers:
-        task(number)
-
-
-def _rescale(canvas, scale, *, x_px, y_px, width_px, height_px, origin=64):
-    """Resample a rectangle of a canvas whose pixel (0, 0) is at (origin, origin) of the array."""
-    rescaler = Rescaler(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, scale=scale)
-    top, bottom = int(rescaler.rows.first[0]), int(rescaler.rows.end[-1])
-    source = canvas[origin + top : origin + bottom, origin + rescaler.left : origin + rescaler.right]
-    assert source.shape[:2] == (bottom - top, rescaler.right - rescaler.left)
-    out = np.zeros((height_px, width_px, 3), dtype=np.uint8)
-    rescaler.fill(out, source, start=0, stop=height_px, source_y_px=top, run_all=_in_order)
-    return out
-
-
 def _weights(x, scale, length, origin=64):
     """One target pixel's weights over a whole canvas axis: Keys' cubic written from its interpolation property."""
     stretch = max(1.0, scale)
@@ -45,9 +29,9 @@ def canvas():
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_fractional_scales_equal_the_float64_cubic(canvas, scale):
+def test_fractional_scales_equal_the_float64_cubic(rescale, cubic, canvas, scale):
     width, height = 37, 29
-    got = _rescale(canvas, scale, x_px=11, y_px=5, width_px=width, height_px=height)
+    got = rescale(canvas, scale, x_px=11, y_px=5, width_px=width, height_px=height, cubic=cubic)
     down = np.array([_weights(y, scale, canvas.shape[0]) for y in range(5, 5 + height)])
     along = np.array([_weights(x, scale, canvas.shape[1]) for x in range(11, 11 + width)])
     exact = np.clip(
@@ -59,8 +43,8 @@ def test_fractional_scales_equal_the_float64_cubic(canvas, scale):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 5, 8, 16])
-def test_whole_scales_are_the_area_mean(canvas, scale):
-    got = _rescale(canvas, float(scale), x_px=3, y_px=2, width_px=20, height_px=17)
+def test_whole_scales_are_the_area_mean(rescale, canvas, scale):
+    got = rescale(canvas, float(scale), x_px=3, y_px=2, width_px=20, height_px=17)
     part = canvas[64 + 2 * scale : 64 + 19 * scale, 64 + 3 * scale : 64 + 23 * scale].astype(np.float64)
     exact = part.reshape(17, scale, 20, scale, 3).mean(axis=(1, 3))
     assert np.abs(got - exact).max() <= 0.5 + 1e-6
@@ -68,17 +52,17 @@ def test_whole_scales_are_the_area_mean(canvas, scale):
 
 @pytest.mark.parametrize("scale", [*SCALES, 2.0])
 @pytest.mark.parametrize("grey", [0, 1, 127, 255])
-def test_a_flat_area_keeps_its_value(scale, grey):
+def test_a_flat_area_keeps_its_value(rescale, cubic, scale, grey):
     flat = np.full((400, 400, 3), grey, dtype=np.uint8)
-    assert (_rescale(flat, scale, x_px=2, y_px=1, width_px=20, height_px=20) == grey).all()
+    assert (rescale(flat, scale, x_px=2, y_px=1, width_px=20, height_px=20, cubic=cubic) == grey).all()
 
 
 @pytest.mark.parametrize("scale", [0.961, 1.37, 2.0062])
-def test_a_ramp_stays_where_it_is(scale):
+def test_a_ramp_stays_where_it_is(rescale, cubic, scale):
     ramp = np.full((256, 256, 3), 7, dtype=np.uint8)
     ramp[..., 0] = np.arange(256)[None, :]
     ramp[..., 1] = np.arange(256)[:, None]
-    got = _rescale(ramp, scale, x_px=20, y_px=10, width_px=60, height_px=50).astype(np.float64)
+    got = rescale(ramp, scale, x_px=20, y_px=10, width_px=60, height_px=50, cubic=cubic).astype(np.float64)
     x = (np.arange(20, 80) + 0.5) * scale - 0.5 + 64
     y = (np.arange(10, 60) + 0.5) * scale - 0.5 + 64
     # A grey level is a source pixel; rounding is half of one, and an eighth between the passes.
@@ -97,11 +81,19 @@ def test_a_ramp_stays_where_it_is(scale):
     right=st.integers(0, 40),
     bottom=st.integers(0, 40),
 )
-def test_a_pixel_has_the_same_bytes_in_every_rectangle(canvas, scale, x, y, left, top, right, bottom):
-    inner = _rescale(canvas, scale, x_px=x, y_px=y, width_px=33, height_px=21)
+def test_a_pixel_has_the_same_bytes_in_every_rectangle(
+    rescale, cubic, canvas, scale, x, y, left, top, right, bottom
+):
+    inner = rescale(canvas, scale, x_px=x, y_px=y, width_px=33, height_px=21, cubic=cubic)
     x0, y0 = max(0, x - left), max(0, y - top)
-    outer = _rescale(
-        canvas, scale, x_px=x0, y_px=y0, width_px=x - x0 + 33 + right, height_px=y - y0 + 21 + bottom
+    outer = rescale(
+        canvas,
+        scale,
+        x_px=x0,
+        y_px=y0,
+        width_px=x - x0 + 33 + right,
+        height_px=y - y0 + 21 + bottom,
+        cubic=cubic,
     )
     np.testing.assert_array_equal(outer[y - y0 : y - y0 + 21, x - x0 : x - x0 + 33], inner)
 
@@ -119,10 +111,10 @@ def test_sums_stay_exact_in_float32(scale):
         assert largest / 2**13 * (np.abs(weights).sum(axis=1).max() / 4) < 2**24
 
 
-def test_extreme_contrast_is_clipped_not_wrapped():
+def test_extreme_contrast_is_clipped_not_wrapped(rescale, cubic):
     edge = np.zeros((400, 400, 3), dtype=np.uint8)
     edge[:, 200:] = 255
-    got = _rescale(edge, 1.37, x_px=80, y_px=10, width_px=40, height_px=9)
+    got = rescale(edge, 1.37, x_px=80, y_px=10, width_px=40, height_px=9, cubic=cubic)
     profile = got[4, :, 0].astype(int)
     assert profile[:10].max() == 0
     assert profile[-10:].min() == 255
