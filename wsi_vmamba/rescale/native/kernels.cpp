@@ -54,10 +54,13 @@ VMAMBA_INLINE void transpose(const float* from, int64_t from_pitch, float* to, i
   for (int i = 0; i < kLanes; ++i) store(to + i * to_pitch, a[i]);
 }
 
-// Source columns needed, times three colours, rounded up to whole strips.
+// Source columns that the first `count` target columns need, times three colours.
+int64_t needed_colours(const Taps& columns, int64_t count) {
+  return 3 * (columns.first[count - 1] + columns.width - columns.first[0]);
+}
+
 int64_t padded_colours(const Taps& columns) {
-  const int64_t colours = 3 * (columns.first[columns.count - 1] + columns.width - columns.first[0]);
-  return (colours + kStrip - 1) / kStrip * kStrip;
+  return (needed_colours(columns, columns.count) + kStrip - 1) / kStrip * kStrip;
 }
 
 // Source rows that any kLanes neighbouring target rows need, at most.
@@ -116,58 +119,61 @@ VMAMBA_INLINE void mix_rows(const float* window, const float* weights, int64_t t
   }
 }
 
-// First pass of target rows [at, at + live); afterwards scratch.turned holds them in its lanes.
-void down(const Resampling& job, const Scratch& scratch, int64_t at, int64_t live) {
+// Target rows [at, at + live), at most kLanes of them.
+struct Band {
+  int64_t at, live;
+};
+
+// First pass of a band over the strip of source colours from `x` on, counted from the first one needed; afterwards
+// scratch.turned holds the band's rows in its lanes.
+void down(const Resampling& job, const Scratch& scratch, const Band& band, int64_t x, int64_t colours) {
   const Taps& rows = job.rows;
-  const int64_t top = rows.first[at], bottom = rows.first[at + live - 1] + rows.width;
-  const int64_t left = 3 * job.columns.first[0];
-  const int64_t right = 3 * (job.columns.first[job.columns.count - 1] + job.columns.width);
-  for (int64_t x = left; x < right; x += kStrip) {
-    const int64_t count = right - x < kStrip ? right - x : kStrip;
-    for (int64_t y = top; y < bottom; ++y) {
-      const uint8_t* row = job.source + y * job.source_stride + x;
-      widen(row, count, scratch.window + (y - top) * kStrip);
-      // Too many rows at once for the machine to foresee: the next strip is fetched while this one is mixed.
-      if (x + 2 * kStrip < right) __builtin_prefetch(row + 2 * kStrip);
-    }
-    for (int64_t r = 0; r < live; ++r) {
-      mix_rows(scratch.window + (rows.first[at + r] - top) * kStrip, rows.weights + (at + r) * rows.width, rows.width,
-               job.row_scale, scratch.sums + r * kStrip);
-    }
-    for (int part = 0; part < kStrip; part += kLanes) {
-      transpose(scratch.sums + part, kStrip, scratch.turned + (x - left + part) * kLanes, kLanes);
-    }
+  const int64_t top = rows.first[band.at], bottom = rows.first[band.at + band.live - 1] + rows.width;
+  const int64_t count = colours - x < kStrip ? colours - x : kStrip;
+  for (int64_t y = top; y < bottom; ++y) {
+    const uint8_t* row = job.source + y * job.source_stride + 3 * job.columns.first[0] + x;
+    widen(row, count, scratch.window + (y - top) * kStrip);
+    // Too many rows at once for the machine to foresee: a later strip is fetched while this one is mixed.
+    if (x + 2 * kStrip < colours) __builtin_prefetch(row + 2 * kStrip);
+  }
+  for (int64_t r = 0; r < band.live; ++r) {
+    mix_rows(scratch.window + (rows.first[band.at + r] - top) * kStrip, rows.weights + (band.at + r) * rows.width,
+             rows.width, job.row_scale, scratch.sums + r * kStrip);
+  }
+  for (int part = 0; part < kStrip; part += kLanes) {
+    transpose(scratch.sums + part, kStrip, scratch.turned + (x + part) * kLanes, kLanes);
   }
 }
 
-VMAMBA_INLINE void to_bytes(const float* from, float scale, uint8_t* to) {
+VMAMBA_INLINE void to_bytes(const float* __restrict from, float scale, uint8_t* __restrict to) {
   for (int i = 0; i < kUnits; ++i) {
     const auto level = static_cast<int32_t>((from[i] * scale + kRound) - kRound);
     to[i] = static_cast<uint8_t>(level < 0 ? 0 : level > 255 ? 255 : level);
   }
 }
 
-// Second pass of target rows [at, at + live).
-void along(const Resampling& job, const Scratch& scratch, int64_t at, int64_t live) {
+// Second pass of a band for `pixels` target columns from `x` on, at most kPixels.
+void along(const Resampling& job, const Scratch& scratch, const Band& band, int64_t x, int64_t pixels) {
   const Taps& columns = job.columns;
-  for (int64_t x = 0; x < columns.count; x += kPixels) {
-    const int64_t pixels = columns.count - x < kPixels ? columns.count - x : kPixels;
-    for (int64_t p = 0; p < pixels; ++p) {
-      const float* weights = columns.weights + (x + p) * columns.width;
-      const float* from = scratch.turned + 3 * kLanes * (columns.first[x + p] - columns.first[0]);
-      Vec sum[3] = {};
-      for (int64_t tap = 0; tap < columns.width; ++tap, from += 3 * kLanes) {
-        VMAMBA_UNROLL
-        for (int c = 0; c < 3; ++c) sum[c] += load(from + c * kLanes) * weights[tap];
-      }
+  for (int64_t p = 0; p < pixels; ++p) {
+    const float* weights = columns.weights + (x + p) * columns.width;
+    const float* from = scratch.turned + 3 * kLanes * (columns.first[x + p] - columns.first[0]);
+    Vec sum[3] = {};
+    for (int64_t tap = 0; tap < columns.width; ++tap, from += 3 * kLanes) {
       VMAMBA_UNROLL
-      for (int c = 0; c < 3; ++c) store(scratch.mixed + (3 * p + c) * kLanes, sum[c]);
+      for (int c = 0; c < 3; ++c) sum[c] += load(from + c * kLanes) * weights[tap];
     }
-    for (int part = 0; part < kUnits; part += kLanes) {
-      transpose(scratch.mixed + part * kLanes, kLanes, scratch.straight + part, kUnits);
-    }
-    for (int64_t r = 0; r < live; ++r) {
-      uint8_t* target = job.out + (at + r) * job.out_stride + 3 * x;
+    VMAMBA_UNROLL
+    for (int c = 0; c < 3; ++c) store(scratch.mixed + (3 * p + c) * kLanes, sum[c]);
+  }
+  for (int part = 0; part < kUnits; part += kLanes) {
+    transpose(scratch.mixed + part * kLanes, kLanes, scratch.straight + part, kUnits);
+  }
+  for (int64_t r = 0; r < band.live; ++r) {
+    uint8_t* target = job.out + (band.at + r) * job.out_stride + 3 * x;
+    if (pixels == kPixels) {
+      to_bytes(scratch.straight + r * kUnits, job.column_scale, target);
+    } else {
       uint8_t bytes[kUnits];
       to_bytes(scratch.straight + r * kUnits, job.column_scale, bytes);
       memcpy(target, bytes, static_cast<size_t>(3 * pixels));
@@ -175,12 +181,21 @@ void along(const Resampling& job, const Scratch& scratch, int64_t at, int64_t li
   }
 }
 
+// Both passes of a band; the second follows close behind the first, so that what lies between stays in the cache.
+void run_band(const Resampling& job, const Scratch& scratch, const Band& band) {
+  const Taps& columns = job.columns;
+  const int64_t colours = needed_colours(columns, columns.count);
+  for (int64_t x = 0; x < colours; x += kStrip) down(job, scratch, band, x, colours);
+  for (int64_t x = 0; x < columns.count; x += kPixels) {
+    along(job, scratch, band, x, columns.count - x < kPixels ? columns.count - x : kPixels);
+  }
+}
+
 void run(const Resampling& job, float* memory) {
   const Scratch scratch(job, memory);
   for (int64_t at = 0; at < job.rows.count; at += kLanes) {
-    const int64_t live = job.rows.count - at < kLanes ? job.rows.count - at : kLanes;
-    down(job, scratch, at, live);
-    along(job, scratch, at, live);
+    const int64_t left = job.rows.count - at;
+    run_band(job, scratch, Band{at, left < kLanes ? left : kLanes});
   }
 }
 
