@@ -152,7 +152,7 @@ def test_a_right_call_is_not_refused(fast):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"row_first": np.array([0, 2, 8])}, "first[2] is 8, 3 taps, 10 source pixels"),
+        ({"row_first": np.array([0, 2, 8])}, "first[2] is 8, 3 taps over 10 source pixels"),
         ({"row_first": np.array([0, 2, 1])}, "rows: first must not fall"),
         ({"row_first": np.array([-1, 2, 7])}, "first[0] is -1"),
         ({"row_first": np.array([0, 2, 2**62])}, "rows: first must"),

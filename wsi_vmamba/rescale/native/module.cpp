@@ -27,10 +27,6 @@ using Target = nb::ndarray<uint8_t, nb::ndim<3>, nb::device::cpu>;
 using First = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weights = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
 const std::vector<const Resampler*>& compiled_resamplers() {
   static const auto usable =
       usable_tables<Resampler>({resampler_avx512(), resampler_avx2(), resampler_baseline()});
@@ -41,25 +37,29 @@ template <class Pixels>
 void require_pixels(const Pixels& pixels, const std::string& name) {
   // Strides along an axis of at most one pixel mean nothing.
   const bool dense = pixels.size() == 0 || (pixels.stride(2) == 1 && (pixels.shape(1) < 2 || pixels.stride(1) == 3));
-  require(pixels.shape(2) == 3 && dense, name + " must have shape (rows, columns, 3) with whole pixels side by side");
+  if (pixels.shape(2) != 3 || !dense) {
+    throw std::invalid_argument(name + " must have shape (rows, columns, 3) with whole pixels side by side");
+  }
 }
 
 // Every pixel the kernel will read lies below `extent`.
 Taps taps_of(const First& first, const Weights& weights, int64_t count, int64_t extent, const std::string& axis) {
   const Taps taps = {first.data(), weights.data(), static_cast<int64_t>(first.shape(0)),
                      static_cast<int64_t>(weights.shape(1))};
-  require(taps.count >= 1 && taps.count == count && static_cast<int64_t>(weights.shape(0)) == count,
-          axis + ": first, weights and out must agree on the number of target pixels, at least 1; got " +
-              std::to_string(first.shape(0)) + ", " + std::to_string(weights.shape(0)) + " and " +
-              std::to_string(count));
-  require(taps.width >= 1 && taps.width <= extent,
-          axis + ": " + std::to_string(taps.width) + " taps over " + std::to_string(extent) + " source pixels");
+  if (taps.count < 1 || taps.count != count || static_cast<int64_t>(weights.shape(0)) != count) {
+    throw std::invalid_argument(axis + ": first, weights and out must agree on the number of target pixels, at least " +
+                                "1; got " + std::to_string(first.shape(0)) + ", " + std::to_string(weights.shape(0)) +
+                                " and " + std::to_string(count));
+  }
+  const std::string extents =
+      std::to_string(taps.width) + " taps over " + std::to_string(extent) + " source pixels";
+  if (taps.width < 1 || taps.width > extent) throw std::invalid_argument(axis + ": " + extents);
   int64_t least = 0;
   for (int64_t i = 0; i < count; ++i) {
-    require(taps.first[i] >= least && taps.first[i] <= extent - taps.width,
-            axis + ": first must not fall and stay within the source; first[" + std::to_string(i) + "] is " +
-                std::to_string(taps.first[i]) + ", " + std::to_string(taps.width) + " taps, " +
-                std::to_string(extent) + " source pixels");
+    if (taps.first[i] < least || taps.first[i] > extent - taps.width) {
+      throw std::invalid_argument(axis + ": first must not fall and stay within the source; first[" +
+                                  std::to_string(i) + "] is " + std::to_string(taps.first[i]) + ", " + extents);
+    }
     least = taps.first[i];
   }
   return taps;
