@@ -40,7 +40,9 @@ def test_doctor_names_version_kernel_and_reason(capsys: pytest.CaptureFixture[st
     code = doctor.run()
     printed = capsys.readouterr().out
     assert code == (0 if ops.cpu.available and compiled.available else 1)
-    assert re.search(rf"resampling kernel +{'compiled, ' + compiled.isa if compiled.available else 'not'}", printed)
+    assert re.search(
+        rf"resampling kernel +{'compiled, ' + compiled.isa if compiled.available else 'not'}", printed
+    )
     assert re.search(rf"wsi-vmamba +{re.escape(__version__)}", printed)
     assert re.search(r"active on cpu +(cpp|reference): \S", printed)
     assert all(extra in printed for extra in doctor.EXTRAS)
