@@ -14,9 +14,10 @@ from wsi_vmamba.ops import ss2d_scan
 DIRECTIONS = 4
 #: Directions of `ss2d_scan` that walk row by row and column by column, forwards and backwards.
 _BY_ROW, _BY_COLUMN = (0, 2), (1, 3)
-#: Step sizes that the initial biases give (log-uniform), as in VMamba, and the most a bias is moved by the data,
-#: before the softplus: a step size stays below about bias + this, whatever the features.
-_DT_RANGE = (1e-3, 0.1)
+#: Step sizes that the initial biases give (log-uniform): memories of half a cell to 20 cells, the sizes of lesions.
+_DT_RANGE = (0.05, 2.0)
+#: The most a bias is moved by the data, before the softplus: a step size stays below about bias + this, whatever
+#: the features.
 _DT_REACH = 4.0
 
 
@@ -79,13 +80,14 @@ class GridScan(nn.Module):
 class GridContext(nn.Module):
     """What surrounds each cell: normalised input, 3 x 3 depthwise convolution, SiLU, `GridScan`, LayerNorm.
 
-    The order of VMamba's SS2D layer, on the grid of one slide's tissue cells.
+    The order of VMamba's SS2D layer, on the grid of one slide's tissue cells. The convolution starts as the mean of
+    the 3 x 3 cells, give or take a little: from random weights it learned slides by heart.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.conv_weight = nn.Parameter(torch.empty(9, channels).uniform_(-1 / 3, 1 / 3))
+        self.conv_weight = nn.Parameter(1 / 9 + torch.empty(9, channels).uniform_(-1 / 30, 1 / 30))
         self.conv_bias = nn.Parameter(torch.zeros(channels))
         self.scan = GridScan(channels)
         self.out_norm = nn.LayerNorm(channels)

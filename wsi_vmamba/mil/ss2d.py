@@ -6,16 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells, map_cells
-from wsi_vmamba.mil.gated import GatedAttention, attention_pool
+from wsi_vmamba.mil.gated import GatedAttention, Pooled, attention_pool
 from wsi_vmamba.mil.grid import CellGrid
 from wsi_vmamba.mil.scan_grid import GridContext
+
+#: Share of training steps that see no context. Without them it learns slides by heart before it learns lesions.
+_CONTEXT_DROP = 0.5
 
 
 class GridScanPool(nn.Module):
     """Gated attention pooling of h + W c, with h the embedding of a cell and c its context on the grid.
 
     The context is computed at half the width and in float32 whatever the autocast. W starts at zero, so that
-    training starts as that of `GatedAbmil` and context is added where it helps.
+    training starts as that of `GatedAbmil` and context is added where it helps. In training each slide goes without
+    context half of the times (stochastic depth, Huang et al., 2016), so that what cells say alone stays learned.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class GridScanPool(nn.Module):
         """
         check_cells(features, coords, in_dim=self.in_dim)
         grid = CellGrid.of(coords)
+        if self.training and float(torch.rand(())) < _CONTEXT_DROP:
+            return self._classify(attention_pool(self.embed, self.attention, features))
         inner = torch.cat(map_cells(lambda cells: self.inward(self.embed(cells)), features))
         with torch.autocast(features.device.type, enabled=False):
             ordered = inner.to(features.dtype)[grid.rows_first]
@@ -51,4 +57,7 @@ class GridScanPool(nn.Module):
         pooled = attention_pool(
             lambda cells, around: self.embed(cells) + self.outward(around), self.attention, features, context
         )
+        return self._classify(pooled)
+
+    def _classify(self, pooled: Pooled) -> MilOutput:
         return MilOutput(logits=self.classifier(pooled.means[0]), attention=pooled.attention())
