@@ -19,8 +19,8 @@ _QUALITY = 80
 MPP = 0.5
 
 
-def write_slide(path: Path, *, side_px: int) -> None:
-    """Write a square slide of ``side_px`` with levels of 1, 4 and 16, tiles of 512 px, YCbCr 4:2:0 as scanners do.
+def write_slide(path: Path, *, width_px: int, height_px: int) -> None:
+    """Write a slide with levels of 1, 4 and 16, tiles of 512 px, YCbCr 4:2:0 as scanners do.
 
     The levels are not reductions of each other, which no reader can tell and no figure here depends on.
     """
@@ -29,11 +29,11 @@ def write_slide(path: Path, *, side_px: int) -> None:
     partial = path.with_suffix(".partial")
     with tifffile.TiffWriter(partial, bigtiff=True) as tif:
         for factor in (1, 4, 16):
-            side = side_px // factor
+            width, height = width_px // factor, height_px // factor
             per_cm = 10_000 / MPP / factor
             tif.write(
-                _repeat(pictures, (-(-side // _TILE_PX)) ** 2),
-                shape=(side, side, 3),
+                _repeat(pictures, -(-width // _TILE_PX) * -(-height // _TILE_PX)),
+                shape=(height, width, 3),
                 dtype=np.uint8,
                 tile=(_TILE_PX, _TILE_PX),
                 photometric="ycbcr",

@@ -58,10 +58,10 @@ def _read(config: EvaluateConfig, name: str) -> ScoredSlides:
         if not config.score_column:
             raise UsageError(f"{name}: say which column holds the scores, as {name}:COLUMN or --score-column")
         return read_scored_slides(config, path, config.score_column)
-    from wsi_vmamba.pipelines.scoring_run import score_run  # only runs need torch
+    from wsi_vmamba.pipelines.scoring_folds import score  # only runs need torch
 
     # The test compares rankings; a threshold would cost a pass over the validation slides.
-    scored: ScoredSlides = score_run(config.model_copy(update={"threshold": 0.5}), path).slides()
+    scored: ScoredSlides = score(config.model_copy(update={"threshold": 0.5}), path).slides()
     return scored
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wsi_vmamba.pipelines import results
 from wsi_vmamba.pipelines.lesions_run import froc_of_run, knows_lesions
-from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun, score_run
+from wsi_vmamba.pipelines.scoring_folds import score
+from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
 from wsi_vmamba.pipelines.train import newest_run
 
 from wsi_vmamba import console
@@ -20,7 +21,7 @@ from wsi_vmamba.metrics.froc import FrocResult
 def run(config: EvaluateConfig) -> int:
     """Score the slides of a split, compute what was asked for, print and save it; return 0."""
     folder = Path(config.run) if config.run else newest_run(Path(config.runs))
-    scored = score_run(config, folder)
+    scored = score(config, folder)
     slides = scored.slides()
     out = Path(config.out) if config.out else folder / "evaluation"
     lesions = _lesions(config, scored, out)

@@ -23,7 +23,7 @@ from wsi_vmamba.pipelines.outcomes import (
     until_unclaimed,
 )
 from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
-from wsi_vmamba.pipelines.sources import SlideSource, find_sources, take_shard
+from wsi_vmamba.pipelines.sources import SlideSource, find_sources, refuse_namesake, take_shard
 from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
 
 from wsi_vmamba import console
@@ -88,7 +88,7 @@ class Workplace:
 def run(config: ExtractConfig) -> int:
     """Extract every slide; return 0 when all have features, 1 when some slide failed."""
     started = time.perf_counter()
-    sources = find_sources(config.slides)
+    sources = find_sources(config.slides, ids_from_path=config.ids_from_path)
     if config.mask is not None:
         check_masks(Path(config.mask), n_slides=len(sources))
     sources = take_shard(sources, config.shard)
@@ -254,6 +254,7 @@ def _is_done(path: Path, config: ExtractConfig, since_s: float) -> bool:
 def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outcome:
     """Make sure that a feature file is what this run would make, without segmenting the slide again."""
     stored = open_features(path)
+    refuse_namesake(path, stored.meta.slide_path, source.path)
     with open_slide(source.path, reader=config.reader) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
@@ -324,6 +325,7 @@ def _encode_into(
         left_out=n_left_out,
         decode_s=round(stats.decode_s, 3),
         wait_s=round(stats.wait_s, 3),
+        stream_s=round(stats.stream_s, 3),
     )
 
 

@@ -77,6 +77,7 @@ class Outcome:
         seconds: how long it took.
         decode_s: how long decoding worked.
         wait_s: how long the encoder waited for pixels.
+        stream_s: how long both of them took together, from the first region asked for to the last one encoded.
     """
 
     slide_id: str
@@ -89,6 +90,7 @@ class Outcome:
     seconds: float = 0.0
     decode_s: float = 0.0
     wait_s: float = 0.0
+    stream_s: float = 0.0
 
     @property
     def failed(self) -> bool:
@@ -173,6 +175,8 @@ class OutcomeTable:
             f"{len(self.outcomes) - len(failures)} of {len(self.outcomes)} slides have features in "
             f"{self.path.parent} ({already} were there already); {seconds:.1f} s"
         )
+        if shares := waiting_shares(self.outcomes):
+            console.say(shares)
         gaps = [outcome for outcome in self.outcomes if outcome.left_out]
         if gaps:
             rows: Sequence[Sequence[object]] = [(gap.slide_id, gap.left_out, gap.detail) for gap in gaps]
@@ -180,6 +184,19 @@ class OutcomeTable:
         if failures:
             rows = [(each.slide_id, each.outcome, each.detail, each.remedy) for each in failures]
             console.print_table("Slides without features", ("slide", "outcome", "cause", "remedy"), rows)
+
+
+def waiting_shares(outcomes: Iterable[Outcome]) -> str:
+    """Say what part of the time the encoder waited for pixels, and decoding for the encoder; empty for no time."""
+    worked = [outcome for outcome in outcomes if outcome.stream_s > 0]
+    if not worked:
+        return ""
+    total_s = sum(outcome.stream_s for outcome in worked)
+    encoder = sum(outcome.wait_s for outcome in worked) / total_s
+    decoding = 1 - sum(outcome.decode_s for outcome in worked) / total_s
+    # The three are timed one by one, so a share may miss its bounds by a hair.
+    encoder, decoding = (min(max(share, 0.0), 1.0) for share in (encoder, decoding))
+    return f"the encoder waited {encoder:.0%} of the time for pixels, decoding waited {decoding:.0%} for the encoder"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.pipelines.scoring import ScoredSlides
+from wsi_vmamba.pipelines.scoring import FoldScores, ScoredSlides
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
@@ -90,6 +90,8 @@ def content_of(
             "n_negative": area.n_negative,
             "slide_metrics": {slides.name: slides.headline.to_dict(), **slides.panel.to_dict()},
         }
+        if slides.slides.folds is not None:
+            found["folds"] = slides.slides.folds.to_dict()
     if lesions is not None:
         detail = lesions.to_dict()
         found |= {
@@ -177,6 +179,8 @@ def show(slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
         console.print_table(title, ("metric", "value", "95 % interval"), rows)
         for note in panel.notes:
             console.say(f"note: {note}")
+        if slides.slides.folds is not None:
+            show_folds(slides.slides.folds)
     if lesions is not None:
         rows = [
             ("FROC, as the organisers' script scores it", _value(lesions.value), _interval(lesions.ci95)),
@@ -185,6 +189,19 @@ def show(slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
         ]  # fmt: skip
         title = f"{lesions.n_lesions} lesions that count on {lesions.n_slides} slides"
         console.print_table(title, ("metric", "value", "95 % interval"), rows)
+
+
+def show_folds(folds: FoldScores) -> None:
+    """Print how the models of a cross-validation did one by one and together."""
+    each = ", ".join(f"{auc:.4f}" for auc in folds.aucs)
+    console.say(
+        f"{len(folds.aucs)} folds on their {folds.split} slides: AUC {folds.mean:.4f} ± {folds.sd:.4f} (mean ± "
+        f"standard deviation; {each})"
+    )
+    console.say(
+        f"out-of-fold AUC {folds.out_of_fold_auc:.4f}: {folds.n_out_of_fold} validation slides, each scored by the "
+        "model that was not trained on it; each model's epoch was chosen on them, which flatters"
+    )
 
 
 def _value(value: float) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,44 @@ from wsi_vmamba.metrics.thresholds import choose_threshold
 
 #: Columns that hold the size of the metastasis; the first that is there is taken.
 GROUP_COLUMNS = ("metastasis", "category")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldScores:
+    """How the models of a cross-validation did one by one, and on the slides that each had not seen.
+
+    Attributes:
+        split: what ``aucs`` are of: "validation" (each fold's own slides) or "test" (the same slides for all).
+        aucs: ROC AUC of each fold's model.
+        out_of_fold_auc: of all validation slides together, each scored by the model that was not trained on it.
+        n_out_of_fold: number of those slides.
+    """
+
+    split: str
+    aucs: tuple[float, ...]
+    out_of_fold_auc: float
+    n_out_of_fold: int
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``aucs``."""
+        return mean(self.aucs)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of ``aucs`` from fold to fold, with n - 1."""
+        return stdev(self.aucs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {
+            "split": self.split,
+            "auc": list(self.aucs),
+            "auc_mean": self.mean,
+            "auc_sd": self.sd,
+            "out_of_fold_auc": self.out_of_fold_auc,
+            "n_out_of_fold": self.n_out_of_fold,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +70,7 @@ class ScoredSlides:
         groups: size of the metastasis of each slide, where known.
         cells: number of cells of each slide, where there are any.
         threshold: from which score on a slide is called positive, where one was chosen.
+        folds: of a cross-validation, how each of its models did.
     """
 
     source: str
@@ -40,6 +81,7 @@ class ScoredSlides:
     groups: tuple[str, ...] | None = None
     cells: tuple[int, ...] | None = None
     threshold: Threshold | None = None
+    folds: FoldScores | None = None
 
 
 def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:

@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.scoring import GROUP_COLUMNS, ScoredSlides, chosen_threshold, given_threshold
+from wsi_vmamba.pipelines.scoring import (
+    GROUP_COLUMNS,
+    FoldScores,
+    ScoredSlides,
+    chosen_threshold,
+    given_threshold,
+)
 from wsi_vmamba.pipelines.train import load_records
 
 from wsi_vmamba import console
@@ -42,18 +48,20 @@ class ScoredRun:
     split: str
     scored: tuple[Scored, ...] = field(repr=False)
     threshold: Threshold | None
+    folds: FoldScores | None = None
 
     def slides(self) -> ScoredSlides:
         """Labels, scores, groups and threshold of the run."""
         return ScoredSlides(
             source=f"{len(self.scored)} {self.split} slides of {self.folder}",
             slide_ids=tuple(item.record.slide_id for item in self.scored),
-            labels=_labels(self.scored),
-            scores=_probabilities(self.scored),
+            labels=labels_of(self.scored),
+            scores=probabilities_of(self.scored),
             patient_ids=tuple(item.record.patient_id for item in self.scored),
             groups=_groups(self.scored),
             cells=tuple(item.cells for item in self.scored),
             threshold=self.threshold,
+            folds=self.folds,
         )
 
 
@@ -133,7 +141,7 @@ def _threshold(config: EvaluateConfig, how: TrainConfig, trained: Run, features:
     threshold: Threshold | None = given_threshold(config)
     if threshold is None and config.split != "validation":
         scored = score_split("validation", how, trained, features)
-        threshold = chosen_threshold(_labels(scored), _probabilities(scored))
+        threshold = chosen_threshold(labels_of(scored), probabilities_of(scored))
     return threshold
 
 
@@ -145,9 +153,11 @@ def _groups(scored: Sequence[Scored]) -> tuple[str, ...] | None:
     return None
 
 
-def _labels(scored: Sequence[Scored]) -> NDArray[np.int64]:
+def labels_of(scored: Sequence[Scored]) -> NDArray[np.int64]:
+    """Labels of the slides, (N,)."""
     return np.array([item.record.label for item in scored], dtype=np.int64)
 
 
-def _probabilities(scored: Sequence[Scored]) -> NDArray[np.float64]:
+def probabilities_of(scored: Sequence[Scored]) -> NDArray[np.float64]:
+    """Probabilities of label 1, (N,)."""
     return np.array([item.prediction.probability for item in scored])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from wsi_vmamba.config import parse_shard
 from wsi_vmamba.datasets.csv import read_manifest
-from wsi_vmamba.errors import DatasetError, UnreadableSlideError, UsageError
+from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, UnreadableSlideError, UsageError
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
-from wsi_vmamba.slide.location import Location, is_url
+from wsi_vmamba.slide.location import Location, absolute, is_url
 
 #: Longest name that leaves room for the ending and the temporary names, in bytes; file systems take 255.
 _LONGEST_ID_BYTES = 150
@@ -34,17 +34,22 @@ class SlideSource:
     problem: str = ""
 
 
-def find_sources(slides: str) -> list[SlideSource]:
+def find_sources(slides: str, *, ids_from_path: bool = False) -> list[SlideSource]:
     """List the slides that a folder (recursively), a CSV (slide_id, path, mpp), a single file or a URL stands for.
 
     A folder that cannot be listed stands in the list with its problem; the others go on.
+
+    Args:
+        slides: the folder, CSV, file or URL.
+        ids_from_path: name a slide by its folders below ``slides`` too, ``a__slide`` for ``a/slide.svs``. Never
+            decided by what else is there: a slide must keep its name when another of the same name comes.
 
     Raises:
         UsageError: nothing is there, no slide was found, or two slides share a name.
         DatasetError: the CSV is not as described.
     """
     if is_url(slides):
-        return _from_url(slides)
+        return _from_url(slides, ids_from_path=ids_from_path)
     path = Path(slides)
     try:
         there, is_file = path.exists(), path.is_file()
@@ -58,12 +63,14 @@ def find_sources(slides: str) -> list[SlideSource]:
             for record in read_manifest(path, root=path.parent)
         ]
     problems: list[UnreadableSlideError] = []
+    found = find_slides(path, problems=problems)
     sources = [
-        SlideSource(slide_id=slide_id_of(file), path=file) for file in find_slides(path, problems=problems)
+        SlideSource(slide_id=_name(file, below=slides if ids_from_path else None), path=file)
+        for file in found
     ]
     if not sources and not problems:
         raise UsageError(f"no slides found in {path.absolute()} (searched recursively)")
-    _refuse_same_names(sources)
+    _refuse_same_names(sources, below=slides)
     return sources + [
         SlideSource(slide_id=f"{error.slide}/", path=Path(error.slide), problem=error.message)
         for error in problems
@@ -85,18 +92,64 @@ def take_shard(sources: list[SlideSource], shard: str | None) -> list[SlideSourc
     return sorted(sources, key=lambda source: source.slide_id)[index - 1 :: count]
 
 
-def _from_url(url: str) -> list[SlideSource]:
+def _name(place: Location, *, below: str | None) -> str:
+    """The slide_id of a file: its name, after the folders that lead to it where it lies ``below`` something."""
+    name: str = slide_id_of(place)
+    if below is None:
+        return name
+    name = "__".join([*_below(place, below).parent.parts, name])
+    if len(name.encode()) > _LONGEST_ID_BYTES:
+        raise UsageError(
+            f"{name[:60]}… would name a feature file with more than {_LONGEST_ID_BYTES} bytes; give a CSV with a "
+            "slide_id for each slide"
+        )
+    return name
+
+
+def _below(place: Location, folder: str) -> PurePosixPath:
+    """The part of a place that begins after ``folder``; its name where the two are the same."""
+    inside = PurePosixPath(str(place).removeprefix(str(folder) if is_url(folder) else str(Path(folder))))
+    return PurePosixPath(*(part for part in inside.parts if part != "/")) if inside.name else PurePosixPath()
+
+
+def refuse_namesake(features: Path, made_from: str, slide: Location) -> None:
+    """Refuse to take the features of one slide for those of another with the same name.
+
+    Slides may be moved and copied, so the path alone says nothing: they are two if the file that the features were
+    made from is still there and has another length.
+
+    Raises:
+        IncompatibleStoreError: they are.
+    """
+    if is_url(made_from) or is_url(slide):
+        return
+    old, new = Path(made_from), Path(slide)
+    try:
+        two = old.is_file() and new.is_file() and old.stat().st_size != new.stat().st_size
+        if not two or old.samefile(new):
+            return
+    except OSError:  # what cannot be looked at cannot be compared
+        return
+    raise IncompatibleStoreError(
+        f"{features} holds the features of {old}, and {new} is another slide of that name; choose another --out, "
+        "name slides by their folders with --set ids_from_path=true, or give a CSV with a slide_id for each"
+    )
+
+
+def _from_url(url: str, *, ids_from_path: bool) -> list[SlideSource]:
     # Imported here: fsspec and its clients are slow to load and rarely needed.
     from wsi_vmamba.slide.remote import find_remote_slides
 
     if url.lower().endswith(".csv"):
         raise UsageError(f"{url}: a manifest must be a local file; copy it here, its paths may be URLs")
+    url = url.rstrip("/")
     sources = [
-        SlideSource(slide_id=slide_id_of(found), path=found) for found in find_remote_slides(url.rstrip("/"))
+        SlideSource(slide_id=_name(found, below=url if ids_from_path else None), path=found)
+        for found in find_remote_slides(url)
     ]
     if not sources:
         raise UsageError(f"no slides found at {url} (searched recursively)")
-    _refuse_same_names(sources)
+    _refuse_same_names(sources, below=url)
     return sources
 
 
@@ -116,13 +169,18 @@ def _from_record(manifest: Path, slide_id: str, path: Location | None, mpp: floa
     return SlideSource(slide_id=slide_id, path=path, mpp=mpp)
 
 
-def _refuse_same_names(sources: list[SlideSource]) -> None:
+def _refuse_same_names(sources: list[SlideSource], *, below: str) -> None:
     by_name: dict[str, list[Location]] = defaultdict(list)
     for source in sources:
         by_name[source.slide_id].append(source.path)
-    for name, paths in by_name.items():
-        if len(paths) > 1:
-            raise UsageError(
-                f"{len(paths)} slides are named {name!r} ({', '.join(map(str, paths))}); their feature files would "
-                "collide. Give a CSV with a slide_id of its own for each"
-            )
+    shared = {name: paths for name, paths in by_name.items() if len(paths) > 1}
+    for name, paths in shared.items():
+        first, second = paths[:2]
+        lines = [f"  {_name(path, below=below)},{absolute(path)}" for path in (first, second)]
+        others = f" ({len(shared)} names are shared)" if len(shared) > 1 else ""
+        raise UsageError(
+            f"{len(paths)} slides are named {name!r}{others}, and their feature files would collide:\n"
+            f"  {first}\n  {second}\n"
+            "Name all slides by their folders too with --set ids_from_path=true, or choose the names in a CSV given in "
+            "place of the folder:\n  slide_id,path\n" + "\n".join(lines)
+        )

@@ -18,11 +18,13 @@ from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.training import CellTargets, EpochReport, TrainSettings, split_folds, train
+from wsi_vmamba.training import CellTargets, EpochReport, TrainSettings, source_of_folds, split_folds, train
 from wsi_vmamba.training.run import MODEL
 
 #: Where slides are supervised and no aggregator is named.
 DEFAULT_AGGREGATOR = "abmil"
+#: Written last: where it is, the run, or all runs of the cross-validation, are finished.
+RECORD = "train.run.json"
 
 
 def run(config: TrainConfig) -> int:
@@ -49,14 +51,22 @@ def run(config: TrainConfig) -> int:
     if (folder / MODEL).exists():
         raise UsageError(f"{folder} holds a run without folds; choose another --name")
     splits = split_folds(records, folds=config.folds, seed=config.seed)
+    console.say(source_of_folds(records, folds=config.folds, seed=config.seed))
+    if config.resume or config.overwrite:
+        (folder / RECORD).unlink(
+            missing_ok=True
+        )  # being there says that all folds are of one finished training
     found = []
     for number, split in enumerate(splits, start=1):
-        best = _train_one(config, split, folder / f"fold-{number}", loader=loader, targets=targets)
+        best = _train_one(config, split, fold_folder(folder, number), loader=loader, targets=targets)
         found.append(best.validation_auc)
+    facts = {"device": choose_device(config.device), "validation_auc": found}
+    write_run_record(folder, command="train", config=config, facts=facts)
     shown = ", ".join(f"{auc:.4f}" for auc in found)
     console.say(
         f"validation AUC by fold {shown}; mean {mean(found):.4f}. The epoch to keep was chosen on the same slides, "
-        f"which flatters; next: wsi-vmamba evaluate --run {folder / 'fold-1'}"
+        f"which flatters; next: wsi-vmamba evaluate --run {folder} (the mean of the models on test slides), or with "
+        "--split validation (each slide by the model that was not trained on it)"
     )
     return 0
 
@@ -84,7 +94,8 @@ def _train_one(
 
         result = train(
             records, loader, settings_of(config), folder,
-            load_targets=targets, resume=config.resume, overwrite=config.overwrite, device=device, on_epoch=show,
+            load_targets=targets, describe_targets=targets.describe,
+            resume=config.resume, overwrite=config.overwrite, device=device, on_epoch=show,
         )  # fmt: skip
     best = result.best
     slides = sum(record.split != "test" for record in records)
@@ -132,6 +143,11 @@ def run_folder(config: TrainConfig) -> Path:
     return Path(config.runs) / (config.name or f"{config.dataset}-{trained}")
 
 
+def fold_folder(folder: Path, number: int) -> Path:
+    """Folder of one run of a cross-validation, counted from 1."""
+    return folder / f"fold-{number}"
+
+
 def settings_of(config: TrainConfig) -> TrainSettings:
     """The part of the configuration that shapes the training itself."""
     shared = set(TrainSettings.__dataclass_fields__) & set(TrainConfig.model_fields)
@@ -150,7 +166,7 @@ def newest_run(runs: Path) -> Path:
     Raises:
         TrainingError: there is none.
     """
-    finished = sorted(runs.rglob("train.run.json"), key=lambda file: file.stat().st_mtime_ns)
+    finished = sorted(runs.rglob(RECORD), key=lambda file: file.stat().st_mtime_ns)
     if not finished:
         raise TrainingError(
             f"no finished run under {runs.absolute()}; make one with `wsi-vmamba train`, or give --run"

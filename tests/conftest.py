@@ -1,8 +1,12 @@
-"""Fixtures every room shares: where the real slides and the golden numbers are, if they are here at all."""
+"""Fixtures every room shares: real slides and golden numbers, if they are here at all; one thread; hostile files."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +29,41 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return _folder("WSI_VMAMBA_GOLDEN", "../shared/golden")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tensors of tests are slower on several threads, much slower where other programs run beside."""
+    import torch  # most tests need none, and it is slow to import
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def serve_hostile() -> Iterator[Callable[..., Callable[[Path | str], dict[str, object]]]]:
+    """Start `hostile_server.py`, which opens a file in a process of its own and reports error, time and memory.
+
+    What is called with words for its command line, and returns what is called with the path or URL of a file.
+    """
+    servers: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> Callable[[Path | str], dict[str, object]]:
+        program = [sys.executable, str(Path(__file__).with_name("hostile_server.py")), *words]
+        server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        servers.append(server)
+
+        def ask(path: Path | str) -> dict[str, object]:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            print(json.dumps(str(path)), file=server.stdin, flush=True)
+            found: dict[str, object] = json.loads(server.stdout.readline())
+            return found
+
+        return ask
+
+    yield start
+    for server in servers:
+        server.communicate()

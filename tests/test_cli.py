@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("extract", "train", "evaluate", "export", "download", "check", "demo", "info", "show", "doctor")
+COMMANDS = (
+    "extract",
+    "train",
+    "finetune",
+    "evaluate",
+    "export",
+    "download",
+    "check",
+    "demo",
+    "info",
+    "show",
+    "doctor",
+)
 
 
 def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

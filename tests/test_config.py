@@ -10,6 +10,7 @@ from wsi_vmamba.config import (
     EvaluateConfig,
     ExportConfig,
     ExtractConfig,
+    FinetuneConfig,
     RunConfig,
     TrainConfig,
     dump_config,
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, type[RunConfig]] = {
     "extract": ExtractConfig,
     "train": TrainConfig,
+    "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "demo": DemoConfig,

@@ -62,15 +62,18 @@ def test_pooling_refuses_what_does_not_match() -> None:
         pool_cells(np.zeros((2, 2, 1), np.float32), region, cell_px=128, stride_px=32)
 
 
-def test_null_encoder_gives_the_colours_of_each_square_across_bands() -> None:
-    encoder = build_encoder("null")
-    assert isinstance(encoder, BandEncoder)
+def test_bands_do_not_change_the_squares_of_the_null_backbone() -> None:
     pixels = _pixels(1100, 70)
-    features = encoder.encode(pixels)
-    assert features.shape == (35, 3, 6)
+    backbone = build_backbone("null")
+    bands, whole = (
+        kind("null", backbone, precision="fp32", device="cpu").encode(pixels)
+        for kind in (BandEncoder, WholeMapEncoder)
+    )
+    assert bands.shape == (35, 3, 6)
+    np.testing.assert_allclose(bands, whole, atol=1e-6)
     mean = pixels[1088:1100, 64:70].reshape(-1, 3).mean(0) / 255
     expected = (mean - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(features[34, 2, :3], expected, atol=1e-5)
+    np.testing.assert_allclose(bands[34, 2, :3], expected, atol=1e-5)
 
 
 @needs_kernels

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
+from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import (
     DatasetError,
     IncompatibleStoreError,
@@ -24,8 +25,10 @@ from wsi_vmamba.training import EpochReport, TrainSettings, load_run, predict, t
 from wsi_vmamba.training.model import feature_moments
 from wsi_vmamba.training.slides import class_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SOURCE = FeatureSource(model="null", weights_hash="00", target_mpp=0.5, cell_px=256)
-QUICK = TrainSettings(epochs=6, hidden_dim=16, patience=6)
+QUICK = TrainSettings(epochs=6, hidden_dim=16, patience=6, learning_rate=5e-4)
 
 
 class Cohort:
@@ -53,15 +56,6 @@ class Cohort:
 
     def __call__(self, record: SlideRecord) -> Bag:
         return self.bags[record.slide_id]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on several threads, much slower where other tests run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +396,15 @@ def test_class_weights_balance_the_labels():
     records = [SlideRecord(slide_id=str(i), label=int(i < 3)) for i in range(12)]
     assert class_weights(records, balanced=True) == [12 / 18, 2.0]
     assert class_weights(records, balanced=False) == [1.0, 1.0]
+
+
+def test_settings_have_the_defaults_of_the_command():
+    config, settings = TrainConfig(), TrainSettings()
+    shared = set(TrainSettings.__dataclass_fields__) & set(TrainConfig.model_fields)
+    assert {"learning_rate", "epochs", "patience", "dropout", "seed"} <= shared
+    # The command chooses these two by what is supervised and by the device.
+    for name in shared - {"aggregator", "precision"}:
+        assert getattr(settings, name) == getattr(config, name), name
 
 
 def test_learning_rate_rises_then_falls_to_zero():

@@ -168,6 +168,37 @@ def train(
 
 
 @app.command()
+def finetune(
+    tiles: Annotated[
+        str | None,
+        typer.Argument(help="Folder with train/<class>/ and validation/<class>/ [default: tiles]."),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="A VMamba of the table [default: vmamba_pico].")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Where to start: auto, random or a file [default: auto].")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the weights [default: finetuned].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training tiles [default: 10].")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the head [default: 0.0003].")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Factor on the learning rate per block downwards [default: 0.75].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto [default: auto].")] = None,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace existing weights.")] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Fine-tune a backbone on labelled tiles; the weights are for extract --weights."""
+    options = {
+        "tiles": tiles, "backbone": backbone, "weights": weights, "out": out, "epochs": epochs,
+        "learning_rate": learning_rate, "layer_decay": layer_decay, "device": device, "overwrite": overwrite,
+    }  # fmt: skip
+    _run("finetune", "FinetuneConfig", config, assignments, options)
+
+
+@app.command()
 def evaluate(
     metric: Annotated[
         str | None, typer.Option(help="auc or another slide metric, froc, or all [default: auc].")

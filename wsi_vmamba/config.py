@@ -82,6 +82,8 @@ class ExtractConfig(RunConfig):
 
     slides: str = "slides"
     """A folder (searched recursively), one slide, or a CSV with the columns slide_id, path, mpp."""
+    ids_from_path: bool = False
+    """Name slides by their folders too: a__slide for a/slide.svs. By default, and in a CSV, folders do not count."""
     out: str = "features"
     reader: Reader | None = None
     mpp_override: Mpp | None = None
@@ -228,6 +230,28 @@ class EvaluateConfig(RunConfig):
         if self.masks and self.annotations:
             raise ValueError("give --masks or --annotations, not both")
         return self
+
+
+class FinetuneConfig(RunConfig):
+    """`wsi-vmamba finetune`: labelled tiles to weights of a backbone."""
+
+    tiles: str = "tiles"
+    """A folder with train/<class>/ and validation/<class>/ full of pictures of one size."""
+    backbone: Backbone = "vmamba_pico"
+    weights: str = "auto"
+    """Where to start: `auto` (shipped with the backbone), `random`, or a file."""
+    out: str = "finetuned"
+    epochs: Annotated[int, Field(ge=1)] = 10
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    batch: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Of the new head; the n-th block below it learns at `layer_decay` to the power of n of that."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    overwrite: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class DownloadConfig(RunConfig):

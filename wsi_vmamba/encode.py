@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.inference.colours import colour_moments
 from wsi_vmamba.inference.convolve import pixel_tensor
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.linear import onednn_usable
 from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.null import NullBackbone
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu, triton
@@ -149,6 +151,15 @@ class BandEncoder(WholeMapEncoder):
         return np.concatenate([super(BandEncoder, self).encode(pixels[top : top + band_px]) for top in tops])
 
 
+class ColourEncoder(WholeMapEncoder):
+    """The backbone without weights on the CPU: as fast as the pixels can be looked at, with no map in memory."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder.encode`."""
+        check_pixels(pixels)
+        return colour_moments(pixels, square_px=self.stride_px)
+
+
 class StripEncoder:
     """A VMamba on the CPU, strip by strip (`wsi_vmamba.inference`): large regions in little memory."""
 
@@ -215,6 +226,8 @@ def build_encoder(
 
         return CudaEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
     kind = WholeMapEncoder if isinstance(backbone, VMamba) else BandEncoder
+    if device == "cpu" and isinstance(backbone, NullBackbone):
+        kind = ColourEncoder
     return kind(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
 
 

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Versions of this package, Python and everything that can change a result; absent ones are left out."""
+    return dict(_package_versions())
+
+
+@cache
+def _package_versions() -> dict[str, str]:
+    # Looked up once: a slide would otherwise wait for it as long as for 20 megapixels.
     found = {"wsi-vmamba": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

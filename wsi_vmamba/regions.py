@@ -307,18 +307,21 @@ def _tissue_shares(
 ) -> NDArray[np.float64]:
     """Exact share of tissue in each cell, shape (rows, columns); what lies outside the slide is no tissue."""
     down = tissue.downsample
-    rows = _cell_means(tissue.mask.astype(np.float64), limit=height_l0 / down, cell=cell_l0 / down)
+    rows = _cell_means(tissue.mask, limit=height_l0 / down, cell=cell_l0 / down)
     return _cell_means(rows.T, limit=width_l0 / down, cell=cell_l0 / down).T
 
 
-def _cell_means(values: NDArray[np.float64], *, limit: float, cell: float) -> NDArray[np.float64]:
+def _cell_means(values: NDArray[Any], *, limit: float, cell: float) -> NDArray[np.float64]:
     """Mean over consecutive cells along axis 0, all in mask pixels, cut off at ``limit``."""
     edges = np.minimum(np.arange(math.ceil(limit / cell) + 1) * cell, min(limit, len(values)))
-    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
-    # The running total is linear inside a mask pixel, so interpolating it integrates exactly.
     below = np.minimum(edges.astype(np.int64), len(values) - 1)
-    at_edges = total[below] + (edges - below)[:, None] * (total[below + 1] - total[below])
-    means: NDArray[np.float64] = np.diff(at_edges, axis=0) / cell
+    # Totals at the edges only: one for every row of the mask would be many times the mask.
+    total = np.zeros((len(edges), values.shape[1]))
+    for i in range(1, len(edges)):
+        total[i] = total[i - 1] + values[below[i - 1] : below[i]].sum(axis=0, dtype=np.float64)
+    # The running total is linear inside a mask pixel, so interpolating it integrates exactly.
+    total += (edges - below)[:, None] * values[below]
+    means: NDArray[np.float64] = np.diff(total, axis=0) / cell
     return means
 
 

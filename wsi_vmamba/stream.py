@@ -44,12 +44,15 @@ class StreamStats:
     Attributes:
         decode_s: seconds the decode thread worked.
         wait_s: seconds the consumer waited for it: near zero where decoding hides behind the encoder.
+        stream_s: seconds from the first region asked for until the consumer was through with the last; what
+            ``decode_s`` leaves of it the decode thread waited for the consumer.
         regions: regions handed out.
         target_px: target pixels handed out.
     """
 
     decode_s: float = 0.0
     wait_s: float = 0.0
+    stream_s: float = 0.0
     regions: int = 0
     target_px: int = 0
 
@@ -94,6 +97,7 @@ def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -
     decoder = _Decoder(slide, plan)
     pending: deque[Future[DecodedRegion]] = deque()
     waiting = iter(plan.regions)
+    began = time.perf_counter()
     with ThreadPoolExecutor(1, thread_name_prefix="regions") as ahead:
 
         def submit_ahead() -> None:
@@ -113,6 +117,7 @@ def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -
                 # Let go before waiting, or a region that the consumer is done with would stay in memory.
                 del decoded
         finally:
+            stats.stream_s += time.perf_counter() - began
             decoder.stop.set()
             ahead.shutdown(wait=False, cancel_futures=True)
 
@@ -180,14 +185,18 @@ class _Decoder:
         def read_block(x: range) -> None:
             x_from = x.start // self._block_width_px * self._block_width_px if self._anchored else x.start
             y_from = y_px // strip_rows * strip_rows if self._anchored else y_px
+            block = out[:, x.start - x_px : x.stop - x_px]
+            fits = (x_from, y_from) == (x.start, y_px)
             pixels = self.slide.read_region(
                 x_l0=round(x_from * self.plan.downsample),
                 y_l0=round(y_from * self.plan.downsample),
                 level=self.plan.level,
                 width_px=x.stop - x_from,
                 height_px=y_px + len(out) - y_from,
+                out=block if fits else None,
             )
-            out[:, x.start - x_px : x.stop - x_px] = pixels[y_px - y_from :, x.start - x_from :]
+            if not fits:
+                block[:] = pixels[y_px - y_from :, x.start - x_from :]
 
         run_all(read_block, list(_cut_at_multiples(x_px, x_px + out.shape[1], self._block_width_px)))
 

@@ -31,7 +31,7 @@ def test_ranges_and_strips_cover_every_row_once_in_order(height: int, parts: int
     assert rows == list(range(height))
     sizes = [part.last - part.first for part in ranges]
     assert max(sizes) - min(sizes) <= 1
-    assert all(last - first <= strip_rows for part in ranges for first, last in part.strips)
+    assert all(2 * (last - first) <= 3 * strip_rows for part in ranges for first, last in part.strips)
 
 
 @settings(deadline=None)
@@ -92,10 +92,10 @@ from wsi_vmamba.inference.memory import peak_resident_bytes, resident_bytes
 from wsi_vmamba.model import build_backbone
 forward = StripForward(build_backbone("vmamba_pico"), precision=sys.argv[1], threads=2)
 forward(np.zeros((64, 64, 3), np.uint8))
-pixels = np.zeros((2048, 3072, 3), np.uint8)
+pixels = np.zeros((3072, 4096, 3), np.uint8)
 before = resident_bytes()
 forward(pixels)
-print(peak_resident_bytes() - before - pixels.nbytes, forward.plan(height_px=2048, width_px=3072).total_bytes)
+print(peak_resident_bytes() - before - pixels.nbytes, forward.plan(height_px=3072, width_px=4096).total_bytes)
 """
 
 

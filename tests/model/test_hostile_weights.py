@@ -6,32 +6,17 @@ import io
 import json
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-SERVER = Path(__file__).parents[1] / "slide" / "hostile_server.py"
-
 
 @pytest.fixture(scope="module")
-def attempt() -> Iterator[Callable[[Path], dict[str, object]]]:
-    server = subprocess.Popen(
-        [sys.executable, str(SERVER), "weights"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-    def ask(path: Path) -> dict[str, object]:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        print(json.dumps(str(path)), file=server.stdin, flush=True)
-        return json.loads(server.stdout.readline())
-
-    yield ask
-    server.communicate()
+def attempt(serve_hostile) -> Callable[[Path], dict[str, object]]:
+    return serve_hostile("weights")
 
 
 class Harm:

@@ -58,6 +58,11 @@ def test_compiles_as_one_graph_with_equal_results() -> None:
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_the_compiler_is_not_imported_before_it_is_used() -> None:
+    code = "import sys, wsi_vmamba.ops; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, 5, 7, 8), (1, 5, 7, 12), (4, 8, 1), (4, 8), (32, 1), (32,)]

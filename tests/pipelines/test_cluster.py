@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from wsi_vmamba.pipelines import extract
 
 PARTS = Path(__file__).with_name("cluster_parts.py")
@@ -116,6 +117,25 @@ def test_local_workers_make_the_same_bytes_and_the_same_failures(
     for slide_id in ("s0", "s1", "s2"):
         for key in ("outcome", "detail", "remedy", "regions", "cells"):
             assert ours[slide_id][key] == theirs[slide_id][key]
+
+
+def test_workers_with_other_numbers_of_threads_encode_the_same_bytes(
+    start, write_tiny_slide, tmp_path, store_bytes, extract_config
+):
+    """Each local worker has half of the cores; alone, this process is told to use one more than that."""
+    write_tiny_slide(tmp_path / "slides" / "s.tif", 5)
+    encoder = ("--backbone", "vmamba_pico", "--precision", "bf16")
+    run = start(*arguments(tmp_path / "slides", tmp_path / "out", "--workers", "2", *encoder))
+    said = run.communicate()[0]
+    assert run.returncode == 0, said
+    config = extract_config(tmp_path / "slides", tmp_path / "alone", backbone="vmamba_pico", precision="bf16")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2) + 1)
+        assert extract.run(config) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
 
 
 def test_ctrl_c_ends_local_workers_keeps_what_is_finished_and_leaves_no_claim(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba.annotation import write_asap
@@ -17,6 +16,8 @@ from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MissingDataError, TrainingError, UsageError
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.training import load_run, predict
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DIM = 8
 
@@ -35,15 +36,6 @@ def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None
     with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
         writer.append(features, coords)
         writer.commit()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Forty cells are slower on several threads, much slower where other programs run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +109,27 @@ def test_folds_make_a_run_each_that_evaluate_reads(
     assert (folder / "fold-2" / "best.safetensors").read_bytes() == before
 
 
+def test_the_folds_of_a_manifest_are_those_trained(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Slides 0 to 3, 4 to 7 and so on are a fold, and fold z is the first of the manifest."""
+    rows = (cohort / "cohort.csv").read_text().splitlines()
+    folds = [f"{'zyxwv'[index // 4]}" if index < 20 else "" for index in range(32)]
+    manifest = tmp_path / "folds.csv"
+    manifest.write_text(
+        "\n".join([f"{rows[0]},fold", *map(",".join, zip(rows[1:], folds, strict=True))]) + "\n"
+    )
+    config = train_config(
+        cohort, tmp_path, manifest=str(manifest), folds=5, epochs=1, aggregator="mean", seed=9
+    )
+    assert train.run(config) == 0
+    assert "the 5 folds of the manifest" in capsys.readouterr().out
+    for number, name in enumerate("vwxyz", start=1):
+        with (tmp_path / "csv-mean" / f"fold-{number}" / "splits.csv").open() as file:
+            held_out = {row["slide_id"] for row in csv.DictReader(file) if row["split"] == "validation"}
+        assert held_out == {f"s{index:02d}" for index in range(20) if folds[index] == name}
+
+
 def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
     """Cells 0 to 3 of the first row are the tumour of each positive slide."""
     outlines = tmp_path / "outlines"
@@ -135,6 +148,30 @@ def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
     assert cells[:4].min() > cells[4:].max()
     with pytest.raises(MissingDataError, match="--annotations"):
         train.run(train_config(cohort, tmp_path, supervision="dense", name="without"))
+
+
+def test_a_training_does_not_go_on_with_other_outlines_or_labels(cohort: Path, tmp_path: Path):
+    outlines = tmp_path / "outlines"
+    outlines.mkdir()
+    for index in range(1, 20, 2):
+        write_asap(outlines / f"s{index:02d}.xml", [[(0, 0), (1024, 0), (1024, 256), (0, 256)]])
+    how = {"supervision": "both", "annotations": str(outlines), "epochs": 1, "name": "both"}
+    assert train.run(train_config(cohort, tmp_path, **how)) == 0
+    assert train.run(train_config(cohort, tmp_path, **how, resume=True)) == 0
+    before = (outlines / "s03.xml").read_bytes()
+    write_asap(outlines / "s03.xml", [[(0, 0), (768, 0), (768, 256), (0, 256)]])
+    with pytest.raises(
+        TrainingError, match=r"outlines of s03: '\w+' in the checkpoint, '\w+' asked"
+    ) as caught:
+        train.run(train_config(cohort, tmp_path, **how, resume=True))
+    assert "s05" not in str(caught.value)
+    (outlines / "s03.xml").write_bytes(before)
+    manifest = tmp_path / "changed.csv"
+    manifest.write_text((cohort / "cohort.csv").read_text().replace("s02.tif,0,train", "s02.tif,1,train"))
+    splits = (tmp_path / "both" / "splits.csv").read_bytes()
+    with pytest.raises(TrainingError, match="label of s02: 0 in the checkpoint, 1 asked"):
+        train.run(train_config(cohort, tmp_path, **how, resume=True, manifest=str(manifest)))
+    assert (tmp_path / "both" / "splits.csv").read_bytes() == splits
 
 
 def test_missing_features_are_named_with_the_place_and_the_remedy(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,30 @@ def write_pyramid() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def vendor_writers() -> dict[str, Callable[..., object]]:
+    """Functions that make a small file of a vendor in a folder, by the name of the format."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        modules = [importlib.import_module(name) for name in ("vendor_czi", "vendor_jpegs", "vendor_tiffs")]
+    return {
+        name.removeprefix("write_"): write
+        for module in modules
+        for name, write in vars(module).items()
+        if name.startswith("write_")
+    }
+
+
+@pytest.fixture(scope="session")
+def vendor_files(vendor_writers, tmp_path_factory) -> dict[str, object]:
+    """One file of each vendor, all in one folder."""
+    folder = tmp_path_factory.mktemp("vendors")
+    return {name: write(folder) for name, write in vendor_writers.items()}
+
+
+@pytest.fixture(scope="module")
+def attempt(serve_hostile) -> Callable[[Path | str], dict[str, object]]:
+    """Open a file or URL in a process of its own; what became of it, in what time and memory."""
+    return serve_hostile()

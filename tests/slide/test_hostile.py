@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -27,25 +24,6 @@ LARGEST_MB = 60
 
 SHORT, LONG, ASCII, LONG8 = 3, 4, 2, 16
 Attempt = Callable[[Path], dict[str, object]]
-
-
-@pytest.fixture(scope="module")
-def attempt() -> Iterator[Attempt]:
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("hostile_server.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def ask(path: Path) -> dict[str, object]:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        print(json.dumps(str(path)), file=server.stdin, flush=True)
-        return json.loads(server.stdout.readline())
-
-    yield ask
-    server.communicate()
 
 
 def bigtiff(tags: dict[int, tuple[int, int, int]], *, data: bytes = b"", next_ifd: int = 0) -> bytes:

@@ -62,6 +62,9 @@ def files(pictures, tmp_path_factory) -> Path:
         features.create_array(name, data=np.zeros((3, 2)))
     (root / "study" / "d.svs").write_bytes(b"II*\0")
     (root / "study" / "notes.txt").write_text("x")
+    zarr.create_array(
+        root / "claims" / "likely.zarr", shape=(2**17, 2**17, 3), chunks=(256, 256, 3), dtype="uint8"
+    )
     return root
 
 
@@ -171,7 +174,8 @@ def test_extract_from_a_bucket_equals_extract_from_the_disk(bucket, files, tmp_p
     [
         ("s3://slides/study/d.svs", None, "from a URL only OME-Zarr is read"),
         ("s3://slides/study/a.ome.zarr", "openslide", "from a URL only OME-Zarr is read"),
-        ("s3://slides/study/none.zarr", None, "not a zarr picture"),
+        ("s3://slides/study/none.zarr", None, "no zarr picture there"),
+        ("s3://slides/claims/likely.zarr", None, "the metadata claim .* 48 GiB, which its files cannot hold"),
         ("s3://nobody/none.zarr.zip", None, "cannot be reached"),
         ("gopher://host/a.zarr", None, "cannot be reached.*gopher"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.datasets import DATASETS
 from wsi_vmamba.errors import DatasetError, UsageError
-from wsi_vmamba.training import split_folds
+from wsi_vmamba.training import source_of_folds, split_folds
 
 
 def cohort(n_patients: int = 23, *, slides_each: int = 2) -> list[SlideRecord]:
@@ -61,6 +61,24 @@ def test_the_folds_of_the_manifest_are_used_where_it_has_as_many():
         assert held_out(split) == expected
         assert sum(r.split == "test" for r in split) == 129
     assert held_out(split_folds(records, folds=3, seed=99)[0]) != held_out(splits[0])
+
+
+def test_folds_for_some_slides_only_are_refused_rather_than_passed_over():
+    records = [
+        SlideRecord(slide_id=f"s{i}", label=i % 2, attributes={"fold": str(i // 2 % 2) if i != 5 else ""})
+        for i in range(12)
+    ]
+    with pytest.raises(DatasetError, match=r"1 of 12 slides for training have no fold \(s5\)"):
+        split_folds(records, folds=2, seed=0)
+    without = [SlideRecord(slide_id=r.slide_id, label=r.label, attributes={"fold": ""}) for r in records]
+    assert len(split_folds(without, folds=2, seed=0)) == 2
+
+
+def test_it_is_said_whose_folds_they_are():
+    records = DATASETS.resolve("camelyon16")()
+    assert source_of_folds(records, folds=5, seed=0) == "the 5 folds of the manifest"
+    assert source_of_folds(records, folds=3, seed=4) == "3 folds dealt by seed 4 (the manifest has 5)"
+    assert source_of_folds(cohort(), folds=3, seed=4) == "3 folds dealt by seed 4"
 
 
 def test_patients_in_two_folds_or_in_the_test_split_are_refused():

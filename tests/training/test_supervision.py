@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from wsi_vmamba.bags import Bag, SlideRecord
 from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.training import TrainSettings, load_run, predict, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LESION = 6
 
@@ -41,14 +42,6 @@ class Outlined:
 
     def load_targets(self, record: SlideRecord, bag: Bag):
         return self.targets[record.slide_id]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

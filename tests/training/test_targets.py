@@ -41,6 +41,18 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_the_description_changes_with_what_the_targets_are_made_from(folder):
+    targets, tumour = CellTargets(folder), SlideRecord(slide_id="s", label=1)
+    before = targets.describe(tumour)
+    assert CellTargets(folder).describe(tumour) == before
+    partial = SlideRecord(slide_id="s", label=1, attributes={"flags": "partial_annotation"})
+    write_asap(folder / "s.xml", [OUTLINE[:3]])
+    found = {before, targets.describe(tumour), targets.describe(partial)}
+    (folder / "s.xml").unlink()
+    assert len({*found, targets.describe(tumour)}) == 4
+    assert targets.describe(SlideRecord(slide_id="s", label=0)) == targets.describe(tumour) == "no outlines"
+
+
 def test_cells_inside_are_tumour_those_outside_are_not_and_the_rim_is_left_out(folder):
     targets = CellTargets(folder)(SlideRecord(slide_id="s", label=1), bag())
     assert targets.dtype == np.float32

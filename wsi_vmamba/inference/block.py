@@ -14,12 +14,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wsi_vmamba.inference.packed import PackedBlock
-from wsi_vmamba.inference.plan import RowRange, StagePlan
+from wsi_vmamba.inference.plan import RowRange, StagePlan, chunks
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.ops import cpu
-
-#: The rows just above and just below a range of rows; None outside the map.
-Border = tuple[Tensor | None, Tensor | None]
 
 
 class ScanInputs(NamedTuple):
@@ -39,7 +36,7 @@ class BlockRun:
         x: the residual map (height, width, d_model), changed in place.
         kept_u: (height, width, d_inner), or None to compute the scan input in both passes.
         kept_proj: (height, width, 4 * (R + 2 N)) float32, or None likewise.
-        scratch: one dictionary per worker, of `StagePlan.worker_layout`.
+        scratch: one dictionary of `StagePlan.worker_layout` for each that works at the same time.
     """
 
     block: PackedBlock
@@ -56,25 +53,29 @@ class BlockRun:
         strips = [len(part.strips) for part in ranges]
         carries = cpu.StripCarries(self.block.scan, width=self.stage.width, ranges=strips)
         first_strip = [sum(strips[:i]) for i in range(len(strips))]
-        # Rows just outside each range, as they were: pass two of the neighbour changes them.
-        borders = [self._border(part) for part in ranges]
-        plans = list(zip(ranges, first_strip, borders, self.scratch, strict=False))
-        workers.run([partial(self._summarize, carries, *plan) for plan in plans])
+        # in_proj of the row above and of the row below each range, for both passes: the second changes the map.
+        borders = [self.x.new_zeros(2, self.stage.width, self.stage.d_inner) for _ in ranges]
+        beside = [partial(self._project_beside, *pair) for pair in zip(ranges, borders, strict=True)]
+        workers.share(beside, self.scratch)
+        plans = list(zip(ranges, first_strip, borders, strict=True))
+        workers.share([partial(self._summarize, carries, *plan) for plan in plans], self.scratch)
         with self.profile.measure("scan combine"):
             carries.combine(threads=workers.count)
-        workers.run([partial(self._apply, carries, *plan) for plan in plans])
+        workers.share([partial(self._apply, carries, *plan) for plan in plans], self.scratch)
 
-    def _border(self, part: RowRange) -> Border:
-        above = self.x[part.first - 1 : part.first].clone() if part.first > 0 else None
-        below = self.x[part.last : part.last + 1].clone() if part.last < self.stage.height else None
-        return above, below
+    def _project_beside(self, part: RowRange, border: Tensor, scratch: dict[str, Tensor]) -> None:
+        """Fill ``border`` (2, width, d_inner); rows outside the map stay zeros, as they are after in_proj."""
+        rows = [row for row in (part.first - 1, part.last) if 0 <= row < self.stage.height]
+        if rows:
+            start = 0 if part.first > 0 else 1
+            self._project_in(self.x[rows], border[start : start + len(rows)], scratch["norm"])
 
     def _summarize(
         self,
         carries: cpu.StripCarries,
         part: RowRange,
         strip: int,
-        border: Border,
+        border: Tensor,
         scratch: dict[str, Tensor],
     ) -> None:
         for i, inputs in enumerate(self._computed(part, border, scratch)):
@@ -86,7 +87,7 @@ class BlockRun:
         carries: cpu.StripCarries,
         part: RowRange,
         strip: int,
-        border: Border,
+        border: Tensor,
         scratch: dict[str, Tensor],
     ) -> None:
         strips = self._computed(part, border, scratch) if self.kept_u is None else self._kept(part, scratch)
@@ -106,27 +107,26 @@ class BlockRun:
             else:
                 yield ScanInputs(first, last, u, self.kept_proj[first:last])
 
-    def _computed(self, part: RowRange, border: Border, scratch: dict[str, Tensor]) -> Iterator[ScanInputs]:
+    def _computed(self, part: RowRange, border: Tensor, scratch: dict[str, Tensor]) -> Iterator[ScanInputs]:
         """Compute u, the SiLU of the depthwise convolution of in_proj, and its projections, strip by strip.
 
         The two lowest projected rows of a strip are handed to the next, so each row is projected once, and
         before pass two changes it.
         """
         rows, norm = scratch["rows"], scratch["norm"]
-        above, below = border
         ready = 0  # rows of the window that the strip before left
         for first, last in part.strips:
             count = last - first
             if ready:
                 rows[:2].copy_(rows[ready - 2 : ready].clone())
             else:
-                self._project_in(above, rows[:1], norm)
+                rows[:1].copy_(border[:1])
             start = first + 1 if ready else first
             inside = min(last + 1, part.last)
             offset = start - first + 1
             self._project_in(self.x[start:inside], rows[offset : offset + inside - start], norm)
             if last == part.last:
-                self._project_in(below, rows[count + 1 : count + 2], norm)
+                rows[count + 1 : count + 2].copy_(border[1:])
             ready = count + 2
             u = scratch["u"][:count] if self.kept_u is None else self.kept_u[first:last]
             with self.profile.measure("dwconv + SiLU"):
@@ -134,31 +134,26 @@ class BlockRun:
             proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
             yield ScanInputs(first, last, u, self._project(u, proj))
 
-    def _project_in(self, x: Tensor | None, out: Tensor, norm: Tensor) -> None:
-        """in_proj of the norm of rows of the map; rows outside the map (None) are zeros after it."""
-        if x is None:
-            out.zero_()
-            return
+    def _project_in(self, x: Tensor, out: Tensor, norm: Tensor) -> None:
+        """Write in_proj of the norm of rows of the map to ``out``."""
         with self.profile.measure("norm + in_proj"):
             flat, target = x.flatten(0, 1), out.flatten(0, 1)
-            for i in range(0, len(flat), self.stage.chunk_tokens):
-                piece = flat[i : i + self.stage.chunk_tokens]
-                normed = self.block.norm(piece, _fit(norm, piece))
-                target[i : i + len(piece)] = self.block.in_proj(normed)
+            for chunk in chunks(len(flat)):
+                normed = self.block.norm(flat[chunk], _fit(norm, flat[chunk]))
+                target[chunk] = self.block.in_proj(normed)
 
     def _project(self, u: Tensor, out: Tensor) -> Tensor:
         """Write x_proj of a strip to ``out``, float32, and return that."""
         with self.profile.measure("x_proj"):
             flat, target = u.flatten(0, 1), out.flatten(0, 1)
-            for i in range(0, len(flat), self.stage.chunk_tokens):
-                piece = flat[i : i + self.stage.chunk_tokens]
-                target[i : i + len(piece)] = self.block.x_proj(piece)
+            for chunk in chunks(len(flat)):
+                target[chunk] = self.block.x_proj(flat[chunk])
         return out
 
     def _finish(self, x: Tensor, y: Tensor, norm: Tensor) -> None:
         """From the scan ``y`` (tokens, d_inner) to the new residual ``x`` (tokens, d_model), in place."""
-        for i in range(0, len(x), self.stage.chunk_tokens):
-            here, scanned = x[i : i + self.stage.chunk_tokens], y[i : i + self.stage.chunk_tokens]
+        for chunk in chunks(len(x)):
+            here, scanned = x[chunk], y[chunk]
             with self.profile.measure("norm + out_proj"):
                 gate = self._gate(here, norm)
                 here.add_(self.block.out_proj(self.block.out_norm(scanned, _fit(norm, scanned), gate=gate)))

@@ -1,9 +1,13 @@
-"""How a region is cut into strips and what that takes in memory: pure arithmetic, nothing is allocated here."""
+"""How a region is cut into strips and what that takes in memory: pure arithmetic, nothing is allocated here.
+
+Where a map is cut follows from its size alone, never from the number of threads: sums are rounded where it is cut,
+and the features of a slide must not depend on the machine that was free.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from math import isqrt
 
@@ -14,10 +18,20 @@ from wsi_vmamba.model.config import VMambaConfig
 
 #: Scan input of one strip; a few times this is touched per strip, which should stay in a shared cache.
 _STRIP_BYTES = 8 << 20
-#: Maps with fewer tokens than this per thread are not worth another thread.
-_TOKENS_PER_WORKER = 256
+#: Threads whose scratch is weighed against the states of strips.
+_WORKERS_PLANNED = 2
+#: Tokens from which a map is cut into how many ranges of rows, which threads take in turn. Each costs the memory of
+#: two rows and of one scan state per column, and the time of projecting two rows more and of one summary. Many
+#: numbers of threads divide 24; small maps can only be divided among few threads.
+_RANGES = ((1 << 20, 24), (1 << 18, 16), (1 << 15, 8), (1 << 12, 4), (1 << 9, 2))
+#: With more than one state per channel, ranges cost as much more memory: so many, and no more.
+_RANGES_OF_STATES = 4
+#: Fewest rows of a range.
+_ROWS_PER_RANGE = 8
 #: Tokens that pass through norm, projections and MLP at once: wide layers want more of them per matmul.
 _CHUNK_TOKENS = 2048
+#: Matmuls work on so many tokens at a time.
+_VECTOR_TOKENS = 64
 #: Rows of output per worker and step of the stem and of downsampling.
 _CONV_ROWS = 8
 #: Interpreter, torch, packed weights' copies and library workspaces that no layout lists.
@@ -26,7 +40,7 @@ _OVERHEAD_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class RowRange:
-    """The rows [first, last) that one worker handles, in strips of at most ``strip_rows``."""
+    """The rows [first, last) that one worker handles at a time, in strips of ``strip_rows``, the last perhaps fewer."""
 
     first: int
     last: int
@@ -44,6 +58,8 @@ class StagePlan:
     """One stage of a region: its map (height, width, d_model) and how it is cut.
 
     Attributes:
+        ranges: rows that a worker takes at a time.
+        workers: how many work at once.
         keep_u: keep the scan input of a block between its two passes, instead of computing it twice.
         keep_proj: the same for the projections the scan reads; only with ``keep_u``.
     """
@@ -55,16 +71,16 @@ class StagePlan:
     proj_width: int
     scan_lanes: int
     hidden: int
-    strip_rows: int
+    ranges: tuple[RowRange, ...]
     workers: int
     keep_u: bool
     keep_proj: bool
     dtype: torch.dtype
 
-    @cached_property
-    def ranges(self) -> list[RowRange]:
-        """Rows of each worker."""
-        return split_rows(self.height, parts=self.workers, strip_rows=self.strip_rows)
+    @property
+    def strip_rows(self) -> int:
+        """Rows of the tallest strip."""
+        return max(part.strip_rows for part in self.ranges)
 
     @property
     def map_layout(self) -> Layout:
@@ -90,15 +106,15 @@ class StagePlan:
         }
 
     @property
-    def chunk_tokens(self) -> int:
-        """Tokens per matmul."""
-        return _CHUNK_TOKENS
+    def carry_bytes(self) -> int:
+        """Transitions of the scan: backward directions have a slot per strip, forward ones per range."""
+        strips = sum(len(part.strips) for part in self.ranges)
+        return 2 * 4 * self.scan_lanes * (self.width + 1) * (strips + len(self.ranges))
 
     @property
-    def carry_bytes(self) -> int:
-        """Transitions of the scan: backward directions have a slot per strip, forward ones per worker."""
-        strips = sum(len(part.strips) for part in self.ranges)
-        return 2 * 4 * self.scan_lanes * (self.width + 1) * (strips + self.workers)
+    def border_bytes(self) -> int:
+        """The two projected rows beside each range."""
+        return 2 * len(self.ranges) * self.width * self.d_inner * self.dtype.itemsize
 
     @property
     def transient_bytes(self) -> int:
@@ -133,7 +149,7 @@ class EncodePlan:
     @property
     def total_bytes(self) -> int:
         """Everything that encoding adds to the process, the region's own pixels not counted."""
-        carries = max(stage.carry_bytes + stage.transient_bytes for stage in self.stages)
+        carries = max(stage.carry_bytes + stage.border_bytes + stage.transient_bytes for stage in self.stages)
         conv = max(conv_bytes(stage) for stage in self.stages)
         return self.map_bytes + self.scratch_bytes + max(carries, conv) + _OVERHEAD_BYTES
 
@@ -165,14 +181,38 @@ def shrinks_in_place(source: StagePlan, target: StagePlan) -> bool:
     return fits and all(end * wide_out <= (2 * end - 1) * wide_in for end in ends)
 
 
-def split_rows(height: int, *, parts: int, strip_rows: int) -> list[RowRange]:
-    """Cut rows into as many contiguous ranges of nearly equal height as can be filled, at most ``parts``."""
+def split_rows(height: int, *, parts: int, strip_rows: int) -> tuple[RowRange, ...]:
+    """Cut rows into as many contiguous ranges of nearly equal height as can be filled, at most ``parts``.
+
+    The strips of a range are of nearly equal height too, as near to ``strip_rows`` as that allows.
+    """
     parts = max(1, min(parts, height))
     cuts = [height * i // parts for i in range(parts + 1)]
-    pairs = pairwise(cuts)
-    return [
-        RowRange(first=first, last=last, strip_rows=min(strip_rows, last - first)) for first, last in pairs
-    ]
+    return tuple(
+        RowRange(first=first, last=last, strip_rows=_even(last - first, strip_rows))
+        for first, last in pairwise(cuts)
+    )
+
+
+def _even(rows: int, about: int) -> int:
+    """Rows per strip such that the last strip is not a remnant."""
+    strips = max(1, round(rows / about))
+    return max(1, -(-rows // strips))
+
+
+def count_ranges(*, height: int, width: int, d_state: int) -> int:
+    """Into how many ranges a map of tokens is cut; states cost memory per range."""
+    by_tokens = next((count for tokens, count in _RANGES if height * width >= tokens), 1)
+    by_memory = by_tokens if d_state == 1 else min(by_tokens, _RANGES_OF_STATES)
+    return max(1, min(height // _ROWS_PER_RANGE, by_memory))
+
+
+def chunks(tokens: int) -> Iterator[slice]:
+    """Cut tokens into equal parts that go through a matmul at once: whole vectors, and no remnant at the end."""
+    vectors = -(-tokens // _VECTOR_TOKENS)
+    parts = max(1, -(-tokens // _CHUNK_TOKENS))
+    each = max(1, -(-vectors // parts)) * _VECTOR_TOKENS
+    return (slice(start, min(start + each, tokens)) for start in range(0, tokens, each))
 
 
 def plan_encode(
@@ -191,7 +231,7 @@ def plan_encode(
         height_px: of the region; ``width_px`` likewise.
         width_px: of the region.
         dtype: the maps are kept in.
-        workers: most threads to use.
+        workers: most threads to use; it changes what is held in memory, not where maps are cut.
         strip_rows: rows per strip in every stage; None chooses by cache size and memory.
     """
     shapes = stage_shapes(config, height_px=height_px, width_px=width_px)
@@ -243,12 +283,13 @@ def _plan_stage(
     height, width = shape
     d_inner = config.d_inner(stage)
     lanes = config.d_state * (-(-d_inner // 16) * 16)
-    workers = max(1, min(workers, height, height * width // _TOKENS_PER_WORKER))
     if strip_rows is None:
-        by_cache = _STRIP_BYTES // (width * d_inner * dtype.itemsize)
+        by_cache = _STRIP_BYTES // max(1, width * d_inner * dtype.itemsize)
         # Strips too flat keep many states, strips too tall much scratch; with one state the cache decides.
-        by_memory = isqrt(8 * config.d_state * height // (workers * (2 * dtype.itemsize + 4))) // 2
+        by_memory = isqrt(8 * config.d_state * height // (_WORKERS_PLANNED * (2 * dtype.itemsize + 4))) // 2
         strip_rows = max(4, by_cache, by_memory)
+    parts = count_ranges(height=height, width=width, d_state=config.d_state)
+    ranges = split_rows(height, parts=parts, strip_rows=strip_rows)
     return StagePlan(
         height=height,
         width=width,
@@ -257,8 +298,8 @@ def _plan_stage(
         proj_width=4 * (config.dt_rank(stage) + 2 * config.d_state),
         scan_lanes=lanes,
         hidden=int(config.mlp_ratio * config.dims[stage]),
-        strip_rows=max(1, min(strip_rows, height)),
-        workers=workers,
+        ranges=ranges,
+        workers=max(1, min(workers, len(ranges))),
         keep_u=False,
         keep_proj=False,
         dtype=dtype,

@@ -1,16 +1,20 @@
-"""Threads of the encoder, one per contiguous range of rows, and the clock that says where their time goes."""
+"""Threads of the encoder, which take ranges of rows in turn, and the clock that says where their time goes."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
+
+Hand = TypeVar("Hand")
 
 
 class Profile:
@@ -64,6 +68,20 @@ class Workers:
         for error in errors:
             if error is not None:
                 raise error
+
+    def share(self, jobs: Sequence[Callable[[Hand], None]], hands: Sequence[Hand]) -> None:
+        """Run all jobs as `run` does, begun in order, each with one of ``hands`` that no other has meanwhile."""
+        waiting = deque(jobs)
+
+        def work(hand: Hand) -> None:
+            while True:
+                try:
+                    job = waiting.popleft()
+                except IndexError:
+                    return
+                job(hand)
+
+        self.run([partial(work, hand) for hand in hands])
 
 
 def _job(job: Callable[[], None]) -> None:

@@ -18,9 +18,10 @@ from wsi_vmamba.ops.whole_map import STORAGE
 class StripCarries:
     """What the strips of one map hand to each other: first their transitions, then the states entering them.
 
-    Strips are numbered from the top. They fall into contiguous ranges, one per thread; a thread calls
-    `summarize` on the strips of its range from top to bottom, then `combine` is called once, then each
-    thread calls `apply` on its strips, again from top to bottom. Forward directions keep one slot per range
+    Strips are numbered from the top. They fall into contiguous ranges, which may be at work at the same
+    time, each on one thread: `summarize` is called on the strips of a range from top to bottom, then `combine`
+    once, then `apply` on the strips of each range, again from top to bottom. The ranges, not the threads, decide
+    how results are rounded. Forward directions keep one slot per range
     (they are carried on from strip to strip), backward directions one per strip.
     """
 

@@ -18,6 +18,10 @@ class NeedsOtherReaderError(UnreadableSlideError):
     """The file seems sound, but its layout is not one that this reader is made for."""
 
 
+class VendorLayoutError(NeedsOtherReaderError):
+    """A vendor's own arrangement of pixels in a TIFF: taken for an ordinary TIFF, it gives wrong pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Level:
     """One resolution of the pyramid.
@@ -66,7 +70,14 @@ class Slide(Protocol):
         """What else the file records (vendor, objective power, codec), as text."""
 
     def read_region(
-        self, *, x_l0: int, y_l0: int, level: int, width_px: int, height_px: int
+        self,
+        *,
+        x_l0: int,
+        y_l0: int,
+        level: int,
+        width_px: int,
+        height_px: int,
+        out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Read RGB pixels, shape (height_px, width_px, 3).
 
@@ -74,10 +85,13 @@ class Slide(Protocol):
         ``level``. Pixels outside the slide are white (255). The first pixel returned is the one of ``level``
         under the centre of that level-0 pixel: ``round(x_px * downsample)`` always lands on ``x_px``.
 
+        With ``out``, uint8 of that shape and possibly a part of a larger array, the pixels are put there and ``out`` is
+        returned, which spares a copy; after an error what it holds is undefined.
+
         Raises:
             BadTileError: a tile in the rectangle cannot be decoded; it names the level and the tile.
             UnreadableSlideError: the file went away, was closed or cannot be read.
-            UsageError: no such level, or a width or height that is not positive.
+            UsageError: no such level, a width or height that is not positive, or an ``out`` that does not fit.
         """
 
     def close(self) -> None:

@@ -66,7 +66,14 @@ class CanvasSlide(ABC):
         """Release the file; further reads are errors."""
 
     def read_region(
-        self, *, x_l0: int, y_l0: int, level: int, width_px: int, height_px: int
+        self,
+        *,
+        x_l0: int,
+        y_l0: int,
+        level: int,
+        width_px: int,
+        height_px: int,
+        out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Read RGB pixels, shape (height_px, width_px, 3); see `Slide.read_region` for the frames and errors."""
         if not 0 <= level < len(self.levels):
@@ -78,11 +85,10 @@ class CanvasSlide(ABC):
         left, right = max(x_px, 0), min(x_px + width_px, there.width_px)
         top, bottom = max(y_px, 0), min(y_px + height_px, there.height_px)
         inside = left < right and top < bottom
-        if inside and (right - left, bottom - top) == (width_px, height_px):
-            # Readers paint every pixel inside a level, so there is nothing to whiten first.
-            out = np.empty((height_px, width_px, 3), dtype=np.uint8)
-        else:
-            out = np.full((height_px, width_px, 3), WHITE, dtype=np.uint8)
+        out = _canvas(out, (height_px, width_px, 3))
+        # Readers paint every pixel inside a level, so a canvas that is all inside need not be whitened first.
+        if not inside or (right - left, bottom - top) != (width_px, height_px):
+            out[:] = WHITE
         if inside:
             view = out[top - y_px : bottom - y_px, left - x_px : right - x_px]
             self._read_into(view, level=level, x_px=left, y_px=top)
@@ -95,6 +101,15 @@ class CanvasSlide(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _canvas(out: NDArray[np.uint8] | None, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The caller's array if it gave one, else a new one."""
+    if out is None:
+        return np.empty(shape, dtype=np.uint8)
+    if out.shape != shape or out.dtype != np.uint8:
+        raise UsageError(f"out must be uint8 {shape}, got {out.dtype} {out.shape}")
+    return out
 
 
 def level_px(position_l0: int, *, downsample: float) -> int:

@@ -13,7 +13,7 @@ from wsi_vmamba.slide.dicom import is_dicom, series_uid
 #: failed instead of passing it over.
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
-    | {".svslide", ".vms", ".vmu", ".czi", ".avs"}
+    | {".svslide", ".vms", ".vmu", ".czi", ".avs", ".vsi"}
 )
 #: Files that make a folder a zarr group or array.
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")

@@ -7,11 +7,13 @@ import zipfile
 from pathlib import Path
 
 from wsi_vmamba.errors import SlideError, UnreadableSlideError
-from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide
+from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide, VendorLayoutError
 from wsi_vmamba.slide.find import SLIDE_SUFFIXES, is_feature_store, is_zarr_folder
 from wsi_vmamba.slide.location import Location, is_url
 from wsi_vmamba.slide.readers import READERS
 
+#: What OpenSlide calls a TIFF without a vendor.
+_ORDINARY = "generic-tiff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: How the beginning of a file that is no slide is described to the user.
 _LOOKS_LIKE = (
@@ -46,17 +48,18 @@ def open_slide(path: Location, *, reader: str | None = None) -> Slide:
         return slide
     path = Path(path)
     kind = sniff(path)
+    if kind == "tiff" and path.suffix.lower() == ".vsi":
+        raise UnreadableSlideError(
+            path,
+            f"this is the cover of an Olympus VSI, with a thumbnail in it; the slide is in the folder _{path.stem}_, "
+            "in a format that is not read; convert it to OME-Zarr or OME-TIFF, for example with bioformats2raw",
+        )
     if kind != "tiff":
         return _open(kind, path)
     try:
         return _open("tiff", path)
     except NeedsOtherReaderError as native:
-        try:
-            return _open("openslide", path)
-        except SlideError as error:
-            raise UnreadableSlideError(
-                path, f"native TIFF: {native.message}; OpenSlide: {error.message}"
-            ) from error
+        return _open_other_tiff(path, native)
 
 
 def sniff(path: Path) -> str:
@@ -81,6 +84,12 @@ def sniff(path: Path) -> str:
         return "zarr"
     if _openslide_knows(path):
         return "openslide"
+    if path.suffix.lower() == ".mrxs":
+        raise UnreadableSlideError(
+            path,
+            f"the folder {path.stem} with Slidedat.ini and the pixels is not beside it, and the .mrxs file alone has "
+            "none; copy both",
+        )
     raise UnreadableSlideError(path, f"{_EXPECTED}, found {_describe(head)}")
 
 
@@ -95,6 +104,24 @@ def _refuse_other_remote(url: str, reader: str | None) -> None:
 
 def _open(reader: str, path: Location) -> Slide:
     slide: Slide = READERS.resolve(reader)(path)
+    return slide
+
+
+def _open_other_tiff(path: Path, native: NeedsOtherReaderError) -> Slide:
+    """Open through OpenSlide what is not read natively, unless it does not know the vendor either."""
+    try:
+        slide = _open("openslide", path)
+    except SlideError as error:
+        raise UnreadableSlideError(
+            path, f"native TIFF: {native.message}; OpenSlide: {error.message}"
+        ) from error
+    if isinstance(native, VendorLayoutError) and slide.properties["vendor"] == _ORDINARY:
+        slide.close()
+        raise UnreadableSlideError(
+            path,
+            f"native TIFF: {native.message}; OpenSlide: it does not recognise this variant, and read as an ordinary "
+            "TIFF its pixels would be wrong; export it as OME-TIFF or DICOM with the vendor's software",
+        )
     return slide
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
+from wsi_vmamba.slide.openslide_claims import check_claims, check_size
 
 #: Rows decoded at a time, so that the RGBA copy stays small beside the result.
 _STRIP_ROWS = 1024
@@ -31,9 +33,12 @@ class OpenSlideSlide(CanvasSlide):
         Raises:
             UnreadableSlideError: OpenSlide does not know the format, or the file is damaged.
         """
+        check_claims(path)
         self._handle: openslide.OpenSlide | None = _open(path)
+        width_px, height_px = self._handle.dimensions
+        check_size(path, width_px=width_px, height_px=height_px)
         self._lock = threading.Lock()
-        recorded = dict(self._handle.properties)
+        recorded = _properties(self._handle)
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
         super().__init__(
@@ -118,6 +123,15 @@ def _open(path: str | Path) -> openslide.OpenSlide:
         raise UnreadableSlideError(path, "not a format that OpenSlide knows") from error
     except openslide.OpenSlideError as error:
         raise UnreadableSlideError(path, f"OpenSlide cannot open it ({error})") from error
+
+
+def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
+    """What OpenSlide knows, but for names that are no UTF-8: they are listed, and then not found."""
+    found = {}
+    for name in handle.properties:
+        with contextlib.suppress(KeyError):
+            found[name] = handle.properties[name]
+    return found
 
 
 def _recorded_mpp(properties: dict[str, str]) -> RecordedMpp | None:

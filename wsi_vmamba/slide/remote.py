@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import fsspec
+from fsspec.implementations.zip import ZipFileSystem
 from zarr.storage import FsspecStore
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.find import SLIDE_SUFFIXES, ZARR_MARKERS
+from wsi_vmamba.slide.web import client_options, in_words, remote_errors
 from wsi_vmamba.slide.zarr_guard import check_zip_entries
 
 _ZIP = ".zip"
@@ -28,11 +30,18 @@ def open_remote_store(url: str) -> FsspecStore:
     """
     chained = f"zip::{url}" if url.lower().endswith(_ZIP) and "::" not in url else url
     with _Named(url):
-        store = FsspecStore.from_url(chained, read_only=True)
-        if chained.startswith("zip::"):
-            # zarr wraps the zip's own file system, which is not asynchronous.
-            check_zip_entries(url, store.fs.sync_fs.zip.infolist())
+        store = FsspecStore.from_url(chained, storage_options=client_options(chained), read_only=True)
+        entries = zip_directory(store)
+        if entries is not None:
+            check_zip_entries(url, entries)
         return store
+
+
+def zip_directory(store: FsspecStore) -> list[zipfile.ZipInfo] | None:
+    """What a zip behind a URL holds; None where a store is no zip."""
+    # zarr wraps the zip's own file system, which is not asynchronous.
+    inner = getattr(store.fs, "sync_fs", None)
+    return inner.zip.infolist() if isinstance(inner, ZipFileSystem) else None
 
 
 def find_remote_slides(url: str) -> list[str]:
@@ -48,26 +57,15 @@ def find_remote_slides(url: str) -> list[str]:
     if url.lower().endswith((".zarr", _ZIP, *SLIDE_SUFFIXES)) or "::" in url:
         return [url]
     with _Named(url):
-        system, root = fsspec.core.url_to_fs(url)
+        system, root = fsspec.core.url_to_fs(url, **client_options(url))
         if not system.exists(root):
-            raise UnreadableSlideError(url, "nothing there, or no permission to list it")
+            remedy = "; web servers are not searched, list the slides in the path column of a CSV"
+            raise UnreadableSlideError(
+                url, f"nothing there, or no permission to list it{remedy if url.startswith('http') else ''}"
+            )
         if system.isfile(root):
             return [url]
         return [system.unstrip_protocol(name) for name in sorted(_walk(system, root))]
-
-
-def remote_errors() -> tuple[type[Exception], ...]:
-    """What the installed clients raise on networks and services that fail, beside OSError."""
-    found: list[type[Exception]] = []
-    if find_spec("botocore") is not None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        found += [BotoCoreError, ClientError]
-    if find_spec("aiohttp") is not None:
-        from aiohttp import ClientError as HttpError
-
-        found.append(HttpError)
-    return tuple(found)
 
 
 def _walk(system: Any, folder: str) -> Iterator[str]:
@@ -101,7 +99,7 @@ class _Named:
             return
         if isinstance(error, ImportError):
             raise UnreadableSlideError(
-                self.url, f"{error}; for s3:// run `pip install 'wsi-vmamba[remote]'`"
+                self.url, f"{error}; for s3:// and https:// run `pip install 'wsi-vmamba[remote]'`"
             ) from error
         if isinstance(error, (OSError, ValueError, *remote_errors())):
-            raise UnreadableSlideError(self.url, f"cannot be reached ({error})") from error
+            raise UnreadableSlideError(self.url, f"cannot be reached: {in_words(error)}") from error

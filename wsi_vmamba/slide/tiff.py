@@ -67,6 +67,8 @@ class TiffSlide(CanvasSlide):
         )
 
     def _read_head(self, offset: int, length: int) -> bytes:
+        if offset >= self._file.size_bytes:  # also where it is too large for the system to be asked
+            return b""
         try:
             return self._file.read_at(offset, length)
         except OSError as error:

@@ -22,6 +22,11 @@ _MAX_SUBDIRECTORIES = 1000
 _TABLES = frozenset({273, 279, 324, 325})
 _SUBIFDS = 330
 _NDPI = 65420
+_SHORT, _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 3, 256, 257, 322, 323
+#: A tile is decoded whole, 4 bytes a pixel.
+_MAX_TILE_PX = 1 << 28
+#: A glass of 26 x 76 mm at 0.2 um has 5e10 pixels; no JPEG of tissue packs a thousand into a byte.
+_MAX_NDPI_PX, _MAX_PX_PER_BYTE, _FLOOR_PX = 1 << 36, 1000, 1 << 28
 _BYTES_OF_TYPE = {
     1: 1,
     2: 1,
@@ -81,10 +86,11 @@ def check_directories(path: str, read_at: ReadAt, *, size_bytes: int) -> None:
     else:
         form = _Form(count=order + "H", entry=order + "HHII", offset=order + "I")
         (first,) = struct.unpack_from(order + "I", head, 4)
-        # Hamamatsu writes offsets of eight bytes into large files that say they have four; OpenSlide knows them.
+        # Hamamatsu writes directories of eight-byte offsets into files that say they have four.
         (wide,) = struct.unpack_from(order + "Q", head, 4)
-        if size_bytes >= 1 << 32 and any(e.tag == _NDPI for e in _directory(read_at, wide, form)[0]):
-            return
+        ndpi = _Form(count=order + "H", entry=order + "HHII", offset=order + "Q")
+        if any(entry.tag == _NDPI for entry in _directory(read_at, wide, ndpi)[0]):
+            form, first = ndpi, wide
     seen: set[int] = set()
     waiting = [first]
     while waiting:
@@ -101,6 +107,7 @@ def check_directories(path: str, read_at: ReadAt, *, size_bytes: int) -> None:
             raise _refusal(path, f"has more than {_MAX_DIRECTORIES} directories")
         entries, following = _directory(read_at, at, form)
         waiting.append(following)
+        _check_sides(path, entries, size_bytes=size_bytes)
         for entry in entries:
             _check_entry(path, entry)
             if entry.tag == _SUBIFDS:
@@ -143,6 +150,18 @@ def _check_entry(path: str, entry: _Entry) -> None:
         raise _refusal(path, f"claims {entry.count} directories inside one")
     elif entry.size_bytes > _MAX_TAG_BYTES:
         raise _refusal(path, f"claims {entry.size_bytes} bytes for the tag {entry.tag}")
+
+
+def _check_sides(path: str, entries: list[_Entry], *, size_bytes: int) -> None:
+    """Refuse sizes that OpenSlide would make room for; other pictures are looked at when they are read."""
+    values = {entry.tag: entry.place & (0xFFFF if entry.kind == _SHORT else 0xFFFFFFFF) for entry in entries}
+    width, height = values.get(_TILE_WIDTH, 0), values.get(_TILE_HEIGHT, 0)
+    if width * height > _MAX_TILE_PX:
+        raise _refusal(path, f"claims tiles of {width} x {height} px")
+    width, height = values.get(_WIDTH, 0), values.get(_HEIGHT, 0)
+    many = width * height > _MAX_NDPI_PX or width * height > max(_FLOOR_PX, _MAX_PX_PER_BYTE * size_bytes)
+    if _NDPI in values and many:
+        raise _refusal(path, f"claims a level of {width} x {height} px in {size_bytes} bytes")
 
 
 def _refusal(path: str, claim: str) -> UnreadableSlideError:

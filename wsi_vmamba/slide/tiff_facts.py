@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ import tifffile
 from defusedxml import ElementTree
 
 from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
 
 _UM_PER_UNIT = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
@@ -29,17 +28,22 @@ class TiffFacts:
     properties: Mapping[str, str]
 
 
-def check_vendor(path: str, tif: tifffile.TiffFile) -> None:
-    """Leave layouts whose tiles overlap, carry offsets, or hide sizes in XML to OpenSlide, which knows them."""
-    kinds = {
-        "Hamamatsu NDPI": "is_ndpi",
-        "Leica SCN": "is_scn",
-        "Ventana BIF": "is_bif",
-        "Philips TIFF": "is_philips",
-    }
-    for name, flag in kinds.items():
-        if getattr(tif, flag):
-            raise NeedsOtherReaderError(path, f"{name} is read through OpenSlide")
+def check_one_plane(path: str, base: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]) -> None:
+    """Refuse grey pages of one size, as fluorescence scanners write: taking one for the slide would be a guess.
+
+    Raises:
+        UnreadableSlideError: there are several.
+    """
+    size_px = (base.imagewidth, base.imagelength)
+    alike = [
+        page for page in pages if (page.imagewidth, page.imagelength) == size_px and page.samplesperpixel == 1
+    ]
+    if base.samplesperpixel == 1 and len(alike) > 1:
+        raise UnreadableSlideError(
+            path,
+            f"expected one RGB or grey picture, the TIFF has {len(alike)} grey pages of {size_px[0]} x {size_px[1]} "
+            "px, channels or focal planes; export one picture as RGB",
+        )
 
 
 def read_facts(path: str, tif: tifffile.TiffFile, base: tifffile.TiffPage) -> TiffFacts:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
-from wsi_vmamba.slide.tiff_facts import check_vendor, read_facts
+from wsi_vmamba.slide.tiff_facts import check_one_plane, read_facts
+from wsi_vmamba.slide.tiff_vendors import check_missing_tiles, check_vendor
 from wsi_vmamba.slide.tile_codecs import (
     CODEC_NAMES,
     JPEG,
@@ -116,14 +117,19 @@ def read_layout(path: str, *, size_bytes: int) -> TiffLayout:
 
 
 def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int) -> TiffLayout:
-    check_vendor(path, tif)
-    pages = [tif.pages[i] for i in range(min(len(tif.pages), _MAX_PAGES))]
+    pages = []
+    for number in range(min(len(tif.pages), _MAX_PAGES)):
+        check_vendor(path, tif.pages[number])
+        pages.append(tif.pages[number])
     if not pages:
         raise UnreadableSlideError(path, "the TIFF holds no picture; it is damaged or was never finished")
     _check_numbers(path, pages)
     base = _base_page(pages)
     facts = read_facts(path, tif, base)
+    check_one_plane(path, base, pages)
     levels = tuple(_level(path, page, size_bytes) for page in [base, *_reduced_pages(path, base, pages)])
+    if tif.is_svs:
+        check_missing_tiles(path, [level.byte_counts for level in levels])
     stored = {
         "codec": levels[0].form.codec,
         "tile": f"{levels[0].tile_width_px} x {levels[0].tile_height_px}",

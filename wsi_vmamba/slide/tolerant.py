@@ -80,15 +80,24 @@ class TolerantSlide:
         return self._slide.properties
 
     def read_region(
-        self, *, x_l0: int, y_l0: int, level: int, width_px: int, height_px: int
+        self,
+        *,
+        x_l0: int,
+        y_l0: int,
+        level: int,
+        width_px: int,
+        height_px: int,
+        out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Read RGB pixels as `Slide.read_region` does, white where a tile is damaged."""
         try:
             return self._slide.read_region(
-                x_l0=x_l0, y_l0=y_l0, level=level, width_px=width_px, height_px=height_px
+                x_l0=x_l0, y_l0=y_l0, level=level, width_px=width_px, height_px=height_px, out=out
             )
         except BadTileError as error:
-            out = np.full((height_px, width_px, 3), WHITE, dtype=np.uint8)
+            if out is None:
+                out = np.empty((height_px, width_px, 3), dtype=np.uint8)
+            out[:] = WHITE
             downsample = self._slide.levels[level].downsample
             x_px, y_px = (level_px(position, downsample=downsample) for position in (x_l0, y_l0))
             self._read_around(out, error, level=level, x_px=x_px, y_px=y_px)

@@ -13,12 +13,15 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
+from zarr.errors import NodeNotFoundError
 from zarr.storage import LocalStore, ZipStore
 
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, pyramid
 from wsi_vmamba.slide.location import Location, is_url, may_exist
-from wsi_vmamba.slide.remote import open_remote_store, remote_errors
+from wsi_vmamba.slide.remote import open_remote_store
+from wsi_vmamba.slide.remote_claims import check_size, estimate_stored_bytes
+from wsi_vmamba.slide.web import in_words, remote_errors
 from wsi_vmamba.slide.zarr_guard import MAX_CHUNK_BYTES, ChunkLimit, GuardedStore, check_zip, codec_name
 from wsi_vmamba.slide.zarr_layout import ZarrLevel, read_layout
 
@@ -53,11 +56,16 @@ class ZarrSlide(CanvasSlide):
         self._network: tuple[type[Exception], ...] = (OSError, *remote_errors()) if is_url(path) else ()
         unusable: tuple[type[Exception], ...] = (*_DAMAGE, *self._network)
         try:
-            self._store = GuardedStore(_open_store(path))
+            store = _open_store(path)
+            self._store = GuardedStore(store)
             layout = read_layout(str(path), zarr.open(self._store, mode="r"))
-            _check_claims(path, layout.levels)
+            _check_claims(path, layout.levels, store)
         except UnreadableSlideError:
             raise
+        except NodeNotFoundError as error:
+            raise UnreadableSlideError(path, _nothing_there(path, self._store)) from error
+        except self._network as error:
+            raise UnreadableSlideError(path, f"cannot be read: {in_words(error)}") from error
         except unusable as error:
             raise UnreadableSlideError(
                 path, f"not a zarr picture, or its metadata are damaged ({error})"
@@ -86,7 +94,9 @@ class ZarrSlide(CanvasSlide):
             except self._network as error:
                 if isinstance(error, UnreadableSlideError):
                     raise
-                raise UnreadableSlideError(self.path, f"reading failed in the middle ({error})") from error
+                raise UnreadableSlideError(
+                    self.path, f"reading failed in the middle: {in_words(error)}"
+                ) from error
             out[top - y_px : bottom - y_px] = pixels
 
     def _read_band(
@@ -132,7 +142,17 @@ def _open_store(path: Location) -> Store:
     return ZipStore(path, mode="r")
 
 
-def _check_claims(path: Location, levels: Sequence[ZarrLevel]) -> None:
+def _nothing_there(path: Location, store: GuardedStore) -> str:
+    """What to say where no metadata are."""
+    what = "no zarr picture there: neither zarr.json, .zgroup nor .zarray"
+    if store.forbidden:
+        return f"{what}; the server refused {sorted(store.forbidden)[0]} (403), is a password or key missing?"
+    if str(path).startswith("http"):
+        return f"{what}; web servers are not searched, list the slides in the path column of a CSV"
+    return what
+
+
+def _check_claims(path: Location, levels: Sequence[ZarrLevel], store: Store) -> None:
     """Refuse sizes that would exhaust memory, or that the files cannot hold, before anything is read.
 
     Raises:
@@ -147,10 +167,16 @@ def _check_claims(path: Location, levels: Sequence[ZarrLevel]) -> None:
                 f"at most {MAX_CHUNK_BYTES >> 20} MiB; write it again with chunks of 256 to 1024 px",
             )
         claimed = math.prod(shape)
-        # What lies behind a URL cannot be summed up without listing all of it.
-        if is_url(path):
+        if claimed <= _BOMB_FLOOR_BYTES:
             continue
-        if claimed > _BOMB_FLOOR_BYTES and claimed > _MAX_RATIO * _stored_bytes(path, claimed // _MAX_RATIO):
+        stored: float
+        if isinstance(path, str) and is_url(path):
+            width_px, height_px = level.size_px
+            check_size(path, width_px=width_px, height_px=height_px)
+            stored = estimate_stored_bytes(path, store, level.array, enough=claimed / _MAX_RATIO)
+        else:
+            stored = _stored_bytes(path, claimed // _MAX_RATIO)
+        if claimed > _MAX_RATIO * stored:
             raise UnreadableSlideError(
                 path,
                 f"the metadata claim {shape}, {claimed / 2**30:.0f} GiB, which its files cannot hold; the copy is "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import math
 import struct
 import zipfile
 import zlib
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from zarr.storage import WrapperStore, ZipStore
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.storage import FsspecStore, WrapperStore, ZipStore
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.location import Location
+from wsi_vmamba.slide.web import is_forbidden, remote_errors
 
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 #: The metadata of the largest pictures are a few hundred KB.
@@ -39,17 +42,28 @@ class ChunkLimit:
     codec: str
 
 
+class WholeFileError(OSError):
+    """A server sent a whole file where a part of it was asked for."""
+
+
 class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is untyped here
-    """Another store, looked at before anything from it is decoded; arrays without a limit are not looked at."""
+    """Another store, looked at before anything from it is decoded; arrays without a limit are not looked at.
+
+    Attributes:
+        limits: by the path of an array.
+        forbidden: metadata that a server refused to give. They count as not there, which they mostly are: those who
+            may not list a bucket are told so of everything that is missing.
+    """
 
     def __init__(self, store: Any) -> None:
         """Guard ``store``."""
         super().__init__(store)
         self.limits: dict[str, ChunkLimit] = {}
+        self.forbidden: set[str] = set()
 
     def _with_store(self, store: Any) -> GuardedStore:
         guarded = type(self)(store)
-        guarded.limits = self.limits
+        guarded.limits, guarded.forbidden = self.limits, self.forbidden
         return guarded
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
@@ -58,15 +72,31 @@ class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is untyped 
         Raises:
             InflatedChunkError: it would inflate to more than a chunk of its array.
             ValueError: metadata longer than any picture needs.
+            WholeFileError: a server does not know how to send a part.
         """
         if PurePosixPath(key).name in _METADATA:
-            await self._check_metadata(key)
-            return await super().get(key, prototype, byte_range)
+            return await self._get_metadata(key, prototype, byte_range)
         value = await super().get(key, prototype, byte_range)
+        if value is not None and len(value) > _asked_bytes(byte_range):
+            raise WholeFileError(
+                f"asked for {_asked_bytes(byte_range)} bytes of {key}, the server sent {len(value)}: it cannot send "
+                "parts of files (Range requests), which sharded arrays need"
+            )
         limit = self._limit_of(key)
         if value is not None and limit is not None and byte_range is None:
             check_inflation(value.to_bytes(), limit)
         return value
+
+    async def _get_metadata(self, key: str, prototype: Any, byte_range: Any) -> Any:
+        network: tuple[type[Exception], ...] = (OSError, *remote_errors())
+        try:
+            await self._check_metadata(key)
+            return await super().get(key, prototype, byte_range)
+        except network as error:
+            if not (is_forbidden(error) and isinstance(self._store, FsspecStore)):
+                raise
+            self.forbidden.add(key)
+            return None
 
     async def _check_metadata(self, key: str) -> None:
         if isinstance(self._store, ZipStore):  # `check_zip` has looked already, and asking would inflate it
@@ -81,6 +111,13 @@ class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is untyped 
     def _limit_of(self, key: str) -> ChunkLimit | None:
         found = [path for path in self.limits if not path or key.startswith(f"{path}/")]
         return self.limits[max(found, key=len)] if found else None
+
+
+def _asked_bytes(byte_range: Any) -> float:
+    """Bytes that a request is answered with at most; infinite where it is for all, or all from some point on."""
+    if isinstance(byte_range, RangeByteRequest):
+        return float(byte_range.end - byte_range.start)
+    return float(byte_range.suffix) if isinstance(byte_range, SuffixByteRequest) else math.inf
 
 
 def check_zip(path: str | Path) -> None:

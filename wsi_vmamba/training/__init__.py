@@ -1,6 +1,6 @@
 """Train a slide classifier on bags of features, go on after an interruption, and use what was trained."""
 
-from wsi_vmamba.training.folds import split_folds
+from wsi_vmamba.training.folds import source_of_folds, split_folds
 from wsi_vmamba.training.loop import TrainResult, train
 from wsi_vmamba.training.model import ModelSpec, Prediction, SlideClassifier, predict
 from wsi_vmamba.training.run import EpochReport, Run, load_run
@@ -18,6 +18,7 @@ __all__ = [
     "TrainSettings",
     "load_run",
     "predict",
+    "source_of_folds",
     "split_folds",
     "train",
 ]

@@ -16,13 +16,19 @@ from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import TrainingError
 from wsi_vmamba.training.run import EpochReport
 
+#: Parts of an identity that hold settings by name.
+_SETTINGS = ("settings", "spec")
+#: Differences named for each part.
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What checkpoint.pt holds; plain values and tensors only, so that it loads without unpickling code.
 
     Attributes:
-        identity: settings, slides and model spec; a resumed training must have the same.
+        identity: settings, model spec, slides, their labels and what the targets of their cells are made from; a
+            resumed training must have the same.
         history: the epochs so far.
         model: state of the model.
         average: state of its running average.
@@ -68,7 +74,7 @@ class Checkpoint:
             ) from error
 
     def check_identity(self, asked: Mapping[str, Any], *, where: Path) -> None:
-        """Refuse to go on with other settings, slides or features.
+        """Refuse to go on with other settings, slides, labels, features or outlines.
 
         Raises:
             TrainingError: naming what differs.
@@ -76,11 +82,16 @@ class Checkpoint:
         differing = []
         for part, stored in self.identity.items():
             if isinstance(stored, dict) and isinstance(asked[part], dict):
-                differing += [
-                    f"{key}: {stored[key]!r} in the checkpoint, {asked[part].get(key)!r} asked"
+                # Names of settings say what they are; names of slides do not.
+                what = "" if part in _SETTINGS else f"{part} of "
+                odd = [
+                    f"{what}{key}: {stored[key]!r} in the checkpoint, {asked[part].get(key)!r} asked"
                     for key in stored
                     if stored[key] != asked[part].get(key)
                 ]
+                differing += odd[:_MOST_NAMED]
+                if len(odd) > _MOST_NAMED:
+                    differing.append(f"{what}{len(odd) - _MOST_NAMED} more")
             elif stored != asked[part]:
                 differing.append(f"{part} differ: {_odd_ones(stored, asked[part])}")
         if differing:
@@ -105,7 +116,7 @@ def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> N
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _odd_ones(stored: Any, asked: Any, limit: int = 5) -> str:
+def _odd_ones(stored: Any, asked: Any, limit: int = _MOST_NAMED) -> str:
     if not isinstance(stored, list) or not isinstance(asked, list):
         return f"{stored!r} in the checkpoint, {asked!r} asked"
     odd = [str(item) for item in [*stored, *asked] if (item in stored) != (item in asked)]

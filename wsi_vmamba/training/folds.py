@@ -26,7 +26,7 @@ def split_folds(records: Sequence[SlideRecord], *, folds: int, seed: int) -> lis
     Raises:
         UsageError: fewer than two folds.
         DatasetError: a slide has no label or is listed twice, a patient is in two folds or also in the test
-            split, or there are fewer patients of a label than folds.
+            split, the manifest has folds for some slides only, or there are fewer patients of a label than folds.
     """
     if folds < 2:
         raise UsageError(f"cross-validation needs at least 2 folds, got {folds}")
@@ -42,13 +42,27 @@ def split_folds(records: Sequence[SlideRecord], *, folds: int, seed: int) -> lis
     ]
 
 
+def source_of_folds(records: Sequence[SlideRecord], *, folds: int, seed: int) -> str:
+    """Say where `split_folds` takes the folds from, for people."""
+    given = len(set(_given_folds([record for record in records if record.split != "test"]).values()))
+    if given == folds:
+        return f"the {folds} folds of the manifest"
+    return f"{folds} folds dealt by seed {seed}" + (f" (the manifest has {given})" if given else "")
+
+
 def _given_folds(records: Sequence[SlideRecord]) -> dict[str, str]:
-    """Fold of each patient as the manifest says, empty where it does not say so for every slide."""
+    """Fold of each patient as the manifest says, empty where it says nothing of folds."""
+    without = [record.slide_id for record in records if not record.attributes.get(FOLD_COLUMN)]
+    if len(without) == len(records):
+        return {}
+    if without:
+        raise DatasetError(
+            f"{len(without)} of {len(records)} slides for training have no fold ({', '.join(without[:5])}), the others "
+            f"do: fill the column {FOLD_COLUMN}, or leave it out"
+        )
     found: dict[str, str] = {}
     for record in records:
-        fold = record.attributes.get(FOLD_COLUMN, "")
-        if not fold:
-            return {}
+        fold = record.attributes[FOLD_COLUMN]
         if found.setdefault(record.patient_id, fold) != fold:
             raise DatasetError(
                 f"all slides of a patient belong in one fold; {record.patient_id} is in {found[record.patient_id]} "

@@ -17,7 +17,7 @@ from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.store import remove_stale_partials
 from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier, SlideOutput, feature_moments
-from wsi_vmamba.training.objective import LoadTargets, Objective
+from wsi_vmamba.training.objective import DescribeTargets, LoadTargets, Objective
 from wsi_vmamba.training.optimise import averaged, parameter_groups
 from wsi_vmamba.training.run import (
     CHECKPOINT,
@@ -30,7 +30,7 @@ from wsi_vmamba.training.run import (
 )
 from wsi_vmamba.training.settings import TrainSettings
 from wsi_vmamba.training.slides import class_weights, divide
-from wsi_vmamba.training.targets import no_targets
+from wsi_vmamba.training.targets import no_targets, of_nothing
 
 LoadBag = Callable[[SlideRecord], Bag]
 
@@ -52,6 +52,7 @@ def train(
     run_dir: Path,
     *,
     load_targets: LoadTargets = no_targets,
+    describe_targets: DescribeTargets = of_nothing,
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
@@ -74,6 +75,8 @@ def train(
         run_dir: folder for checkpoint.pt, best.safetensors, model.json, metrics.csv and splits.csv.
         load_targets: gives the targets of a slide's cells, for example a `CellTargets`; asked where cells are
             supervised.
+        describe_targets: says what those are made from, for example `CellTargets.describe`; a resumed training
+            must have the same.
         resume: go on from checkpoint.pt; without one, start.
         overwrite: replace the run in the folder.
         device: where to compute.
@@ -83,17 +86,20 @@ def train(
         UsageError: the folder holds a run already, and neither resume nor overwrite is asked for.
         DatasetError: labels are missing, a slide is listed twice, a patient is in two splits, or a split
             lacks one of the labels.
-        TrainingError: loss or gradient is not finite, or the checkpoint is of another training.
+        TrainingError: loss or gradient is not finite, or the checkpoint is of another training: other settings,
+            slides, labels, features or outlines.
     """
     checkpoint = _prepare_folder(run_dir, resume=resume, overwrite=overwrite)
     test, training, validation = divide(records, settings)
-    write_splits(run_dir, [*training, *validation, *test])
     where = torch.device(device)
     objective = Objective(
         settings.supervises, class_weights(training, balanced=settings.class_weights), load_targets
     )
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), _deterministic(where):
-        loop = _Loop(training, validation, load_bag, objective, settings, run_dir, where, checkpoint)
+        loop = _Loop(
+            training, validation, load_bag, objective, settings, run_dir, where, checkpoint, describe_targets
+        )
+        write_splits(run_dir, [*training, *validation, *test])  # not before the checkpoint was found to fit
         while not loop.finished:
             report = loop.run_epoch()
             if on_epoch is not None:
@@ -115,6 +121,7 @@ class _Loop:
         run_dir: Path,
         device: torch.device,
         checkpoint: Checkpoint | None,
+        describe_targets: DescribeTargets,
     ) -> None:
         self.training = training
         self.validation = validation
@@ -124,6 +131,14 @@ class _Loop:
         self.run_dir = run_dir
         self.device = device
         self.history: list[EpochReport] = []
+        supervised = [*training, *validation]
+        self.labels = {record.slide_id: record.label for record in supervised}
+        # At the start: outlines that change while a run goes on are not those it was trained from.
+        self.outlines = (
+            {record.slide_id: describe_targets(record) for record in supervised}
+            if settings.supervises.cells
+            else {}
+        )
         torch.manual_seed(settings.seed)
         self.model = self._build_model().to(device)
         self.optimizer = torch.optim.AdamW(
@@ -239,6 +254,8 @@ class _Loop:
             "spec": self.model.spec.to_dict(),
             "training slides": [record.slide_id for record in self.training],
             "validation slides": [record.slide_id for record in self.validation],
+            "label": self.labels,
+            "outlines": self.outlines,
         }
 
     def _checkpoint(self) -> Checkpoint:

@@ -17,6 +17,8 @@ from wsi_vmamba.training.slides import label_of
 
 #: Gives the targets of a slide's cells, (N,) float32: 1 tumour, 0 none, NaN unknown.
 LoadTargets = Callable[[SlideRecord, Bag], NDArray[np.float32]]
+#: Says what the targets of a slide are made from, in a few words that change when that does.
+DescribeTargets = Callable[[SlideRecord], str]
 
 
 class Objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -64,6 +65,13 @@ def _depths(backbone: VMamba) -> dict[str, int]:
             depths[f"layers.{number}.blocks.{block}."] = depth
     depths["patch_embed."] = depth + 1
     return depths
+
+
+def rate_share(step: int, *, warmup: int, total: int) -> float:
+    """Share of the peak learning rate at a step, counted from 0: linear rise, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(step - warmup, total - warmup) / (total - warmup)))
 
 
 def averaged(model: nn.Module, *, decay: float) -> AveragedModel:

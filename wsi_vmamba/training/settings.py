@@ -6,17 +6,24 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
+from wsi_vmamba.training.optimise import rate_share
 
 #: Number formats of the forward pass; weights, losses and updates are float32 always.
 PRECISIONS = ("fp32", "bf16")
 
 
+def _default(name: str) -> Any:
+    """The default of the command, which is the only one there is."""
+    return TrainConfig.model_fields[name].default
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Settings of one training.
+    """Settings of one training; defaults are those of `TrainConfig`.
 
     Attributes:
         aggregator: name in the AGGREGATORS table; None where slides are not supervised.
@@ -39,19 +46,19 @@ class TrainSettings:
 
     aggregator: str | None = "abmil"
     supervision: str = "slide"
-    epochs: int = 50
-    patience: int = 15
-    learning_rate: float = 5e-4
-    weight_decay: float = 1e-4
-    warmup_epochs: int = 2
-    hidden_dim: int = 128
-    dropout: float = 0.25
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.0
+    epochs: int = _default("epochs")
+    patience: int = _default("patience")
+    learning_rate: float = _default("learning_rate")
+    weight_decay: float = _default("weight_decay")
+    warmup_epochs: int = _default("warmup_epochs")
+    hidden_dim: int = _default("hidden_dim")
+    dropout: float = _default("dropout")
+    gradient_clip: float = _default("gradient_clip")
+    ema_decay: float = _default("ema_decay")
     precision: str = "fp32"
-    class_weights: bool = True
-    validation_fraction: float = 0.2
-    seed: int = 0
+    class_weights: bool = _default("class_weights")
+    validation_fraction: float = _default("validation_fraction")
+    seed: int = _default("seed")
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -102,6 +109,4 @@ class TrainSettings:
         """Learning rate of a step, counted from 0: linear rise in the warm-up, then half a cosine to zero."""
         total = self.epochs * steps_per_epoch
         warmup = min(self.warmup_epochs, self.epochs - 1) * steps_per_epoch
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        return self.learning_rate * rate_share(step, warmup=warmup, total=total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.annotation import Annotation, read_annotation
 from wsi_vmamba.bags import Bag, SlideRecord
 from wsi_vmamba.datasets.camelyon16 import allows_negatives
-from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.errors import AnnotationError, MissingDataError
 
 #: Share of a cell inside the outlines from which on it is tumour. Cells with less than that, but some, teach
 #: nothing: half a cell is much of a micro-metastasis, and little of what the backbone saw.
@@ -50,6 +51,21 @@ class CellTargets:
             return record.annotation if record.annotation and record.annotation.is_file() else None
         candidates = (self.folder / f"{record.slide_id}{suffix}" for suffix in _SUFFIXES)
         return next((path for path in candidates if path.is_file()), None)
+
+    def describe(self, record: SlideRecord) -> str:
+        """Say what the targets of a slide are made from, so that it shows when that changes: a hash of its outlines.
+
+        Raises:
+            AnnotationError: the outlines cannot be read.
+        """
+        path = None if record.label == 0 else self.find(record)
+        if path is None:
+            return "no outlines"
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise AnnotationError(f"{path}: the outlines cannot be read ({error.strerror})") from error
+        return digest if allows_negatives(record) else f"{digest}, no negatives"
 
     def require(self, records: Iterable[SlideRecord], *, every: bool) -> None:
         """Refuse to start where outlines are missing.
@@ -93,6 +109,12 @@ def tumor_share(annotation: Annotation, bag: Bag) -> NDArray[np.float64]:
     shares = mask.reshape(rows, _POINTS, columns, _POINTS).mean(axis=(1, 3))
     found: NDArray[np.float64] = shares[places[:, 1], places[:, 0]]
     return found
+
+
+def of_nothing(record: SlideRecord) -> str:
+    """Know of nothing that targets are made from."""
+    del record
+    return ""
 
 
 def no_targets(record: SlideRecord, bag: Bag) -> NDArray[np.float32]:

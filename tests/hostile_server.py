@@ -1,4 +1,4 @@
-"""Opens files that mean harm, each in a forked process of its own: a path a line in, a JSON report a line out.
+"""Opens files that mean harm, each in a forked process of its own: a path or URL a line in, a JSON report a line out.
 
 The report: the error's name and message, seconds, and by how many MB the peak memory grew.
 """
@@ -21,6 +21,8 @@ from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.errors import AnnotationError, SlideError, WeightsError
 from wsi_vmamba.slide import open_slide, tiff
 from wsi_vmamba.slide import zarr as _  # noqa: F401
+from wsi_vmamba.slide.location import Location, place_of
+from wsi_vmamba.slide.web import client_options
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
         inside, outside = os.pipe()
         child = os.fork()
         if child == 0:
-            os.write(outside, json.dumps(attempt(Path(json.loads(line)))).encode())
+            os.write(outside, json.dumps(attempt(place_of(json.loads(line)))).encode())
             os._exit(0)
         os.close(outside)
         with os.fdopen(inside) as report:
@@ -46,15 +48,17 @@ def warm_up() -> None:
     imagecodecs.deflate_decode(imagecodecs.deflate_encode(b"0"))
     zarr.create_array(zarr.storage.MemoryStore(), data=np.zeros((4, 4), np.uint8))[:]
     assert tiff
+    client_options("http://")
     if "weights" in sys.argv:
         import wsi_vmamba.model.weights  # noqa: F401  (brings torch)
 
 
-def attempt(path: Path) -> dict[str, object]:
+def attempt(place: Location) -> dict[str, object]:
     """Open a file and read a little of every level."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     error, message = "none", ""
+    path = Path(place)
     try:
         if path.suffix in (".pth", ".safetensors"):
             from wsi_vmamba.model.weights import read_state
@@ -63,7 +67,7 @@ def attempt(path: Path) -> dict[str, object]:
         elif path.suffix in (".xml", ".geojson"):
             read_annotation(path).rasterize(width_px=100, height_px=100, downsample=10)
         else:
-            with open_slide(path) as slide:
+            with open_slide(place) as slide:
                 for level in range(len(slide.levels)):
                     slide.read_region(x_l0=0, y_l0=0, level=level, width_px=64, height_px=64)
     except (SlideError, AnnotationError, WeightsError) as refused:

@@ -1,0 +1,173 @@
+"""`evaluate` on a cross-validation: held-out slides by the one model that had not seen them, test slides by all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from wsi_vmamba.pipelines import evaluate, train
+
+from wsi_vmamba.bags import SlideRecord, load_bag
+from wsi_vmamba.config import EvaluateConfig, TrainConfig
+from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.store import FeatureMeta, FeatureWriter
+from wsi_vmamba.training import load_run, predict
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DIM, FOLDS = 4, 3
+
+
+def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None:
+    """Twelve cells of noise, those of tumour slides shifted by little: some slides will be taken for the other kind."""
+    features = np.random.default_rng(seed).normal(size=(12, DIM)).astype(np.float32)
+    features[:, 0] += 0.25 * tumour
+    coords = np.stack(np.meshgrid(np.arange(4), np.arange(3)), axis=-1).reshape(-1, 2).astype(np.int64) * 256
+    meta = FeatureMeta(
+        slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
+        target_mpp=0.5, cell_px=256, cell_l0=256.0, plan={}, segmenter="otsu", model="null", weights_hash="0",
+        precision="fp32", versions={},
+    )  # fmt: skip
+    with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
+        writer.append(features, coords)
+        writer.commit()
+
+
+def config_for(folder: Path, **changes: object) -> TrainConfig:
+    values = {
+        "dataset": "csv", "manifest": str(folder / "cohort.csv"), "features": str(folder / "features"),
+        "runs": str(folder / "runs"), "name": "cv", "aggregator": "abmil", "epochs": 3, "learning_rate": 2e-3,
+        "folds": FOLDS, **changes,
+    }  # fmt: skip
+    return TrainConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty slides, twelve of them test slides, and a cross-validation on the rest."""
+    folder = tmp_path_factory.mktemp("cohort")
+    rows = ["slide_id,path,label,split"]
+    for index in range(30):
+        tumour, split = index % 2 == 1, "test" if index >= 18 else "train"
+        write_slide(folder / "features", f"s{index:02d}", tumour=tumour, seed=index)
+        rows.append(f"s{index:02d},s{index:02d}.tif,{int(tumour)},{split}")
+    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    assert train.run(config_for(folder)) == 0
+    return folder
+
+
+def judge(cohort: Path, out: Path, **changes: object) -> tuple[dict, dict[str, tuple[int, float]]]:
+    """metrics.json, and label and probability by slide."""
+    values = {"runs": str(cohort / "runs"), "out": str(out), "bootstrap": 100, **changes}
+    assert evaluate.run(EvaluateConfig.model_validate(values)) == 0
+    with (out / "slides.csv").open(newline="") as file:
+        rows = {r["slide_id"]: (int(r["label"]), float(r["probability"])) for r in csv.DictReader(file)}
+    return json.loads((out / "metrics.json").read_text()), rows
+
+
+def say(cohort: Path, number: int, split: str) -> dict[str, tuple[int, float]]:
+    """Label and probability of the slides of a split, from the model of one fold."""
+    run = load_run(cohort / "runs" / "cv" / f"fold-{number}")
+    names = [name for name, found in run.splits.items() if found == split]
+    bags = {name: load_bag(SlideRecord(slide_id=name), cohort / "features") for name in names}
+    return {name: (int(name[1:]) % 2, predict(run.model, bag).probability) for name, bag in bags.items()}
+
+
+def area(rows: dict[str, tuple[int, float]]) -> float:
+    labels, scores = zip(*rows.values(), strict=True)
+    return float(roc_auc_score(labels, scores))
+
+
+def test_validation_slides_are_pooled_out_of_fold(cohort: Path, tmp_path: Path, capsys):
+    content, rows = judge(cohort, tmp_path, split="validation")
+    folds = [say(cohort, number, "validation") for number in (1, 2, 3)]
+    pooled = {name: said for fold in folds for name, said in fold.items()}
+    assert len(pooled) == sum(map(len, folds)) == 18
+    assert rows == pooled
+    assert content["auc"] == content["folds"]["out_of_fold_auc"] == pytest.approx(area(pooled), abs=1e-12)
+    each = [area(fold) for fold in folds]
+    assert content["folds"]["auc"] == pytest.approx(each, abs=1e-12)
+    assert content["folds"]["auc_mean"] == pytest.approx(mean(each), abs=1e-12)
+    assert content["folds"]["auc_sd"] == pytest.approx(stdev(each), abs=1e-12)
+    assert stdev(each) > 0
+    assert content["slide_metrics"]["balanced_accuracy"] is None
+    assert f"{mean(each):.4f} ± {stdev(each):.4f}" in capsys.readouterr().out
+
+
+def test_test_slides_get_the_mean_of_the_models_and_a_threshold_from_out_of_fold_scores(
+    cohort: Path, tmp_path: Path
+):
+    content, rows = judge(cohort, tmp_path)  # the newest run is the cross-validation, not its last fold
+    folds = [say(cohort, number, "test") for number in (1, 2, 3)]
+    assert set(rows) == set(folds[0])
+    assert len(rows) == 12
+    for name, (label, probability) in rows.items():
+        assert label == folds[0][name][0]
+        assert probability == pytest.approx(mean(fold[name][1] for fold in folds), abs=1e-12)
+    assert content["auc"] == pytest.approx(area(rows), abs=1e-12)
+    assert content["folds"]["auc"] == pytest.approx([area(fold) for fold in folds], abs=1e-12)
+    pooled = [row for number in (1, 2, 3) for row in say(cohort, number, "validation").values()]
+    labels, scores = map(np.array, zip(*pooled, strict=True))
+    assert content["slide_metrics"]["balanced_accuracy"]["threshold"] == choose_threshold(labels, scores)
+    assert content["folds"]["out_of_fold_auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+def test_one_fold_is_still_judged_alone_and_compared_with_all(cohort: Path, tmp_path: Path):
+    cv = cohort / "runs" / "cv"
+    content, rows = judge(cohort, tmp_path / "one", run=str(cv / "fold-2"))
+    assert rows == say(cohort, 2, "test")
+    assert "folds" not in content
+    together, _ = judge(cohort, tmp_path / "all", run=str(cv))
+    compared = tmp_path / "compared.json"
+    assert evaluate.run(EvaluateConfig(compare=[str(cv), str(cv / "fold-2")], json_out=str(compared))) == 0
+    found = json.loads(compared.read_text())
+    assert found["auc_a"] == pytest.approx(together["auc"], abs=1e-12)
+    assert found["auc_b"] == pytest.approx(content["auc"], abs=1e-12)
+
+
+def test_training_slides_of_folds_are_refused(cohort: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"--split validation \(out-of-fold\)"):
+        judge(cohort, tmp_path, split="train")
+
+
+def test_an_unfinished_cross_validation_is_not_taken_for_a_whole_one(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(number: int):
+        seen = 0
+        real = train.train
+
+        def stop(*values, **options):
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                raise KeyboardInterrupt
+            return real(*values, **options)
+
+        return stop
+
+    how = {"runs": str(tmp_path), "epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train", killed(3))
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config_for(cohort, **how))
+    with pytest.raises(TrainingError, match=r"is not finished; go on with .*--resume"):
+        judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))
+    assert train.run(config_for(cohort, **how, resume=True)) == 0
+    assert len(judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))[0]["folds"]["auc"]) == FOLDS
+    # Refused without --overwrite, and what was finished stays so.
+    with pytest.raises(UsageError, match="holds a run already"):
+        train.run(config_for(cohort, **how))
+    judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train", killed(2))
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config_for(cohort, **how, overwrite=True))
+    with pytest.raises(TrainingError, match="is not finished"):
+        judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))

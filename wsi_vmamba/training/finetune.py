@@ -1,0 +1,182 @@
+"""Fine-tune a backbone on labelled tiles: layers learn the slower the further they are from the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsi_vmamba.errors import DatasetError, TrainingError
+from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.training.optimise import backbone_groups, rate_share
+from wsi_vmamba.training.tiles import Tile, TileSet, normalised, turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Settings of a fine-tuning.
+
+    Attributes:
+        epochs: passes over the training tiles.
+        warmup_epochs: epochs of linear rise before the cosine fall.
+        batch: tiles in a step.
+        learning_rate: of the head at the peak; see `backbone_groups` for the layers beneath.
+        layer_decay: in (0, 1], what the learning rate is multiplied by from each block to the one before.
+        weight_decay: of AdamW, on matrices.
+        gradient_clip: largest norm of the gradient.
+        seed: of order and turning.
+    """
+
+    epochs: int
+    warmup_epochs: int
+    batch: int
+    learning_rate: float
+    layer_decay: float
+    weight_decay: float
+    gradient_clip: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneEpoch:
+    """One epoch. ``validation_accuracy`` is balanced: the mean of the classes' recalls."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    is_best: bool
+
+
+def finetune(
+    model: VMamba,
+    training: TileSet,
+    validation: TileSet,
+    settings: FinetuneSettings,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[FinetuneEpoch, VMamba], None],
+) -> list[FinetuneEpoch]:
+    """Train all of ``model``, its head included, in place.
+
+    Args:
+        model: with as many outputs as there are classes.
+        training: tiles to learn from.
+        validation: tiles of other patients, of the same classes; judged after each epoch.
+        settings: how.
+        device: where to compute.
+        on_epoch: called after each epoch with the model as it then is, which is to be kept where ``is_best`` (highest
+            balanced accuracy, at equal accuracy the lowest loss).
+
+    Raises:
+        DatasetError: the two sets have other classes or tiles of another size, or a tile cannot be read.
+        TrainingError: loss or gradient is not finite; the tiles of the batch are named.
+    """
+    _check_alike(training, validation)
+    model.to(device)
+    groups = backbone_groups(
+        model,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+    )
+    optimizer = torch.optim.AdamW(groups)
+    steps_per_epoch = -(-len(training.tiles) // settings.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: rate_share(
+            step,
+            warmup=min(settings.warmup_epochs, settings.epochs - 1) * steps_per_epoch,
+            total=settings.epochs * steps_per_epoch,
+        ),
+    )
+    history: list[FinetuneEpoch] = []
+    for epoch in range(1, settings.epochs + 1):
+        rate = float(schedule.get_last_lr()[0])  # of the deepest group, the head
+        train_loss = _train_epoch(model, training, settings, epoch, optimizer, schedule, device)
+        loss, accuracy = judge(model, validation, batch=settings.batch, device=device)
+        best = all((accuracy, -loss) > (past.validation_accuracy, -past.validation_loss) for past in history)
+        report = FinetuneEpoch(
+            epoch=epoch, learning_rate=rate, train_loss=train_loss, validation_loss=loss,
+            validation_accuracy=accuracy, is_best=best,
+        )  # fmt: skip
+        history.append(report)
+        on_epoch(report, model)
+    return history
+
+
+@torch.no_grad()
+def judge(model: VMamba, tiles: TileSet, *, batch: int, device: str = "cpu") -> tuple[float, float]:
+    """Mean loss and balanced accuracy of a model; leaves it in evaluation mode."""
+    model.eval()
+    losses, right, labels = [], [], []
+    for members, pixels in tiles.batches(range(len(tiles.tiles)), size=batch):
+        logits = model(normalised(pixels).to(device)).float()
+        target = _labels(members, device)
+        losses += F.cross_entropy(logits, target, reduction="none").tolist()
+        right += (logits.argmax(1) == target).tolist()
+        labels += target.tolist()
+    hits, truth = np.array(right), np.array(labels)
+    recalls = [hits[truth == label].mean() for label in range(len(tiles.classes))]
+    return float(np.mean(losses)), float(np.mean(recalls))
+
+
+def _train_epoch(
+    model: VMamba,
+    training: TileSet,
+    settings: FinetuneSettings,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    device: str,
+) -> float:
+    """Train on each tile once; return the mean loss."""
+    model.train()
+    rng = np.random.default_rng([settings.seed, epoch])
+    losses: list[float] = []
+    order = rng.permutation(len(training.tiles)).tolist()
+    for tiles, pixels in training.batches(order, size=settings.batch):
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(normalised(turn(rng, pixels)).to(device)).float()
+        loss = F.cross_entropy(logits, _labels(tiles, device))
+        losses += [_finite(loss, "loss", tiles, epoch)] * len(tiles)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        _finite(norm, "gradient", tiles, epoch)
+        optimizer.step()
+        schedule.step()
+    return float(np.mean(losses))
+
+
+def _labels(tiles: Sequence[Tile], device: str) -> Tensor:
+    return torch.tensor([tile.label for tile in tiles], device=device)
+
+
+def _check_alike(training: TileSet, validation: TileSet) -> None:
+    if training.classes != validation.classes:
+        odd = sorted(set(training.classes) ^ set(validation.classes))
+        raise DatasetError(
+            f"{training.folder} and {validation.folder} must have folders of the same classes; only one of them has "
+            f"{', '.join(odd)}"
+        )
+    if training.side_px != validation.side_px:
+        raise DatasetError(
+            f"tiles of {training.folder} have (height, width) {training.side_px}, those of {validation.folder} "
+            f"{validation.side_px}; all must be of one size, at one resolution"
+        )
+
+
+def _finite(value: Tensor, what: str, tiles: Sequence[Tile], epoch: int) -> float:
+    number = float(value.detach())
+    if not np.isfinite(number):
+        names = ", ".join(str(tile.path) for tile in tiles[:3])
+        more = f" and {len(tiles) - 3} more" if len(tiles) > 3 else ""
+        raise TrainingError(
+            f"epoch {epoch}: the {what} of the batch with {names}{more} is {number}; lower the learning rate"
+        )
+    return number
