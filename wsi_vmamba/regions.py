@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_vmamba.cuts import WORTH_PX, cut_cells
 from wsi_vmamba.errors import NoTissueError, UsageError
 from wsi_vmamba.slide.base import Level
 from wsi_vmamba.tissue.mask import TissueMask
@@ -227,9 +228,9 @@ def plan_regions(
 ) -> RegionPlan:
     """Plan the regions of a slide.
 
-    Cells of the global grid with enough tissue are kept; the bounding box of all of them is cut into the
-    fewest equal blocks of at most ``spec.region_cells`` a side, and each block shrinks to the bounding box of
-    its own cells. A block without tissue is dropped. The level is the coarsest that is as fine as the target.
+    Cells of the global grid with enough tissue are kept and divided among boxes of at most ``spec.region_cells`` a
+    side (see `cut_cells`): each is the bounding box of its own cells. The level is the coarsest that is as fine as
+    the target.
 
     Args:
         width_l0: width of the slide in level-0 pixels.
@@ -252,6 +253,7 @@ def plan_regions(
     )
     # float32-exact masks still give 0.9999999 for a full cell; compare with a hair of tolerance.
     kept = (shares > 0) & (shares >= spec.min_tissue - 1e-9)
+    boxes = cut_cells(kept, longest=spec.region_cells, worth=max(1, WORTH_PX // spec.cell_px**2))
     return RegionPlan(
         spec=spec,
         width_l0=width_l0,
@@ -260,7 +262,7 @@ def plan_regions(
         level=level,
         downsample=downsample,
         scale=scale,
-        regions=_cut(kept, spec),
+        regions=tuple(_region(index, cells, spec) for index, cells in enumerate(boxes)),
     )
 
 
@@ -323,22 +325,6 @@ def _cell_means(values: NDArray[Any], *, limit: float, cell: float) -> NDArray[n
     total += (edges - below)[:, None] * values[below]
     means: NDArray[np.float64] = np.diff(total, axis=0) / cell
     return means
-
-
-def _cut(kept: NDArray[np.bool_], spec: RegionSpec) -> tuple[Region, ...]:
-    """Cut the kept cells, a (rows, columns) mask, into regions in reading order."""
-    cells = np.argwhere(kept)[:, ::-1].astype(np.int64)
-    if len(cells) == 0:
-        return ()
-    extent = cells.max(axis=0) - cells.min(axis=0) + 1
-    blocks = -(-extent // spec.region_cells)
-    # Equal blocks rather than full ones and a sliver: a strip of one cell would be encoded without context.
-    block = (cells - cells.min(axis=0)) * blocks // extent
-    # Stable, so the cells of a region stay row by row.
-    order = np.lexsort((block[:, 0], block[:, 1]))
-    cells, block = cells[order], block[order]
-    starts = np.flatnonzero(np.any(np.diff(block, axis=0) != 0, axis=1)) + 1
-    return tuple(_region(i, part, spec) for i, part in enumerate(np.split(cells, starts)))
 
 
 def _region(index: int, cells: NDArray[np.int64], spec: RegionSpec) -> Region:

@@ -304,7 +304,8 @@ def test_truncated_directory(tmp_path, coordinates, write_pyramid):
     ("changes", "message"),
     [
         ({256: 2_000_000, 257: 2_000_000}, "the header claims 2000000 x 2000000 px"),
-        ({322: 1 << 20, 323: 1 << 20}, "cannot be decoded in parts"),
+        ({322: 1 << 20, 323: 1 << 20}, "claims tiles of 1048576 x 1048576 px"),
+        ({322: 1 << 14, 323: 3 << 12}, "16384 x 12288 px, which cannot be decoded in parts"),
         ({256: 900}, "lists 49 tiles, expected 105"),
         ({322: 0}, "claims|damaged"),
     ],
