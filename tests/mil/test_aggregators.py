@@ -191,7 +191,9 @@ def step(features, coords):
     (loss if output.auxiliary is None else loss + output.auxiliary(1)).backward()
 step(features[:1000], coords[:1000])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step(features, coords)
+for mode in (True, False):  # ss2d leaves its context out of half of the steps of training
+    model.train(mode)
+    step(features, coords)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print((after - before) / 1024)
 """
@@ -315,6 +317,24 @@ def test_ours_starts_as_abmil():
     abmil.load_state_dict(ours.state_dict(), strict=False)
     cells = bag(50, dtype=torch.float64)
     torch.testing.assert_close(ours(*cells).logits, abmil(*cells).logits, rtol=1e-12, atol=1e-12)
+
+
+def test_ours_trains_half_of_the_steps_without_context_and_predicts_with_it():
+    torch.manual_seed(0)
+    ours = AGGREGATORS.resolve("ss2d")(DIM, 2, hidden_dim=16, dropout=0.0)
+    torch.nn.init.ones_(ours.gain)
+    cells = bag(50)
+    with torch.no_grad():
+        trained = [ours(*cells).logits for _ in range(400)]
+        ours.eval()
+        predicted = [ours(*cells).logits for _ in range(20)]
+        ours.gain.zero_()
+        plain = ours(*cells).logits
+    assert not torch.allclose(predicted[0], plain, atol=1e-3)
+    assert all(torch.equal(logits, predicted[0]) for logits in predicted)
+    without = sum(torch.allclose(logits, plain, atol=1e-6) for logits in trained)
+    assert 160 <= without <= 240  # four standard deviations around 200
+    assert without + sum(torch.allclose(logits, predicted[0], atol=1e-6) for logits in trained) == 400
 
 
 def test_attention_heads_must_share_the_width():

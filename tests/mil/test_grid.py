@@ -149,7 +149,7 @@ def test_scan_runs_in_float32_under_autocast():
     from wsi_vmamba.mil import AGGREGATORS
 
     torch.manual_seed(0)
-    model = AGGREGATORS.resolve("ss2d")(12, 2, hidden_dim=16)
+    model = AGGREGATORS.resolve("ss2d")(12, 2, hidden_dim=16).eval()
     seen = []
     model.context.scan.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
     model.context.scan.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

@@ -14,9 +14,10 @@ from wsi_vmamba.ops import ss2d_scan
 DIRECTIONS = 4
 #: Directions of `ss2d_scan` that walk row by row and column by column, forwards and backwards.
 _BY_ROW, _BY_COLUMN = (0, 2), (1, 3)
-#: Step sizes that the initial biases give (log-uniform), as in VMamba, and the most a bias is moved by the data,
-#: before the softplus: a step size stays below about bias + this, whatever the features.
-_DT_RANGE = (1e-3, 0.1)
+#: Step sizes that the initial biases give (log-uniform): memories of half a cell to 20 cells, the sizes of lesions.
+_DT_RANGE = (0.05, 2.0)
+#: The most a bias is moved by the data, before the softplus: a step size stays below about bias + this, whatever
+#: the features.
 _DT_REACH = 4.0
 
 
@@ -77,21 +78,21 @@ class GridScan(nn.Module):
 
 
 class GridContext(nn.Module):
-    """What surrounds each cell: normalised input, 3 x 3 depthwise convolution, SiLU, `GridScan`, LayerNorm.
+    """What surrounds each cell: 3 x 3 depthwise convolution, SiLU, `GridScan`.
 
-    The order of VMamba's SS2D layer, on the grid of one slide's tissue cells.
+    VMamba's SS2D layer on the grid of one slide's tissue cells, without its norms: a cell stays as large beside its
+    context as it is. The convolution starts as the mean of the 3 x 3 cells, give or take a little. With the norms, or
+    from random weights, it learned slides by heart.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.conv_weight = nn.Parameter(torch.empty(9, channels).uniform_(-1 / 3, 1 / 3))
+        self.conv_weight = nn.Parameter(1 / 9 + torch.empty(9, channels).uniform_(-1 / 30, 1 / 30))
         self.conv_bias = nn.Parameter(torch.zeros(channels))
         self.scan = GridScan(channels)
-        self.out_norm = nn.LayerNorm(channels)
 
     def forward(self, cells: Tensor, grid: CellGrid) -> Tensor:
         """Cells (N, channels), row by row, to their context (N, channels), float32 or float64."""
-        mixed = grid_convolve(self.norm(cells), self.conv_weight, grid.neighbours(1)) + self.conv_bias
-        context: Tensor = self.out_norm(self.scan(F.silu(mixed), grid))
+        mixed = grid_convolve(cells, self.conv_weight, grid.neighbours(1)) + self.conv_bias
+        context: Tensor = self.scan(F.silu(mixed), grid)
         return context
