@@ -72,7 +72,7 @@ def plant(place: str, count: int) -> None:
 
 PLACES: dict[str, tuple[Any, str]] = {
     "decode": (tiff, "decode_tile"),
-    "encode": (encode.BandEncoder, "encode"),
+    "encode": (encode.ColourEncoder, "encode"),
     "write": (zarr_local, "_put"),
     "fsync": (os, "fsync"),
     "rename": (Path, "rename"),

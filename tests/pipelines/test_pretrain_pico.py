@@ -57,6 +57,12 @@ def test_disturbed_tiles_differ_in_colour_and_keep_their_structure():
         assert result[24:40, 24:40].mean() + 25 < result[:8, :8].mean()
 
 
+def content_of(path):
+    """Tensors as bytes, and what is said of them; safetensors writes the latter in any order."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
 @pytest.mark.slow
 def test_recipe_trains_resumes_and_writes_weights_that_load(tmp_path, monkeypatch):
     settings = pretrain_pico.Settings(
@@ -72,10 +78,12 @@ def test_recipe_trains_resumes_and_writes_weights_that_load(tmp_path, monkeypatc
     model = build_backbone("vmamba_pico", weights=path)
     fresh = build_backbone("vmamba_pico", num_classes=len(TISSUES), seed=1)
     assert set(model.state_dict()) == set(fresh.state_dict())
-    moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True)]
-    assert np.mean(moved) > 0.9
+    # Stored as float16: two steps are too few to be seen in what starts at one.
+    pairs = zip(model.parameters(), fresh.parameters(), strict=True)
+    matrices = [(a, b.half().float()) for a, b in pairs if a.ndim > 1]
+    assert np.mean([not torch.equal(a, b) for a, b in matrices]) > 0.8
     again = pretrain_pico.run(settings, out=tmp_path / "again", work=tmp_path / "work")
-    assert again.read_bytes() == path.read_bytes()
+    assert content_of(again) == content_of(path)
     with pytest.raises(SystemExit, match="other settings"):
         pretrain_pico.run(
             pretrain_pico.Settings(seed=2, steps=2), out=tmp_path / "again", work=tmp_path / "work"

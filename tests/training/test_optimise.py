@@ -22,7 +22,7 @@ def test_matrices_decay_and_nothing_that_sets_a_scale_does():
     assert decaying | still == {name for name, _ in model.named_parameters()}
     assert not decaying & still
     assert "embed.0.weight" in decaying
-    assert {"context.scan.A_logs", "context.scan.dt_bias", "context.norm.weight", "embed.0.bias"} <= still
+    assert {"context.scan.A_logs", "context.scan.dt_bias", "context.scan.norm.weight", "gain"} <= still
 
 
 @pytest.fixture(scope="module")
