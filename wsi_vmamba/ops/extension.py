@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.extension import load_extension
 
-module: ModuleType | None
-try:
-    module = import_module("wsi_vmamba.ops._cpu")
-except ImportError as error:
-    module = None
-    why = f"the C++ extension cannot be imported ({error}); install with a C++ compiler to get it"
-else:
-    why = ""
-
+module, why, instruction_sets = load_extension("wsi_vmamba.ops._cpu")
 available = module is not None
-#: Instruction sets that were compiled in and that this machine offers, best first.
-instruction_sets: tuple[str, ...] = tuple(module.instruction_sets()) if module is not None else ()
 #: The instruction set used unless a call asks for another.
 isa = instruction_sets[0] if instruction_sets else "none"
 

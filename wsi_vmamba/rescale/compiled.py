@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
-
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.extension import load_extension
 from wsi_vmamba.rescale.taps import COLUMN_BITS, FRACTION_BITS, ROW_BITS, FillBlock, Taps
 
-module: ModuleType | None
-try:
-    module = import_module("wsi_vmamba.rescale._cubic")
-except ImportError as error:
-    module = None
-    why = f"the C++ extension cannot be imported ({error}); install with a C++ compiler to get it"
-else:
-    why = ""
-
+module, why, instruction_sets = load_extension("wsi_vmamba.rescale._cubic")
 available = module is not None
-#: Instruction sets that were compiled in and that this machine offers, best first.
-instruction_sets: tuple[str, ...] = tuple(module.instruction_sets()) if module is not None else ()
 #: The instruction set used unless another is asked for.
 isa = instruction_sets[0] if instruction_sets else "none"
 
