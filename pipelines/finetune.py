@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 
 import safetensors.torch
@@ -12,7 +10,7 @@ from wsi_vmamba.pipelines.train import choose_device
 
 from wsi_vmamba import __version__, console
 from wsi_vmamba.config import FinetuneConfig
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.live import live_table
 from wsi_vmamba.model import build_backbone
@@ -103,8 +101,5 @@ def packed(model: VMamba, config: FinetuneConfig, classes: tuple[str, ...]) -> b
 
 def as_csv(history: list[FinetuneEpoch]) -> str:
     """metrics.csv, one row per epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(FinetuneEpoch)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(report) for report in history)
-    return text.getvalue()
+    header = [field.name for field in fields(FinetuneEpoch)]
+    return csv_text(header, (astuple(report) for report in history))

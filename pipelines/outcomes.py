@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
-import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from wsi_vmamba.pipelines.sources import SlideSource
 
 from wsi_vmamba import console
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import (
     BadTileError,
     IncompatibleStoreError,
@@ -151,11 +150,8 @@ class OutcomeTable:
         with _alone_in(self.path.parent):
             rows = {row["slide_id"]: row for row in self._read() if set(row) == set(names)}
             rows |= {slide_id: asdict(outcome) for slide_id, outcome in self._unsaved.items()}
-            text = io.StringIO()
-            writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[slide_id] for slide_id in sorted(rows))
-            write_atomic(self.path, text.getvalue())
+            table = ([rows[slide_id][name] for name in names] for slide_id in sorted(rows))
+            write_atomic(self.path, csv_text(names, table))
         self._unsaved = {}
 
     def _read(self) -> list[dict[str, str]]:

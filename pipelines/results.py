@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from wsi_vmamba.pipelines.scoring import FoldScores, ScoredSlides
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.metrics import LESION_METRICS, METRICS
 from wsi_vmamba.metrics.base import MetricResult, plain
 from wsi_vmamba.metrics.froc import FrocResult
@@ -143,7 +140,7 @@ def slides_csv(slides: ScoredSlides) -> str:
         slides.cells or [""] * n,
         strict=True,
     )
-    return _csv(("slide_id", "patient_id", "label", "probability", "called", "group", "cells"), rows)
+    return csv_text(("slide_id", "patient_id", "label", "probability", "called", "group", "cells"), rows)
 
 
 def lesions_csv(result: FrocResult) -> str:
@@ -161,7 +158,7 @@ def lesions_csv(result: FrocResult) -> str:
         for match in result.slides
     ]
     header = ("slide_id", "tumor", "lesions", "counted", "hit", "false_positives", "detections")
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def show(slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
@@ -210,11 +207,3 @@ def _value(value: float) -> str:
 
 def _interval(ci95: tuple[float, float]) -> str:
     return "" if math.isnan(ci95[0]) else f"{ci95[0]:.4f}-{ci95[1]:.4f}"
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -53,9 +53,8 @@ def run(config: TrainConfig) -> int:
     splits = split_folds(records, folds=config.folds, seed=config.seed)
     console.say(source_of_folds(records, folds=config.folds, seed=config.seed))
     if config.resume or config.overwrite:
-        (folder / RECORD).unlink(
-            missing_ok=True
-        )  # being there says that all folds are of one finished training
+        # Being there says that all folds are of one finished training.
+        (folder / RECORD).unlink(missing_ok=True)
     found = []
     for number, split in enumerate(splits, start=1):
         best = _train_one(config, split, fold_folder(folder, number), loader=loader, targets=targets)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import secrets
 import socket
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -48,6 +51,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             temporary.unlink(missing_ok=True)
         with active_lock:
             active_partials.discard(temporary)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as the text of a CSV file, for `write_atomic`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def partial_name(final: Path) -> str:

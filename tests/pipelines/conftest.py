@@ -11,8 +11,10 @@ import pytest
 import tifffile
 
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.store import FeatureMeta, FeatureWriter
 
 WriteSlide = Callable[..., Path]
+CELL_L0 = 256
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +85,46 @@ def store_bytes() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def write_cohort() -> Callable[..., Path]:
+    """Write features of slides s00, s01 ..., every second one of a tumour, and cohort.csv with the last as test slides.
+
+    ``draw(index, tumour)`` gives a slide's cells, float32 (rows, columns, dim); other columns of the CSV go by name.
+    """
+
+    def write(
+        folder: Path,
+        draw: Callable[[int, bool], np.ndarray],
+        *,
+        slides: int,
+        train: int,
+        **columns: list[str],
+    ) -> Path:
+        table = folder / "cohort.csv"
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["slide_id", "path", "label", "split", *columns])
+            for index in range(slides):
+                slide_id, tumour = f"s{index:02d}", index % 2 == 1
+                _write_cells(folder / "features", slide_id, draw(index, tumour))
+                split = "train" if index < train else "test"
+                more = [values[index] for values in columns.values()]
+                writer.writerow([slide_id, f"{slide_id}.tif", int(tumour), split, *more])
+        return table
+
+    return write
+
+
+def _write_cells(folder: Path, slide_id: str, cells: np.ndarray) -> None:
+    rows, columns, dim = cells.shape
+    corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) * CELL_L0
+    meta = FeatureMeta(
+        slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
+        target_mpp=0.5, cell_px=CELL_L0, cell_l0=float(CELL_L0), segmenter="otsu", model="null", weights_hash="0",
+        plan={"width_l0": columns * CELL_L0, "height_l0": rows * CELL_L0}, precision="fp32", versions={},
+    )  # fmt: skip
+    with FeatureWriter(folder / f"{slide_id}.zarr", meta, dim) as writer:
+        writer.append(cells.reshape(-1, dim), corners.astype(np.int64))
+        writer.commit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -16,7 +17,6 @@ from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.thresholds import choose_threshold
-from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.training import load_run, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,19 +24,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 DIM, FOLDS = 4, 3
 
 
-def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None:
+def draw(index: int, tumour: bool) -> np.ndarray:
     """Twelve cells of noise, those of tumour slides shifted by little: some slides will be taken for the other kind."""
-    features = np.random.default_rng(seed).normal(size=(12, DIM)).astype(np.float32)
-    features[:, 0] += 0.25 * tumour
-    coords = np.stack(np.meshgrid(np.arange(4), np.arange(3)), axis=-1).reshape(-1, 2).astype(np.int64) * 256
-    meta = FeatureMeta(
-        slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
-        target_mpp=0.5, cell_px=256, cell_l0=256.0, plan={}, segmenter="otsu", model="null", weights_hash="0",
-        precision="fp32", versions={},
-    )  # fmt: skip
-    with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
-        writer.append(features, coords)
-        writer.commit()
+    cells = np.random.default_rng(index).normal(size=(3, 4, DIM)).astype(np.float32)
+    cells[..., 0] += 0.25 * tumour
+    return cells
 
 
 def config_for(folder: Path, **changes: object) -> TrainConfig:
@@ -49,15 +41,10 @@ def config_for(folder: Path, **changes: object) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Path]) -> Path:
     """Thirty slides, twelve of them test slides, and a cross-validation on the rest."""
     folder = tmp_path_factory.mktemp("cohort")
-    rows = ["slide_id,path,label,split"]
-    for index in range(30):
-        tumour, split = index % 2 == 1, "test" if index >= 18 else "train"
-        write_slide(folder / "features", f"s{index:02d}", tumour=tumour, seed=index)
-        rows.append(f"s{index:02d},s{index:02d}.tif,{int(tumour)},{split}")
-    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    write_cohort(folder, draw, slides=30, train=18)
     assert train.run(config_for(folder)) == 0
     return folder
 

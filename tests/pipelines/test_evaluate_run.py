@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,57 +18,45 @@ from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics.lesions import read_mask
 from wsi_vmamba.metrics.thresholds import choose_threshold
-from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.training import Prediction
 
-DIM, COLUMNS, ROWS, CELL_L0 = 8, 8, 5, 256
-PLAN = {"width_l0": COLUMNS * CELL_L0, "height_l0": ROWS * CELL_L0}
+DIM = 8
 
 
-def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None:
+def draw(index: int, tumour: bool) -> np.ndarray:
     """Forty cells of noise; in a tumour slide the first four of the second row stand out."""
-    features = np.random.default_rng(seed).normal(size=(ROWS * COLUMNS, DIM)).astype(np.float32)
+    cells = np.random.default_rng(index).normal(size=(5, 8, DIM)).astype(np.float32)
     if tumour:
-        features[COLUMNS : COLUMNS + 4, 0] += 4
-    corners = np.stack(np.meshgrid(np.arange(COLUMNS), np.arange(ROWS)), axis=-1).reshape(-1, 2)
-    meta = FeatureMeta(
-        slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
-        target_mpp=0.5, cell_px=CELL_L0, cell_l0=float(CELL_L0), plan=PLAN, segmenter="otsu", model="null",
-        weights_hash="0", precision="fp32", versions={},
-    )  # fmt: skip
-    with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
-        writer.append(features, corners.astype(np.int64) * CELL_L0)
-        writer.commit()
+        cells[1, :4, 0] += 4
+    return cells
 
 
-def write_outline(folder: Path, slide_id: str) -> None:
+def write_outline(path: Path) -> None:
     ring = [[0, 256], [1024, 256], [1024, 512], [0, 512], [0, 256]]
     feature = {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "properties": {"classification": {"name": "Tumor"}},
     }
-    folder.mkdir(exist_ok=True)
-    (folder / f"{slide_id}.geojson").write_text(
-        json.dumps({"type": "FeatureCollection", "features": [feature]})
-    )
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Path]) -> Path:
     """Forty slides, sixteen of them test slides with macro and micro metastases, and two trained runs."""
     folder = tmp_path_factory.mktemp("cohort")
-    rows = ["slide_id,path,label,split,metastasis,annotation"]
-    for index in range(40):
-        tumour, split = index % 2 == 1, "test" if index >= 24 else "train"
-        name = f"s{index:02d}"
-        write_slide(folder / "features", name, tumour=tumour, seed=index)
-        size = ("macro" if index % 4 == 1 else "micro") if tumour else "none"
-        outline = f"outlines/{name}.geojson" if tumour else ""
-        rows.append(f"{name},{name}.tif,{int(tumour)},{split},{size},{outline}")
-        if tumour:
-            write_outline(folder / "outlines", name)
-    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    outlines = [f"outlines/s{index:02d}.geojson" if index % 2 else "" for index in range(40)]
+    write_cohort(
+        folder,
+        draw,
+        slides=40,
+        train=24,
+        metastasis=["none", "macro", "none", "micro"] * 10,
+        annotation=outlines,
+    )
+    for outline in filter(None, outlines):
+        write_outline(folder / outline)
     for aggregator in ("abmil", "mean"):
         train.run(
             TrainConfig(

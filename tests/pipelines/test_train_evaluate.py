@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from wsi_vmamba.annotation import write_asap
 from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MissingDataError, TrainingError, UsageError
-from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.training import load_run, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,31 +22,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 DIM = 8
 
 
-def write_slide(folder: Path, slide_id: str, *, tumour: bool, seed: int) -> None:
+def draw(index: int, tumour: bool) -> np.ndarray:
     """Forty cells of noise; in a tumour slide four of them are shifted along the first feature."""
-    features = np.random.default_rng(seed).normal(size=(40, DIM)).astype(np.float32)
+    cells = np.random.default_rng(index).normal(size=(5, 8, DIM)).astype(np.float32)
     if tumour:
-        features[:4, 0] += 6
-    coords = np.stack(np.meshgrid(np.arange(8), np.arange(5)), axis=-1).reshape(-1, 2).astype(np.int64) * 256
-    meta = FeatureMeta(
-        slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
-        target_mpp=0.5, cell_px=256, cell_l0=256.0, plan={}, segmenter="otsu", model="null", weights_hash="0",
-        precision="fp32", versions={},
-    )  # fmt: skip
-    with FeatureWriter(folder / f"{slide_id}.zarr", meta, DIM) as writer:
-        writer.append(features, coords)
-        writer.commit()
+        cells[0, :4, 0] += 6
+    return cells
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Path]) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
-    rows = ["slide_id,path,label,split"]
-    for index in range(32):
-        tumour, split = index % 2 == 1, "test" if index >= 20 else "train"
-        write_slide(folder / "features", f"s{index:02d}", tumour=tumour, seed=index)
-        rows.append(f"s{index:02d},s{index:02d}.tif,{int(tumour)},{split}")
-    (folder / "cohort.csv").write_text("\n".join(rows) + "\n")
+    write_cohort(folder, draw, slides=32, train=20)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from skops.io.exceptions import UntrustedTypesFoundException
 
 from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.datasets.csv_features import FeatureTable
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
 from wsi_vmamba.tabular import CLASSIFIERS
 
@@ -100,14 +99,10 @@ def fit(table: FeatureTable, *, classifier: str, seed: int) -> TabularRun:
 
 def save(folder: Path, run: TabularRun, *, classifier: str, seed: int) -> None:
     """Write the classifier, its description and its validation scores."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("slide_id", "label", "probability"))
-    writer.writerows(
+    rows = (
         (slide_id, run.validation_labels[slide_id], repr(score)) for slide_id, score in run.validation.items()
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / VALIDATION, text.getvalue())
+    write_atomic(folder / VALIDATION, csv_text(("slide_id", "label", "probability"), rows))
     description = {"classifier": classifier, "seed": seed, "features": list(run.names)}
     write_atomic(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n"))
     write_atomic(folder / MODEL, skops.io.dumps(run.estimator))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from wsi_vmamba.bags import SlideRecord
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier
 from wsi_vmamba.training.settings import TrainSettings
@@ -98,7 +96,7 @@ def save_best(run_dir: Path, model: SlideClassifier, settings: TrainSettings, be
 def write_metrics(run_dir: Path, history: Sequence[EpochReport]) -> None:
     """Write metrics.csv, one row per epoch; numbers in full, so that equal runs give equal files."""
     header = [field.name for field in fields(EpochReport)]
-    _write_csv(run_dir / METRICS, header, [list(asdict(report).values()) for report in history])
+    write_atomic(run_dir / METRICS, csv_text(header, (astuple(report) for report in history)))
 
 
 def write_splits(run_dir: Path, records: Sequence[SlideRecord]) -> None:
@@ -107,7 +105,7 @@ def write_splits(run_dir: Path, records: Sequence[SlideRecord]) -> None:
         [record.slide_id, record.patient_id, "" if record.label is None else record.label, record.split or ""]
         for record in sorted(records, key=lambda record: record.slide_id)
     ]
-    _write_csv(run_dir / SPLITS, ["slide_id", "patient_id", "label", "split"], rows)
+    write_atomic(run_dir / SPLITS, csv_text(("slide_id", "patient_id", "label", "split"), rows))
 
 
 def read_splits(run_dir: Path) -> dict[str, str]:
@@ -120,11 +118,3 @@ def remove_run(run_dir: Path) -> None:
     """Remove the files that `train` writes, and nothing else."""
     for name in (CHECKPOINT, WEIGHTS, MODEL, METRICS, SPLITS):
         (run_dir / name).unlink(missing_ok=True)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())

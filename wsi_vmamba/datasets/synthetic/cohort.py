@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 
 from wsi_vmamba.datasets.synthetic.slides import SyntheticSlide, generate_slide
 from wsi_vmamba.datasets.synthetic.spec import MPP, CohortSpec
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import DatasetError
 
 #: Columns of the manifest; ``path`` and ``annotation`` are relative to the manifest's folder.
@@ -56,12 +54,8 @@ def generate_cohort(
             rows.append(_row(slide))
             if progress is not None:
                 progress(slide)
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
     manifest = folder / MANIFEST_NAME
-    write_atomic(manifest, text.getvalue())
+    write_atomic(manifest, csv_text(COLUMNS, rows))
     return manifest
 
 
