@@ -13,8 +13,9 @@ from wsi_vmamba.config import FinetuneConfig
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.live import live_table
-from wsi_vmamba.model import build_backbone
+from wsi_vmamba.model.build import variant
 from wsi_vmamba.model.shipped import resolve_weights
+from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import apply_state, read_state
 from wsi_vmamba.provenance import write_run_record
@@ -70,14 +71,10 @@ def start(config: FinetuneConfig, *, n_classes: int) -> tuple[VMamba, str]:
         UsageError: the backbone is no VMamba, or there are no such weights.
         WeightsError: the file does not fit.
     """
-    weights = resolve_weights(config.backbone, config.weights)
-    model = (
-        None
-        if config.backbone == "null"
-        else build_backbone(config.backbone, num_classes=n_classes, seed=config.seed)
-    )
-    if not isinstance(model, VMamba):
+    if config.backbone not in VARIANTS:
         raise UsageError(f"only VMamba backbones are fine-tuned here, {config.backbone} is none")
+    weights = resolve_weights(config.backbone, config.weights)
+    model = variant(config.backbone, num_classes=n_classes, weights=None, seed=config.seed)
     if weights.path is not None:
         # The classes are others than those the weights were trained for, even where they are as many.
         state = {k: v for k, v in read_state(weights.path).items() if not k.startswith("classifier.head.")}
