@@ -110,15 +110,44 @@ def test_without_weights_the_command_says_where_they_are(name):
         resolve_weights(name, "auto")
 
 
-def test_without_timm_the_extra_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("No module named 'torchvision'"), RuntimeError("operator torchvision::nms does not exist")],
+)
+def test_without_timm_or_with_another_torchvision_the_extra_is_named(monkeypatch, error):
     real = builtins.__import__
 
     def refuse(name, *arguments, **named):
         if name == "timm":
-            raise ImportError("No module named 'torchvision'")
+            raise error
         return real(name, *arguments, **named)
 
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UsageError, match=r"wsi-vmamba\[timm\]"):
+    with pytest.raises(
+        UsageError, match=rf"{error}.*wsi-vmamba\[timm\]', with a torchvision that matches torch"
+    ):
         build_backbone("timm_resnet152")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_timm_gives_the_features_of_timm(name, tmp_path):
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    torch.manual_seed(0)
+    classifier = timm.create_model(MODELS[name], pretrained=False).eval()
+    safetensors.torch.save_file(classifier.state_dict(), tmp_path / "model.safetensors")
+    encoder = build_encoder(name, device="cpu", precision="fp32", weights=tmp_path / "model.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 512, 3), dtype=np.uint8)
+    found = encoder.encode(pixels)
+    facts = classifier.pretrained_cfg
+    mean, std = (torch.tensor(facts[which]).view(3, 1, 1) for which in ("mean", "std"))
+    for column in range(2):
+        window = torch.from_numpy(pixels[:, 256 * column : 256 * (column + 1)].copy()).permute(2, 0, 1) / 255
+        small = nn.functional.interpolate(
+            window[None], size=facts["input_size"][1:], mode="bilinear", antialias=True
+        )
+        with torch.no_grad():
+            wanted = classifier.forward_head(
+                classifier.forward_features((small - mean) / std), pre_logits=True
+            )
+        np.testing.assert_allclose(found[0, column], wanted[0].numpy(), rtol=1e-4, atol=1e-4)

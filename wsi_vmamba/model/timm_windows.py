@@ -92,7 +92,8 @@ def build(name: str, *, num_classes: int | None, weights: str | Path | None, see
 def _timm(name: str) -> Any:
     try:
         import timm
-    except ImportError as error:
+    # With a torchvision built for another torch, importing it ends in a RuntimeError or an AttributeError.
+    except (ImportError, RuntimeError, AttributeError) as error:
         raise UsageError(
             f"backbone {name!r} needs timm, which cannot be imported here ({error}): pip install 'wsi-vmamba[timm]', "
             "with a torchvision that matches torch"
