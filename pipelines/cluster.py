@@ -8,7 +8,6 @@ takes a worker for dead that is only out of reach.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -31,6 +30,7 @@ from wsi_vmamba.errors import ClusterError
 from wsi_vmamba.inference.memory import available_bytes
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.slide.location import absolute
+from wsi_vmamba.slide.workers import usable_cores
 from wsi_vmamba.store import end_dead_claims, remove_stale_partials
 
 _CONNECT_S = 20
@@ -147,10 +147,9 @@ def _running_scheduler(config: ExtractConfig) -> Iterator[str]:
 def _local_scheduler(config: ExtractConfig) -> Iterator[str]:
     """Start worker processes that share the cores of this one; afterwards nothing of theirs is left."""
     assert config.workers is not None
-    cores = len(os.sched_getaffinity(0))
     with LocalCluster(
         n_workers=config.workers,
-        threads_per_worker=max(1, cores // config.workers),
+        threads_per_worker=max(1, usable_cores() // config.workers),
         host="127.0.0.1",
         dashboard_address=None,
         memory_limit=0,  # what does not fit is refused before it is allocated; Dask would kill the worker

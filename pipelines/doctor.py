@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from wsi_vmamba import console, ops
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.rescale import compiled as resampling
+from wsi_vmamba.slide.workers import usable_cores
 
 #: Optional extra -> the module that shows it is installed.
 EXTRAS: Mapping[str, str] = {
@@ -28,7 +28,7 @@ def run() -> int:
     for name, version in package_versions().items():
         console.say(f"{name:<24} {version}")
     console.say(
-        f"{'cpu':<24} {os.cpu_count()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}"
+        f"{'cpu':<24} {usable_cores()} cores, torch capability {torch.backends.cpu.get_cpu_capability()}"
     )
     for kernel_of, module in {"CPU scan kernel": ops.cpu, "resampling kernel": resampling}.items():
         state = f"compiled, {module.isa}" if module.available else f"not available: {module.why}"

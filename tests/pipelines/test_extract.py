@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from wsi_vmamba.pipelines.sources import find_sources
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
 from wsi_vmamba.errors import BadTileError, UsageError
+from wsi_vmamba.inference import memory
 from wsi_vmamba.store import open_features
 
 SPEC = CohortSpec(slides=2, seed=3, width_px=(1024, 1024), height_px=(768, 768))
@@ -51,6 +53,27 @@ def test_every_slide_ends_as_features_and_a_second_run_skips_them(slides: Path, 
     assert extract.run(config(slides, tmp_path)) == 0
     assert set(outcomes(tmp_path).values()) == {"already done"}
     assert file_bytes(tmp_path / "slide_000.zarr") == first
+
+
+def test_a_system_without_proc_and_affinity_gives_the_same_features(
+    slides: Path, tmp_path: Path, monkeypatch
+):
+    """As macOS is; what psutil asks the system for is its own matter."""
+    read_text = Path.read_text
+
+    def refuse(path: Path, *arguments: str, **named: str) -> str:
+        if path.is_relative_to("/proc") or path.is_relative_to("/sys"):
+            raise FileNotFoundError(path)
+        return read_text(path, *arguments, **named)
+
+    assert extract.run(config(slides, tmp_path / "here", backbone="vmamba_pico")) == 0
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert extract.run(config(slides, tmp_path / "there", backbone="vmamba_pico")) == 0
+    assert memory.peak_resident_bytes() > memory.resident_bytes() / 2 > 1 << 20
+    monkeypatch.undo()
+    here, there = (file_bytes(tmp_path / name / "slide_000.zarr") for name in ("here", "there"))
+    assert here == there
 
 
 def test_two_runs_into_two_folders_give_equal_bytes(slides: Path, tmp_path: Path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import mmap
-import os
 import resource
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -76,12 +77,9 @@ def _huge_pages(n_bytes: int) -> Tensor:
 
 
 def resident_bytes() -> int:
-    """Bytes of this process in memory now; its peak where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of this process in memory now."""
+    resident: int = psutil.Process().memory_info().rss
+    return resident
 
 
 def peak_resident_bytes() -> int:
@@ -93,19 +91,13 @@ def peak_resident_bytes() -> int:
     for line in lines:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def available_bytes() -> int:
     """Bytes that can still be had without swapping: of the machine, or of the control group if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
+    free: int = psutil.virtual_memory().available
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())

@@ -57,8 +57,15 @@ def limit_threads(count: int) -> None:
         _pool.cache_clear()
 
 
+def usable_cores() -> int:
+    """Cores this process may run on; all of the machine's where the system does not tell, as macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _threads() -> int:
-    return min(_MAX_THREADS, _limit, len(os.sched_getaffinity(0)))
+    return min(_MAX_THREADS, _limit, usable_cores())
 
 
 @cache
