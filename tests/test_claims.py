@@ -169,6 +169,24 @@ def test_without_locks_the_process_table_decides(tmp_path: Path, monkeypatch: py
     take_claim(final).release()
 
 
+@pytest.mark.parametrize("host", [None, "pod-7"])
+def test_a_lock_that_two_mounts_do_not_share_takes_nothing_from_the_living(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str | None
+):
+    """As on a FUSE share mounted twice on one machine, here or in another container: both may have the lock."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    final = tmp_path / "s1.zarr"
+    with take_claim(final) as claim:
+        if host is not None:
+            forge(final, age_s=0, host=host, pid=2**22 + 1)
+        with pytest.raises(ClaimedError):
+            take_claim(final)
+        assert claim.is_held
+        forge(final, age_s=claims.STALE_S + 20)
+        with take_claim(final) as other:
+            assert other.is_held
+
+
 def test_without_hard_links_a_claim_is_exclusive_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def no_links(*_: object) -> None:
         raise OSError(95, "Operation not supported")

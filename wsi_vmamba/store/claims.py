@@ -3,10 +3,11 @@
 A claim is a small file beside the feature file, ``.<name>.claim``, made exclusively, with the host and pid of its
 owner. It ends with its owner, however that ends:
 
-- The owner holds an flock on it, which the kernel drops when the process dies, also by kill -9. On one machine that
-  settles the matter at once.
-- The owner touches it every `HEARTBEAT_S`. From another machine, whose locks may not be seen here, a claim counts as
-  dead when it was not touched for `STALE_S`, by the clock of the file system and nobody else's.
+- The owner holds an flock on it, which the kernel drops when the process dies, also by kill -9. Who cannot have the
+  lock knows that the owner lives; who can, asks the process table, which settles the matter at once on one machine.
+- The owner touches it every `HEARTBEAT_S`. From another machine or container, whose locks and processes may not be
+  seen here, a claim counts as dead when it was not touched for `STALE_S`, by the clock of the file system and nobody
+  else's.
 
 Whoever takes over a dead claim holds the lock of the old file while it puts its own in that place, so that of many
 who try, one succeeds. Where a file system has no locks, two may succeed in the instant of a takeover; they would do
@@ -190,7 +191,7 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
         owner = _read_owner(old)
         if locked is not False and not _is_at(path, old):
             return False
-        if locked is False or not _is_dead(owner, locked=bool(locked), age_s=_age_s(old, candidate)):
+        if locked is False or not _is_dead(owner, age_s=_age_s(old, candidate)):
             raise ClaimedError(final, str(owner or "an unknown process"))
         candidate.replace(path)
     finally:
@@ -200,12 +201,17 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
     return True
 
 
-def _is_dead(owner: Owner | None, *, locked: bool, age_s: float) -> bool:
+def _is_dead(owner: Owner | None, *, age_s: float) -> bool:
+    """Judge a claim whose lock we got, or that lies where there are none.
+
+    The lock alone proves nothing: some network file systems keep locks per mount, and one machine may have several.
+    """
     here = this_process()
-    if owner is None or not here.boot or owner.boot != here.boot:
-        return age_s > STALE_S
-    # We have the lock that a living owner on this machine would hold.
-    return locked or owner.started != _start_of(owner.pid)
+    if age_s > STALE_S:
+        return True
+    if owner is None or not here.boot or (owner.boot, owner.host) != (here.boot, here.host):
+        return False  # its process table is not ours
+    return owner.started != _start_of(owner.pid)
 
 
 def _age_s(descriptor: int, candidate: Path) -> float:
