@@ -129,6 +129,7 @@ def train(
     ] = None,
     manifest: Annotated[str | None, typer.Option(help="CSV of slides and labels, for --dataset csv.")] = None,
     features: Annotated[str | None, typer.Option(help="Folder of feature files [default: features].")] = None,
+    runs: Annotated[str | None, typer.Option(help="Folder that holds the runs [default: runs].")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run [default: <dataset>-<aggregator>].")
     ] = None,
@@ -159,10 +160,9 @@ def train(
 ) -> None:
     """Train a slide classifier on extracted features."""
     options = {
-        "dataset": dataset, "manifest": manifest, "features": features, "name": name, "aggregator": aggregator,
-        "classifier": classifier, "supervision": supervision, "annotations": annotations, "folds": folds,
-        "device": device,
-        "epochs": epochs, "seed": seed, "resume": resume, "overwrite": overwrite,
+        "dataset": dataset, "manifest": manifest, "features": features, "runs": runs, "name": name,
+        "aggregator": aggregator, "classifier": classifier, "supervision": supervision, "annotations": annotations,
+        "folds": folds, "device": device, "epochs": epochs, "seed": seed, "resume": resume, "overwrite": overwrite,
     }  # fmt: skip
     _run("train", "TrainConfig", config, assignments, options)
 

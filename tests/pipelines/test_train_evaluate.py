@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +65,24 @@ def test_evaluate_finds_the_run_that_train_made(
     pairs = np.subtract.outer(positive, negative)
     assert metrics["auc"] == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2, abs=1e-12)
     assert (out / "roc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_line_says_where_runs_go(cohort: Path, tmp_path: Path):
+    words = [
+        "--dataset",
+        "csv",
+        "--manifest",
+        "cohort.csv",
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "a",
+        "--epochs",
+        "1",
+    ]
+    subprocess.run([sys.executable, "-m", "wsi_vmamba", "train", *words], cwd=cohort, check=True)
+    assert (tmp_path / "a" / "model.json").is_file()
+    assert not (cohort / "runs").exists()
 
 
 def test_a_run_is_never_replaced_by_accident(cohort: Path, tmp_path: Path):
