@@ -88,7 +88,7 @@ def store_bytes() -> Callable[[Path], dict[str, bytes]]:
 
 
 @pytest.fixture(scope="session")
-def write_cohort() -> Callable[..., Path]:
+def write_cohort() -> Callable[..., None]:
     """Write features of slides s00, s01 ..., every second one of a tumour, and cohort.csv with the last as test slides.
 
     ``draw(index, tumour)`` gives a slide's cells, float32 (rows, columns, dim); other columns of the CSV go by name.
@@ -101,9 +101,8 @@ def write_cohort() -> Callable[..., Path]:
         slides: int,
         train: int,
         **columns: list[str],
-    ) -> Path:
-        table = folder / "cohort.csv"
-        with table.open("w", newline="") as file:
+    ) -> None:
+        with (folder / "cohort.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["slide_id", "path", "label", "split", *columns])
             for index in range(slides):
@@ -112,7 +111,6 @@ def write_cohort() -> Callable[..., Path]:
                 split = "train" if index < train else "test"
                 more = [values[index] for values in columns.values()]
                 writer.writerow([slide_id, f"{slide_id}.tif", int(tumour), split, *more])
-        return table
 
     return write
 

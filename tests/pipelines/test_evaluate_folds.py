@@ -41,7 +41,7 @@ def config_for(folder: Path, **changes: object) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Path]) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., None]) -> Path:
     """Thirty slides, twelve of them test slides, and a cross-validation on the rest."""
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder, draw, slides=30, train=18)

@@ -43,7 +43,7 @@ def write_outline(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Path]) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., None]) -> Path:
     """Forty slides, sixteen of them test slides with macro and micro metastases, and two trained runs."""
     folder = tmp_path_factory.mktemp("cohort")
     outlines = [f"outlines/s{index:02d}.geojson" if index % 2 else "" for index in range(40)]

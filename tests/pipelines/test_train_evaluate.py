@@ -33,7 +33,7 @@ def draw(index: int, tumour: bool) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., Path]) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[..., None]) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder, draw, slides=32, train=20)
     return folder

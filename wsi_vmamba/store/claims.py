@@ -89,7 +89,7 @@ class Claim:
         held = self.is_held
         self._ended.set()
         self._heart.join()
-        # What cannot be removed now counts as dead as soon as it is no longer locked and touched.
+        # What cannot be removed now counts as dead when it is old, or this process gone.
         with contextlib.suppress(OSError):
             if held:
                 self.path.unlink()
@@ -187,11 +187,11 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        locked = _lock(old)
+        free = _lock(old)
         owner = _read_owner(old)
-        if locked is not False and not _is_at(path, old):
+        if free and not _is_at(path, old):
             return False
-        if locked is False or not _is_dead(owner, age_s=_age_s(old, candidate)):
+        if not free or not _is_dead(owner, age_s=_age_s(old, candidate)):
             raise ClaimedError(final, str(owner or "an unknown process"))
         candidate.replace(path)
     finally:
@@ -206,9 +206,9 @@ def _is_dead(owner: Owner | None, *, age_s: float) -> bool:
 
     The lock alone proves nothing: some network file systems keep locks per mount, and one machine may have several.
     """
-    here = this_process()
     if age_s > STALE_S:
         return True
+    here = this_process()
     if owner is None or not here.boot or (owner.boot, owner.host) != (here.boot, here.host):
         return False  # its process table is not ours
     return owner.started != _start_of(owner.pid)
@@ -236,14 +236,12 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Lock for the life of the descriptor; False where another holds it, None where there are no locks."""
+def _lock(descriptor: int) -> bool:
+    """Lock for the life of the descriptor, where there are locks; False where another holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
+    except OSError as error:  # any but BlockingIOError: no locks here
+        return not isinstance(error, BlockingIOError)
     return True
 
 
