@@ -45,6 +45,7 @@ from wsi_vmamba.provenance import package_versions, write_run_record
 from wsi_vmamba.regions import Region, RegionPlan, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
 from wsi_vmamba.slide.location import absolute, is_url
+from wsi_vmamba.slide.resolution import mpp_note
 from wsi_vmamba.slide.scenes import scene_note, scene_of
 from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import (
@@ -321,7 +322,14 @@ def _encode_into(
         slide_id=meta.slide_id,
         outcome=DONE,
         detail="; ".join(
-            filter(None, [_count_damage(writer.meta) if left_out else "", _unasked_scene(config, slide)])
+            filter(
+                None,
+                [
+                    _count_damage(writer.meta) if left_out else "",
+                    "" if config.scene is not None else scene_note(slide),
+                    "" if config.mpp_override is not None else mpp_note(slide),
+                ],
+            )
         ),
         regions=len(plan.regions),
         cells=plan.n_cells - n_left_out,
@@ -330,11 +338,6 @@ def _encode_into(
         wait_s=round(stats.wait_s, 3),
         stream_s=round(stats.stream_s, 3),
     )
-
-
-def _unasked_scene(config: ExtractConfig, slide: Slide) -> str:
-    """What else the slide's file holds, where nobody has chosen among it."""
-    return "" if config.scene is not None else scene_note(slide)
 
 
 def _state_of(path: str) -> tuple[int, int, int] | None:

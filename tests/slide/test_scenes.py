@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from xml.sax.saxutils import quoteattr
 
@@ -13,6 +14,7 @@ import zarr
 
 from wsi_vmamba.errors import MissingMppError, SceneError, UnreadableSlideError
 from wsi_vmamba.slide import open_slide, resolve_mpp
+from wsi_vmamba.slide.resolution import mpp_note
 from wsi_vmamba.slide.scenes import Scene, choose_scene, scene_note, scene_of
 
 
@@ -232,6 +234,22 @@ def test_two_pyramids_in_a_plain_tiff_keep_their_levels_apart(tmp_path, coordina
                 np.testing.assert_array_equal(whole(slide, level), picture)
 
 
+@pytest.mark.parametrize("tags_scale", [True, False])
+def test_unmarked_pages_are_levels_where_their_resolution_says_so(tmp_path, coordinates, tags_scale):
+    pictures = [coordinates(400, 300), coordinates(200, 150)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for level, picture in enumerate(pictures):
+            per_cm = 20_000 / (2**level if tags_scale else 1)
+            tif.write(
+                picture, photometric="rgb", tile=(64, 64), metadata=None, resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+            )  # fmt: skip
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.mpp == 0.5
+        assert [level.downsample for level in slide.levels] == ([1.0, 2.0] if tags_scale else [1.0])
+        assert bool(scene_note(slide)) is not tags_scale
+
+
 def test_scene_of_files_with_one_picture(tmp_path, coordinates, write_pyramid, vendor_files):
     tiff = write_pyramid(tmp_path / "a.tif", [coordinates(100, 80)])
     array = tmp_path / "a.zarr"
@@ -326,15 +344,12 @@ def test_zarr_unit_that_is_not_known_is_named(tmp_path, coordinates):
         resolve_mpp(slide)
 
 
-def test_zarr_scales_that_contradict_the_sizes_are_not_believed(tmp_path, coordinates):
+def test_zarr_scales_that_contradict_the_sizes_are_named(tmp_path, coordinates):
     pictures = [coordinates(200, 160), coordinates(100, 80)]
     write_zarr(tmp_path / "a.zarr", pictures, scales=[0.5, 2.0])
     with open_slide(tmp_path / "a.zarr") as slide:
-        with pytest.raises(
-            MissingMppError, match=r"4 times as wide as those of level 0.*\(100 of 200 px\) says 2"
-        ):
-            resolve_mpp(slide)
-        assert resolve_mpp(slide, mpp_override=0.5).value == 0.5
+        assert resolve_mpp(slide).value == 0.5
+        assert re.search(r"4 times as wide as those of level 0.*\(100 of 200 px\) says 2", mpp_note(slide))
 
 
 def test_zarr_levels_in_the_wrong_order_are_put_right(tmp_path, coordinates):

@@ -14,6 +14,8 @@ REMEDY = "give the true value with `--mpp-override` or in the manifest's `mpp` c
 
 #: The property in which a reader says why the resolution that a file records cannot be read or believed.
 MPP_PROBLEM = "mpp_problem"
+#: The property in which it says what contradicts that resolution without disproving it.
+MPP_NOTE = "mpp_note"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,11 @@ def resolve_mpp(slide: Slide, *, mpp_override: float | None = None) -> ResolvedM
     value = _in_range(slide, slide.mpp, source)
     _check_square(slide, source)
     return ResolvedMpp(value=value, source=source)
+
+
+def mpp_note(slide: Slide) -> str:
+    """What speaks against the resolution that a slide records, and is left to people to judge; mostly empty."""
+    return slide.properties.get(MPP_NOTE, "")
 
 
 def _in_range(slide: Slide, mpp: float, source: str) -> float:

@@ -83,7 +83,7 @@ def _recorded_mpp(
         return aperio_mpp(base.description)
     if ome is not None and "PhysicalSizeX" in ome.pixels:
         return ome.mpp()
-    return _tag_mpp(base)
+    return tag_mpp(base)
 
 
 def _contradiction(tif: tifffile.TiffFile, base: tifffile.TiffPage, ome: OmeImage | None) -> str:
@@ -117,7 +117,12 @@ def _check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None
         )
 
 
-def _tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
+def tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
+    """Micrometres per pixel by a page's resolution tags.
+
+    Raises:
+        LengthError: they are in a unit of ImageJ's that is not known.
+    """
     per_unit = [_tag(page, f"{axis}Resolution", (0, 1)) for axis in "XY"]
     if not all(numerator and denominator for numerator, denominator in per_unit):
         return None

@@ -13,7 +13,7 @@ from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.lengths import LengthError
 from wsi_vmamba.slide.ome_xml import OmeImage, read_ome_images
 from wsi_vmamba.slide.scenes import Scene, choose_scene
-from wsi_vmamba.slide.tiff_facts import check_one_plane
+from wsi_vmamba.slide.tiff_facts import check_one_plane, tag_mpp
 
 #: A pyramid has a handful of directories; a longer chain is a stack or a damaged file.
 MAX_PAGES = 256
@@ -147,15 +147,17 @@ def _mpp_of(image: OmeImage) -> float | None:
 def _plain_pictures(path: str, pages: list[tifffile.TiffPage]) -> list[TiffPicture]:
     """The pages that are not marked as something else's smaller level; marked ones belong to the page before them.
 
-    Only what is marked is a level, as OpenSlide has it: a second scan may have the very size of one.
+    Only what is marked is a level, as OpenSlide has it, or what its resolution tags make one: a second scan may have
+    the very size of a level.
     """
-    whole = [page for page in pages if not _is_marked(page)]
+    unmarked = [page for page in pages if not _is_marked(page)]
+    whole = [page for page in unmarked if not any(_is_level_by_tags(page, base) for base in unmarked)]
     bases = [page for page in whole if page.is_tiled] or whole or [_largest_tiled(pages)]
     check_one_plane(path, max(bases, key=_pixels), pages)
+    levels = [page for page in pages if all(page is not each for each in whole)]
     pictures = []
     for number, base in enumerate(bases):
-        marked = [page for page in pages if page.subfiletype != 0 or _kind(page) == "ReducedResolution"]
-        others = [page for page in marked if _owner(page, bases) is base]
+        others = [page for page in levels if _owner(page, bases) is base]
         scene = _scene(number, base, name=_kind(base))
         pictures.append(TiffPicture(scene=scene, base=base, others=[*others, *subpages(path, base)]))
     return pictures
@@ -171,6 +173,17 @@ def _owner(page: tifffile.TiffPage, bases: list[tifffile.TiffPage]) -> tifffile.
 
 def _is_marked(page: tifffile.TiffPage) -> bool:
     return bool(int(page.subfiletype) & (_REDUCED | _MASK)) or _kind(page) == "ReducedResolution"
+
+
+def _is_level_by_tags(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
+    """Whether an unmarked page says that its pixels are larger than another's by as much as it has fewer."""
+    if page.index <= base.index or page.is_tiled != base.is_tiled or not _is_smaller(page, base):
+        return False
+    mine, its = (tag_mpp(each) for each in (page, base))
+    if mine is None or its is None:
+        return False
+    width, width_base = page.imagewidth * mine.x, base.imagewidth * its.x
+    return bool(abs(width - width_base) <= _ASPECT_TOLERANCE * width_base)
 
 
 def _kind(page: tifffile.TiffPage) -> str:

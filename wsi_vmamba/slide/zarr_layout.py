@@ -16,7 +16,7 @@ from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.canvas import RecordedMpp
 from wsi_vmamba.slide.lengths import LengthError, length_um
 from wsi_vmamba.slide.ome_xml import read_ome_images
-from wsi_vmamba.slide.resolution import MPP_PROBLEM
+from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM
 from wsi_vmamba.slide.scenes import Scene, choose_scene, only_scene, scene_properties
 from wsi_vmamba.slide.zarr_guard import OME_XML
 
@@ -106,12 +106,14 @@ def read_layout(path: str, root: zarr.Group | zarr.Array[Any], *, scene: int | N
     axes = _axes(picture.multiscale)
     levels = tuple(_level(path, stored.array, axes) for stored in picture.levels)
     _check_pyramid(path, levels)
-    problem = picture.problem or _contradiction(picture, levels)
-    properties = {"format": f"OME-Zarr ({form})", **scene_properties(chosen, scenes)}
+    properties = {
+        "format": f"OME-Zarr ({form})",
+        **scene_properties(chosen, scenes),
+        MPP_PROBLEM: picture.problem,
+        MPP_NOTE: _contradiction(picture, levels),
+    }
     return ZarrLayout(
-        levels=levels,
-        mpp=picture.mpp,
-        properties={**properties, MPP_PROBLEM: problem} if problem else properties,
+        levels=levels, mpp=picture.mpp, properties={key: text for key, text in properties.items() if text}
     )
 
 
@@ -231,7 +233,10 @@ def _samples(level: ZarrLevel) -> int:
 
 
 def _contradiction(picture: _Picture, levels: Sequence[ZarrLevel]) -> str:
-    """Where the scales of two levels contradict their sizes; empty where they do not, or there are none."""
+    """Where the scale of a level contradicts its size; empty where none does.
+
+    Only the scale of the finest level is used. Converters are known to get the others wrong, so it may well be right.
+    """
     axes = _axes(picture.multiscale)
     first = _scale(picture.levels[0].facts, axes)
     for stored, level in zip(picture.levels, levels, strict=True):
