@@ -31,6 +31,7 @@ def scene(number, width, height, *, name="", mpp=None):
         ([scene(0, 3000, 2000, name="slide.svs [label image]"), scene(1, 2048, 1536, name="macrophages")], 1),
         ([scene(0, 400, 300, name="40x snapshot", mpp=0.25), scene(1, 2048, 1536, mpp=0.5)], 1),
         ([scene(0, 2048, 1536, mpp=0.5), scene(1, 1024, 768), scene(2, 512, 384)], 0),
+        ([scene(0, 600, 400, mpp=2.0), scene(1, 2048, 1536, mpp=0.5)], 1),
         ([scene(3, 90, 80, name="macro")], 3),
         ([scene(0, 90, 80, name="macro"), scene(1, 30, 20, name="label")], 0),
     ],
@@ -114,9 +115,9 @@ def test_a_second_scene_of_the_size_of_a_level_is_no_level(tmp_path, coordinates
         np.testing.assert_array_equal(whole(slide), second)
     with pytest.raises(SceneError, match=r"no scene 2; the file holds scenes 0 'one' .*, 1 'two'"):
         open_slide(path, scene=2)
-    # OpenSlide takes the second scene for a level, and the resolution from elsewhere.
-    with pytest.raises(SceneError, match="2 pictures, which OpenSlide mixes; leave out --reader openslide"):
-        open_slide(path, reader="openslide")
+    with open_slide(path, reader="openslide") as slide:
+        np.testing.assert_array_equal(whole(slide), first)
+        assert "also holds scene 1 'two'" in scene_note(slide)
 
 
 @pytest.mark.parametrize(
@@ -131,21 +132,21 @@ def test_picture_and_resolution_are_of_one_image(tmp_path, coordinates, other):
     with open_slide(path) as slide:
         assert (scene_of(slide), resolve_mpp(slide).value) == (1, 0.5)
         np.testing.assert_array_equal(whole(slide), slide_picture)
+        # OpenSlide takes the first page, whatever it is.
+        with pytest.raises(SceneError, match=r"would take another picture.*leave out --reader openslide"):
+            open_slide(path, reader="openslide")
         # A macro is named by `info` alone, a picture of tissue also where nobody looks.
         assert name in slide.properties["other_scenes"]
         assert bool(scene_note(slide)) == (name != "macro")
 
 
 def test_16_bit_scene_is_not_left_to_openslide(tmp_path, coordinates):
-    images = [
-        ("a", [coordinates(400, 300).astype(np.uint16)], um(0.5)),
-        ("b", [coordinates(80, 60)], um(0.5)),
-    ]
-    path = write_ome(tmp_path / "a.ome.tif", images)
-    with pytest.raises(UnreadableSlideError, match=r"16 bits per sample.*OpenSlide would mix the pictures"):
+    macro, deep = coordinates(80, 60), coordinates(400, 300).astype(np.uint16)
+    path = write_ome(tmp_path / "a.ome.tif", [("macro", [macro], um(16)), ("a", [deep], um(0.5))])
+    with pytest.raises(UnreadableSlideError, match=r"16 bits per sample.*OpenSlide would take another"):
         open_slide(path)
-    with open_slide(path, scene=1) as slide:
-        np.testing.assert_array_equal(whole(slide), images[1][1][0])
+    with open_slide(path, scene=0) as slide:
+        np.testing.assert_array_equal(whole(slide), macro)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +233,10 @@ def test_two_pyramids_in_a_plain_tiff_keep_their_levels_apart(tmp_path, coordina
             assert len(slide.levels) == 2
             for level, picture in enumerate(pictures):
                 np.testing.assert_array_equal(whole(slide, level), picture)
+    with pytest.raises(
+        SceneError, match="would take another picture of this TIFF for the slide, or mix several"
+    ):
+        open_slide(tmp_path / "a.tif", reader="openslide")
 
 
 @pytest.mark.parametrize("tags_scale", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from wsi_vmamba.slide.lengths import read_number
 from wsi_vmamba.slide.openslide_claims import check_claims, check_size
 from wsi_vmamba.slide.resolution import MPP_PROBLEM
 from wsi_vmamba.slide.scenes import only_scene
-from wsi_vmamba.slide.tiff_layout import count_pictures
+from wsi_vmamba.slide.tiff_layout import scene_for_openslide
 
 #: What OpenSlide calls a TIFF without a vendor.
 GENERIC_TIFF = "generic-tiff"
@@ -54,8 +55,6 @@ class OpenSlideSlide(CanvasSlide):
         recorded = _properties(self._handle)
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
-        if vendor == GENERIC_TIFF:
-            _refuse_mixture(path)
         super().__init__(
             path,
             reader="openslide",
@@ -65,6 +64,7 @@ class OpenSlideSlide(CanvasSlide):
                 "format": f"OpenSlide {vendor}",
                 "vendor": vendor,
                 **recorded,
+                **(_scene(path) if vendor == GENERIC_TIFF else {}),
                 **_contradiction(vendor, recorded, (width_px, height_px)),
             },
         )
@@ -154,20 +154,14 @@ def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
     return found
 
 
-def _refuse_mixture(path: str | Path) -> None:
-    """Refuse a TIFF of several pictures: OpenSlide takes pages of one for levels of another.
-
-    Raises:
-        SceneError: it is one.
-    """
+def _scene(path: str | Path) -> Mapping[str, str]:
+    """Which picture of a TIFF without a vendor this is; see `scene_for_openslide`."""
     try:
-        pictures = count_pictures(str(path))
-    except UnreadableSlideError:  # what it cannot be read for; the pixels are OpenSlide's matter
-        return
-    if pictures > 1:
-        raise SceneError(
-            path, f"the TIFF holds {pictures} pictures, which OpenSlide mixes; leave out --reader openslide"
-        )
+        return scene_for_openslide(str(path))
+    except SceneError:
+        raise
+    except UnreadableSlideError:  # what the directory cannot be read for natively; OpenSlide has read it
+        return {}
 
 
 def _contradiction(vendor: str, recorded: dict[str, str], size_px: tuple[int, int]) -> dict[str, str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Pictures of the glass, by the names that scanners and converters give them.
 _OF_THE_GLASS = re.compile(r"\b(macro|label|thumbnail|overview|barcode|preview)\b", re.IGNORECASE)
+#: What an objective of 5x gives, in um per pixel: pictures so coarse, beside a finer one, are for finding one's way.
+_OVERVIEW_UM = 2.0
 #: Sizes this close are the same but for rounding.
 _SAME = 1.01
 #: More are counted, not listed.
@@ -132,6 +134,7 @@ def _doubt(largest: Scene, other: Scene) -> str:
         return f"scene {largest.number} has the most pixels, but only smaller ones have a resolution"
     if other.mpp is not None and largest.mpp is not None:
         area, area_largest = other.pixels * other.mpp**2, largest.pixels * largest.mpp**2
-        if area > _SAME * area_largest:
+        is_overview = other.mpp >= _OVERVIEW_UM > largest.mpp
+        if area > _SAME * area_largest and not is_overview:
             return f"scene {largest.number} has the most pixels, scene {other.number} shows a larger area"
     return ""

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.errors import SceneError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
 from wsi_vmamba.slide.scenes import scene_properties
@@ -22,6 +22,7 @@ from wsi_vmamba.slide.tiff_pages import (
     check_numbers,
     choose_picture,
     find_pictures,
+    is_first_alone,
     reduced_pages,
 )
 from wsi_vmamba.slide.tiff_vendors import check_missing_tiles, check_vendor
@@ -43,6 +44,8 @@ _BAND_BYTES = 1 << 20
 #: No scan compresses this far; a header that claims more is damaged or means harm.
 _MAX_RATIO = 4000
 _BOMB_FLOOR_BYTES = 1 << 30
+#: OpenSlide takes the first page for the slide and every page that is marked as reduced for its level.
+_OPENSLIDE_ERRS = "OpenSlide would take another picture of this TIFF for the slide, or mix several"
 #: What tifffile raises on damaged directories, found by flipping bytes of sound files.
 _DAMAGE = (
     tifffile.TiffFileError,
@@ -120,14 +123,20 @@ def read_layout(path: str, *, size_bytes: int, scene: int | None = None) -> Tiff
         return _read_layout(path, tif, size_bytes, scene)
 
 
-def count_pictures(path: str) -> int:
-    """How many pictures a TIFF holds that may be the slide.
+def scene_for_openslide(path: str) -> Mapping[str, str]:
+    """What to record of the picture that OpenSlide reads in a TIFF without a vendor: the slide.
 
     Raises:
-        UnreadableSlideError: the directory is damaged, or a vendor's own.
+        SceneError: nothing tells which picture is the slide, or OpenSlide would read another or mix several.
+        UnreadableSlideError: the directory is damaged.
     """
     with _directory(path) as tif:
-        return len(find_pictures(path, tif, _pages(path, tif)))
+        pages = _pages(path, tif)
+        pictures = find_pictures(path, tif, pages)
+        picture = choose_picture(path, pictures, asked=None)
+        if not is_first_alone(picture, pages):
+            raise SceneError(path, f"{_OPENSLIDE_ERRS}; leave out --reader openslide")
+        return scene_properties(picture.scene, [each.scene for each in pictures])
 
 
 @contextmanager
@@ -165,12 +174,10 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int 
         if tif.is_svs:
             check_missing_tiles(path, [level.byte_counts for level in levels])
     except NeedsOtherReaderError as error:
-        # OpenSlide takes the first page for the slide, and pages of other pictures for its levels.
-        if len(pictures) == 1 and picture.base is pages[0]:
+        if is_first_alone(picture, pages):
             raise
         raise UnreadableSlideError(
-            path,
-            f"{error.message}, and OpenSlide would mix the pictures of this file; export one of them alone",
+            path, f"{error.message}, and {_OPENSLIDE_ERRS}; export that picture alone"
         ) from error
     stored = {
         "codec": levels[0].form.codec,

@@ -69,6 +69,12 @@ def choose_picture(path: str, pictures: Sequence[TiffPicture], *, asked: int | N
     return next(picture for picture in pictures if picture.scene is chosen)
 
 
+def is_first_alone(picture: TiffPicture, pages: Sequence[tifffile.TiffPage]) -> bool:
+    """Whether a picture begins at the first page and every page marked as reduced is of it."""
+    marked = [page for page in pages if int(page.subfiletype) & _REDUCED]
+    return picture.base is pages[0] and all(any(page is own for own in picture.others) for page in marked)
+
+
 def reduced_pages(picture: TiffPicture) -> list[tifffile.TiffPage]:
     """Pages that show the same picture smaller, finest first.
 
@@ -179,7 +185,10 @@ def _is_level_by_tags(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
     """Whether an unmarked page says that its pixels are larger than another's by as much as it has fewer."""
     if page.index <= base.index or page.is_tiled != base.is_tiled or not _is_smaller(page, base):
         return False
-    mine, its = (tag_mpp(each) for each in (page, base))
+    try:
+        mine, its = (tag_mpp(each) for each in (page, base))
+    except LengthError:
+        return False
     if mine is None or its is None:
         return False
     width, width_base = page.imagewidth * mine.x, base.imagewidth * its.x

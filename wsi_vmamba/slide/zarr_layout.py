@@ -220,7 +220,8 @@ def _check_pyramid(path: str, levels: Sequence[ZarrLevel]) -> None:
     for finer, level in itertools.pairwise(levels):
         w, h = level.size_px
         same_aspect = abs(h - height * w / width) <= max(2.0, 0.01 * h)
-        if not same_aspect or w >= finer.size_px[0] or _samples(level) != _samples(levels[0]):
+        no_smaller = w >= finer.size_px[0] and h >= finer.size_px[1]
+        if not same_aspect or no_smaller or _samples(level) != _samples(levels[0]):
             raise UnreadableSlideError(
                 path,
                 f"arrays {finer.array.path!r} {finer.array.shape} and {level.array.path!r} {level.array.shape} are not "
