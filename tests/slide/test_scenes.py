@@ -239,6 +239,24 @@ def test_two_pyramids_in_a_plain_tiff_keep_their_levels_apart(tmp_path, coordina
         open_slide(tmp_path / "a.tif", reader="openslide")
 
 
+def test_brightfield_qptiff_by_what_its_pages_say_they_are(tmp_path, coordinates):
+    def page(kind, picture, **options):
+        text = f'<?xml version="1.0"?><PerkinElmer-QPI-ImageDescription><ImageType>{kind}</ImageType></P>'
+        tif.write(picture, photometric="rgb", metadata=None, description=text, **options)
+
+    pictures = [coordinates(400, 300), coordinates(200, 150)]
+    with tifffile.TiffWriter(tmp_path / "a.qptiff") as tif:
+        page("FullResolution", pictures[0], tile=(64, 64))
+        page("Thumbnail", coordinates(100, 75))
+        page("ReducedResolution", pictures[1], tile=(64, 64))
+        page("Overview", coordinates(500, 200), tile=(64, 64))
+    with open_slide(tmp_path / "a.qptiff") as slide:
+        assert len(slide.levels) == 2
+        for level, picture in enumerate(pictures):
+            np.testing.assert_array_equal(whole(slide, level), picture)
+        assert ("Overview" in slide.properties["other_scenes"], scene_note(slide)) == (True, "")
+
+
 @pytest.mark.parametrize("tags_scale", [True, False])
 def test_unmarked_pages_are_levels_where_their_resolution_says_so(tmp_path, coordinates, tags_scale):
     pictures = [coordinates(400, 300), coordinates(200, 150)]
