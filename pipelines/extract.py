@@ -45,6 +45,8 @@ from wsi_vmamba.provenance import package_versions, write_run_record
 from wsi_vmamba.regions import Region, RegionPlan, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
 from wsi_vmamba.slide.location import absolute, is_url
+from wsi_vmamba.slide.resolution import mpp_note
+from wsi_vmamba.slide.scenes import scene_note, scene_of
 from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import (
     FeatureMeta,
@@ -243,7 +245,7 @@ def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outc
 
 
 def _open(config: ExtractConfig, source: SlideSource) -> Slide:
-    slide = open_slide(source.path, reader=config.reader)
+    slide = open_slide(source.path, reader=config.reader, scene=config.scene)
     return TolerantSlide(slide) if config.on_bad_tile == "skip" else slide
 
 
@@ -255,7 +257,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
     """Make sure that a feature file is what this run would make, without segmenting the slide again."""
     stored = open_features(path)
     refuse_namesake(path, stored.meta.slide_path, source.path)
-    with open_slide(source.path, reader=config.reader) as slide:
+    with open_slide(source.path, reader=config.reader, scene=config.scene) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
             outline = outline_slide(config, slide, mpp)
@@ -319,7 +321,16 @@ def _encode_into(
     return Outcome(
         slide_id=meta.slide_id,
         outcome=DONE,
-        detail=_count_damage(writer.meta) if left_out else "",
+        detail="; ".join(
+            filter(
+                None,
+                [
+                    _count_damage(writer.meta) if left_out else "",
+                    "" if config.scene is not None else scene_note(slide),
+                    "" if config.mpp_override is not None else mpp_note(slide),
+                ],
+            )
+        ),
         regions=len(plan.regions),
         cells=plan.n_cells - n_left_out,
         left_out=n_left_out,
@@ -355,6 +366,7 @@ def _describe(
         slide_id=source.slide_id,
         slide_path=str(absolute(source.path)),
         reader=slide.reader,
+        scene=scene_of(slide),
         mpp=mpp.value,
         mpp_source=mpp.source,
         target_mpp=config.target_mpp,
@@ -373,3 +385,5 @@ def _report(outcome: Outcome) -> None:
     left_out = f", {outcome.left_out} cells left out" if outcome.left_out else ""
     counted = f"{outcome.regions} region(s), {outcome.cells} cells{left_out}, {outcome.seconds:.1f} s"
     console.say(f"{outcome.slide_id}: {outcome.outcome} ({outcome.detail if outcome.failed else counted})")
+    if outcome.detail and not outcome.failed and not outcome.left_out:
+        console.warn(f"{outcome.slide_id}: {outcome.detail}")

@@ -7,19 +7,25 @@ from wsi_vmamba.pipelines.planning import plan_slide
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.slide import open_slide, resolve_mpp
+from wsi_vmamba.slide.resolution import mpp_note
+from wsi_vmamba.slide.scenes import other_scenes
 
 
 def run(config: ExtractConfig) -> int:
     """Print format, size, levels, mpp, tissue share and planned regions of ``config.slides``; return 0."""
-    with open_slide(config.slides, reader=config.reader) as slide:
+    with open_slide(config.slides, reader=config.reader, scene=config.scene) as slide:
         level0 = slide.levels[0]
         console.say(f"{slide.path}")
         console.say(f"  reader       {slide.reader}")
         for key in ("format", "vendor", "codec"):
             if key in slide.properties:
                 console.say(f"  {key:<12} {slide.properties[key]}")
+        if scenes := other_scenes(slide):
+            console.say(f"  scene        {scenes}")
         console.say(f"  size         {level0.width_px:,} x {level0.height_px:,} px")
         console.say(f"  recorded mpp {'none' if slide.mpp is None else f'{slide.mpp:g} um/px'}")
+        if note := mpp_note(slide):
+            console.warn(note)
         console.print_table(
             "  levels", ("level", "width_px", "height_px", "downsample"),
             [(i, lv.width_px, lv.height_px, f"{lv.downsample:g}") for i, lv in enumerate(slide.levels)],

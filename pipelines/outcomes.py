@@ -22,6 +22,7 @@ from wsi_vmamba.errors import (
     MaskError,
     MissingMppError,
     NoTissueError,
+    SceneError,
     SlideError,
     StoreError,
     UnreadableSlideError,
@@ -34,6 +35,7 @@ CLAIMED = "claimed"
 #: What the user can do, by the kind of error, the most special first.
 _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (BadTileError, "copy the slide again; or --on-bad-tile skip to leave out the cells it touches"),
+    (SceneError, "--scene N, one that the file holds; other slides in a run of their own"),
     (UnreadableSlideError, "copy the slide again from its source, or take it out of the run"),
     (MissingMppError, "--mpp-override UM, or a column mpp in a CSV of slides"),
     (NoTissueError, "look at the slide; then --set min_tissue=0 or --set segmenter=all"),
@@ -68,7 +70,8 @@ class Outcome:
     Attributes:
         slide_id: its name.
         outcome: one of the words above.
-        detail: the cause, where it has no features; what was left out, where some are missing.
+        detail: the cause, where it has no features; what was left out, where some are missing; which of several
+            pictures in its file it is.
         remedy: what the user can do about it.
         regions: regions of its plan.
         cells: features stored.

@@ -25,7 +25,7 @@ def run(config: ShowConfig) -> int:
     console.say(
         f"  features     {stored.dim} each, {meta.model} in {meta.precision}, weights {meta.weights_hash[:12]}"
     )
-    with open_slide(config.slide or meta.slide_path, reader=meta.reader) as slide:
+    with open_slide(config.slide or meta.slide_path, reader=meta.reader, scene=meta.scene) as slide:
         files = draw_components(slide, stored, Path(config.out) if config.out else path.parent)
     console.say(f"  picture      {files.png}")
     return 0

@@ -104,6 +104,7 @@ class Bag:
         patient_id: whose slide it is.
         split: "train", "validation", "test" or None.
         source: what made the features; None for features that were not extracted by this package.
+        scene: which picture of the slide's file they are of; None where that is not known.
     """
 
     slide_id: str
@@ -114,6 +115,7 @@ class Bag:
     patient_id: str = ""
     split: str | None = None
     source: FeatureSource | None = None
+    scene: int | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.features.dtype != np.float32:
@@ -180,6 +182,7 @@ def load_bag(record: SlideRecord, features_dir: Path) -> Bag:
         patient_id=record.patient_id,
         split=record.split,
         source=FeatureSource.of(file.meta),
+        scene=file.meta.scene,
     )
 
 

@@ -63,6 +63,9 @@ def extract(
     ] = None,
     out: Annotated[str | None, typer.Option(help="Folder for the feature files [default: features].")] = None,
     reader: Annotated[str | None, typer.Option(help="Read every slide with this reader.")] = None,
+    scene: Annotated[
+        int | None, typer.Option(help="Which picture of a file that holds several; see `info`.")
+    ] = None,
     mpp_override: Annotated[
         float | None, typer.Option(help="Micrometres per level-0 pixel, instead of what the files record.")
     ] = None,
@@ -114,10 +117,10 @@ def extract(
 ) -> None:
     """Extract features: slides in, one feature file per slide out."""
     options = {
-        "slides": slides, "out": out, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
-        "region_px": region_px, "cell_px": cell_px, "mask": mask, "backbone": backbone, "weights": weights,
-        "precision": precision, "device": device, "memory_limit_gb": memory_limit, "on_bad_tile": on_bad_tile,
-        "overwrite": overwrite, "shard": shard, "workers": workers, "scheduler": scheduler,
+        "slides": slides, "out": out, "reader": reader, "scene": scene, "mpp_override": mpp_override,
+        "target_mpp": target_mpp, "region_px": region_px, "cell_px": cell_px, "mask": mask, "backbone": backbone,
+        "weights": weights, "precision": precision, "device": device, "memory_limit_gb": memory_limit,
+        "on_bad_tile": on_bad_tile, "overwrite": overwrite, "shard": shard, "workers": workers, "scheduler": scheduler,
     }  # fmt: skip
     _run("extract", "ExtractConfig", config, assignments, options)
 
@@ -340,6 +343,7 @@ def demo(
 def info(
     slide: Annotated[str, typer.Argument(help="A slide file.")],
     reader: Annotated[str | None, typer.Option(help="Read it with this reader.")] = None,
+    scene: Annotated[int | None, typer.Option(help="Which picture of a file that holds several.")] = None,
     mpp_override: Annotated[float | None, typer.Option(help="Micrometres per level-0 pixel.")] = None,
     target_mpp: Annotated[float | None, typer.Option(help="Resolution to plan for [default: 0.5].")] = None,
     region_px: Annotated[int | None, typer.Option(help="Largest side of a region [default: 10000].")] = None,
@@ -348,7 +352,7 @@ def info(
 ) -> None:
     """Describe a slide: format, size, levels, mpp, tissue share and planned regions."""
     options = {
-        "slides": slide, "reader": reader, "mpp_override": mpp_override, "target_mpp": target_mpp,
+        "slides": slide, "reader": reader, "scene": scene, "mpp_override": mpp_override, "target_mpp": target_mpp,
         "region_px": region_px,
     }  # fmt: skip
     _run("info", "ExtractConfig", config, assignments, options)

@@ -86,6 +86,8 @@ class ExtractConfig(RunConfig):
     """Name slides by their folders too: a__slide for a/slide.svs. By default, and in a CSV, folders do not count."""
     out: str = "features"
     reader: Reader | None = None
+    scene: Annotated[int, Field(ge=0)] | None = None
+    """Which picture of a file that holds several, as `info` numbers them; by default the one that is the slide."""
     mpp_override: Mpp | None = None
     target_mpp: Mpp = 0.5
     region_px: Annotated[int, Field(ge=64, le=1_000_000)] = 10_000

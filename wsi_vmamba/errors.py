@@ -49,6 +49,10 @@ class UnreadableSlideError(SlideError, OSError):
     """The file is missing, truncated, damaged or of no known format."""
 
 
+class SceneError(UnreadableSlideError, LookupError):
+    """The file holds several pictures, and the one asked for is not there or nothing tells which is the slide."""
+
+
 class BadTileError(UnreadableSlideError):
     """One tile inside an otherwise readable slide cannot be decoded; the message names level and tile."""
 

@@ -100,3 +100,9 @@ def test_real_slides(real_data, tmp_path):
     for copy in ("a.dcm", "b.dcm"):
         shutil.copy(real_data / "slides/bone-jpeg.dcm", tmp_path / copy)
     assert find_slides(tmp_path) == [tmp_path / "a.dcm"]
+
+
+def test_zipped_zarrs_are_found_by_both_endings(tmp_path):
+    for name in ("a.zarr.zip", "b.ozx", "c.OZX", "d.zip"):
+        (tmp_path / name).write_bytes(b"PK")
+    assert [path.name for path in find_slides(tmp_path)] == ["a.zarr.zip", "b.ozx", "c.OZX"]

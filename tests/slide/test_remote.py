@@ -211,6 +211,18 @@ def test_a_rotten_chunk_behind_a_url_is_named(pictures, tmp_path):
         slide.read_region(x_l0=0, y_l0=0, level=0, width_px=300, height_px=200)
 
 
+def test_a_zipped_folder_behind_a_url_is_read_by_either_ending(pictures, tmp_path):
+    write_ome(tmp_path / "s.zarr", pictures)
+    for name in ("a.zarr.zip", "b.ozx"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for file in (tmp_path / "s.zarr").rglob("*"):
+                if file.is_file():
+                    archive.write(file, file.relative_to(tmp_path))
+        with open_slide(f"file://{tmp_path / name}") as slide:
+            found = slide.read_region(x_l0=0, y_l0=0, level=0, width_px=300, height_px=200)
+            np.testing.assert_array_equal(found, pictures[0][:200, :300])
+
+
 def test_a_zip_that_means_harm_is_refused_behind_a_url_too(tmp_path):
     path = tmp_path / "s.zarr.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

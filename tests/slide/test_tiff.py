@@ -375,3 +375,24 @@ def test_each_tile_is_decoded_once(tmp_path, coordinates, write_pyramid, monkeyp
         )
         read(slide, x=10, y=10, width=380, height=200)
     assert sorted(decoded) == list(range(28))  # 7 columns of 4 rows
+
+
+@pytest.mark.parametrize(
+    ("unit", "mpp"),
+    [("micron", 0.25), ("um", 0.25), ("\\u00B5m", 0.25), ("nm", None), ("pixel", None), ("furlong", "named")],
+)
+def test_mpp_in_imagejs_unit(tmp_path, coordinates, unit, mpp):
+    # ImageJ says pixels per unit in the tags, that the tags have no unit, and the unit in its text.
+    text = f"ImageJ=1.53t\nunit={unit}\n"
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, coordinates(200, 100), photometric="rgb", tile=(64, 64), description=text, metadata=None,
+        resolution=(4, 4), resolutionunit="NONE",
+    )  # fmt: skip
+    with open_slide(path) as slide:
+        if mpp == "named":
+            assert "'furlong'" in slide.properties["mpp_problem"]
+        elif unit == "nm":
+            assert slide.mpp == pytest.approx(0.00025)
+        else:
+            assert slide.mpp == mpp

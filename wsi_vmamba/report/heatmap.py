@@ -96,7 +96,7 @@ def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folde
         )
     known = "" if record.label is None else f", label {record.label}"
     title = f"{record.slide_id}: probability {prediction.probability:.3f}{known}"
-    with open_slide(record.path) as slide:
+    with open_slide(record.path, scene=bag.scene) as slide:
         return draw_cells(
             slide, cells, folder, mpp=_mpp_of(slide, bag, record), name=record.slide_id, title=title
         )

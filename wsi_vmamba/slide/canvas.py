@@ -19,7 +19,10 @@ from wsi_vmamba.slide.base import Level
 WHITE = 255
 
 #: Endings of two parts, which a slide_id leaves out whole.
-_DOUBLE_SUFFIXES = (".ome.zarr.zip", ".zarr.zip", ".ome.zarr", ".ome.tiff", ".ome.tif")
+_DOUBLE_SUFFIXES = (
+    ".ome.zarr.zip", ".zarr.zip", ".ome.zarr.ozx", ".ome.zarr", ".ome.ozx", ".ome.tiff", ".ome.tif", ".ome.btf",
+    ".ome.tf2", ".ome.tf8",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
     | {".svslide", ".vms", ".vmu", ".czi", ".avs", ".vsi"}
 )
+#: Endings of zarr in one file.
+ZIP_SUFFIXES = (".zarr.zip", ".ozx")
 #: Files that make a folder a zarr group or array.
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
@@ -41,7 +43,7 @@ def find_slides(folder: str | Path, *, problems: list[UnreadableSlideError] | No
     found: list[Path] = []
     seen: set[tuple[Path, str]] = set()
     for path in _walk(folder, problems, set()):
-        announced = path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith(".zarr.zip")
+        announced = path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith(ZIP_SUFFIXES)
         if announced or is_zarr_folder(path):
             found.append(path)
         elif is_dicom(path):

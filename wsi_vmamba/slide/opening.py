@@ -6,7 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from wsi_vmamba.errors import SlideError, UnreadableSlideError
+from wsi_vmamba.errors import SceneError, SlideError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide, VendorLayoutError
 from wsi_vmamba.slide.find import SLIDE_SUFFIXES, is_feature_store, is_zarr_folder
 from wsi_vmamba.slide.location import Location, is_url
@@ -30,22 +30,27 @@ _LOOKS_LIKE = (
 _EXPECTED = "expected a whole-slide image (TIFF, SVS, NDPI, MRXS, SCN, BIF, CZI, DICOM, OME-Zarr)"
 
 
-def open_slide(path: Location, *, reader: str | None = None) -> Slide:
+def open_slide(path: Location, *, reader: str | None = None, scene: int | None = None) -> Slide:
     """Open a slide with the reader its content asks for, or with ``reader``, a name in the READERS table.
 
     TIFF opens natively where it can, and through OpenSlide where the layout is a vendor's own. From a URL only
     zarr is read.
 
+    Args:
+        path: the file, folder or URL.
+        reader: the reader, instead of the one that the content asks for.
+        scene: which of several pictures in the file; None for the one that is the slide, see `choose_scene`.
+
     Raises:
+        SceneError: there is no such scene, or nothing tells which of several is the slide.
         UnreadableSlideError: missing, empty, damaged, or not a slide; the message says what was found instead.
         UnknownNameError: no such reader.
     """
     if isinstance(path, str) and is_url(path):
         _refuse_other_remote(path, reader)
-        return _open("zarr", path)
+        return _open("zarr", path, scene)
     if reader is not None:
-        slide: Slide = READERS.resolve(reader)(path)
-        return slide
+        return _open(reader, path, scene)
     path = Path(path)
     kind = sniff(path)
     if kind == "tiff" and path.suffix.lower() == ".vsi":
@@ -55,11 +60,11 @@ def open_slide(path: Location, *, reader: str | None = None) -> Slide:
             "in a format that is not read; convert it to OME-Zarr or OME-TIFF, for example with bioformats2raw",
         )
     if kind != "tiff":
-        return _open(kind, path)
+        return _open(kind, path, scene)
     try:
-        return _open("tiff", path)
+        return _open("tiff", path, scene)
     except NeedsOtherReaderError as native:
-        return _open_other_tiff(path, native)
+        return _open_other_tiff(path, native, scene)
 
 
 def sniff(path: Path) -> str:
@@ -102,15 +107,17 @@ def _refuse_other_remote(url: str, reader: str | None) -> None:
         )
 
 
-def _open(reader: str, path: Location) -> Slide:
-    slide: Slide = READERS.resolve(reader)(path)
+def _open(reader: str, path: Location, scene: int | None) -> Slide:
+    slide: Slide = READERS.resolve(reader)(path, scene=scene)
     return slide
 
 
-def _open_other_tiff(path: Path, native: NeedsOtherReaderError) -> Slide:
+def _open_other_tiff(path: Path, native: NeedsOtherReaderError, scene: int | None) -> Slide:
     """Open through OpenSlide what is not read natively, unless it does not know the vendor either."""
     try:
-        slide = _open("openslide", path)
+        slide = _open("openslide", path, scene)
+    except SceneError:
+        raise
     except SlideError as error:
         raise UnreadableSlideError(
             path, f"native TIFF: {native.message}; OpenSlide: {error.message}"

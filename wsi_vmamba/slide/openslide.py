@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import BadTileError, UnreadableSlideError
+from wsi_vmamba.errors import BadTileError, SceneError, UnreadableSlideError
+from wsi_vmamba.slide.aperio import aperio_contradiction
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
+from wsi_vmamba.slide.lengths import read_number
 from wsi_vmamba.slide.openslide_claims import check_claims, check_size
+from wsi_vmamba.slide.resolution import MPP_PROBLEM
+from wsi_vmamba.slide.scenes import only_scene
+from wsi_vmamba.slide.tiff_layout import scene_for_openslide
 
+#: What OpenSlide calls a TIFF without a vendor.
+GENERIC_TIFF = "generic-tiff"
 #: Rows decoded at a time, so that the RGBA copy stays small beside the result.
 _STRIP_ROWS = 1024
 
@@ -27,12 +35,18 @@ class OpenSlideSlide(CanvasSlide):
     always gives the stored pixels.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, scene: int | None = None) -> None:
         """Open the file.
 
+        Args:
+            path: the file.
+            scene: 0 or None: OpenSlide shows every file as one picture.
+
         Raises:
+            SceneError: another scene was asked for, or the file is a TIFF of several pictures, which OpenSlide mixes.
             UnreadableSlideError: OpenSlide does not know the format, or the file is damaged.
         """
+        only_scene(path, scene, reader="openslide")
         check_claims(path)
         self._handle: openslide.OpenSlide | None = _open(path)
         width_px, height_px = self._handle.dimensions
@@ -46,7 +60,13 @@ class OpenSlideSlide(CanvasSlide):
             reader="openslide",
             levels=pyramid(list(self._handle.level_dimensions)),
             mpp=_recorded_mpp(recorded),
-            properties={"format": f"OpenSlide {vendor}", "vendor": vendor, **recorded},
+            properties={
+                "format": f"OpenSlide {vendor}",
+                "vendor": vendor,
+                **recorded,
+                **(_scene(path) if vendor == GENERIC_TIFF else {}),
+                **_contradiction(vendor, recorded, (width_px, height_px)),
+            },
         )
 
     @staticmethod
@@ -134,7 +154,26 @@ def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
     return found
 
 
+def _scene(path: str | Path) -> Mapping[str, str]:
+    """Which picture of a TIFF without a vendor this is; see `scene_for_openslide`."""
+    try:
+        return scene_for_openslide(str(path))
+    except SceneError:
+        raise
+    except UnreadableSlideError:  # what the directory cannot be read for natively; OpenSlide has read it
+        return {}
+
+
+def _contradiction(vendor: str, recorded: dict[str, str], size_px: tuple[int, int]) -> dict[str, str]:
+    """How the text of an SVS contradicts its picture, as the native reader says it too."""
+    if vendor != "aperio":
+        return {}
+    text = recorded.get("tiff.ImageDescription", "")
+    problem = aperio_contradiction(text, width_px=size_px[0], height_px=size_px[1])
+    return {MPP_PROBLEM: problem} if problem else {}
+
+
 def _recorded_mpp(properties: dict[str, str]) -> RecordedMpp | None:
     values = [properties.get(key) for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
-    known = [float(value) for value in values if value is not None]
+    known = [number for value in values if value is not None and (number := read_number(value)) is not None]
     return RecordedMpp(x=known[0], y=known[-1], source="OpenSlide's openslide.mpp-x") if known else None

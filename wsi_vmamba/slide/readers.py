@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsi_vmamba.registry import Table
 
-#: Every reader: a class whose constructor takes a path and gives a `Slide`.
+#: Every reader: a class whose constructor takes a path and ``scene`` (a number or None) and gives a `Slide`.
 READERS = Table(
     "reader",
     {

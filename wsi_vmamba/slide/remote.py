@@ -11,11 +11,11 @@ from fsspec.implementations.zip import ZipFileSystem
 from zarr.storage import FsspecStore
 
 from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide.find import SLIDE_SUFFIXES, ZARR_MARKERS
+from wsi_vmamba.slide.find import SLIDE_SUFFIXES, ZARR_MARKERS, ZIP_SUFFIXES
 from wsi_vmamba.slide.web import client_options, in_words, remote_errors
 from wsi_vmamba.slide.zarr_guard import check_zip_entries
 
-_ZIP = ".zip"
+_ZIPS = (".zip", ".ozx")
 _FEATURE_ARRAYS = {"features", "coords_l0"}
 
 
@@ -28,7 +28,7 @@ def open_remote_store(url: str) -> FsspecStore:
     Raises:
         UnreadableSlideError: the library for the protocol is not installed, or a zip cannot be opened.
     """
-    chained = f"zip::{url}" if url.lower().endswith(_ZIP) and "::" not in url else url
+    chained = f"zip::{url}" if url.lower().endswith(_ZIPS) and "::" not in url else url
     with _Named(url):
         store = FsspecStore.from_url(chained, storage_options=client_options(chained), read_only=True)
         entries = zip_directory(store)
@@ -54,7 +54,7 @@ def find_remote_slides(url: str) -> list[str]:
         UnreadableSlideError: there is nothing, it cannot be listed, or a library is missing.
     """
     # A slide by its name needs no listing, which web servers do not offer and many S3 users may not.
-    if url.lower().endswith((".zarr", _ZIP, *SLIDE_SUFFIXES)) or "::" in url:
+    if url.lower().endswith((".zarr", *_ZIPS, *SLIDE_SUFFIXES)) or "::" in url:
         return [url]
     with _Named(url):
         system, root = fsspec.core.url_to_fs(url, **client_options(url))
@@ -81,7 +81,7 @@ def _walk(system: Any, folder: str) -> Iterator[str]:
             continue
         if entry["type"] == "directory":
             yield from _walk(system, entry["name"].rstrip("/"))
-        elif name.lower().endswith((".zarr.zip", *SLIDE_SUFFIXES)):
+        elif name.lower().endswith((*ZIP_SUFFIXES, *SLIDE_SUFFIXES)):
             yield entry["name"]
 
 

@@ -12,6 +12,11 @@ from wsi_vmamba.slide.base import Slide
 #: What a user can do about a resolution that is missing or wrong; part of every message here.
 REMEDY = "give the true value with `--mpp-override` or in the manifest's `mpp` column"
 
+#: The property in which a reader says why the resolution that a file records cannot be read or believed.
+MPP_PROBLEM = "mpp_problem"
+#: The property in which it says what contradicts that resolution without disproving it.
+MPP_NOTE = "mpp_note"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedMpp:
@@ -30,17 +35,25 @@ def resolve_mpp(slide: Slide, *, mpp_override: float | None = None) -> ResolvedM
     """Settle the micrometres per level-0 pixel of a slide; an override wins over the file.
 
     Raises:
-        MissingMppError: the file records none and none was given, the value is outside `MPP_RANGE`, or
-            the file's pixels are not square and no override was given.
+        MissingMppError: the file records none and none was given, what it records cannot be read or
+            contradicts its picture, the value is outside `MPP_RANGE`, or the file's pixels are not square and no
+            override was given.
     """
     if mpp_override is not None:
         return ResolvedMpp(value=_in_range(slide, mpp_override, "the override"), source="override")
     source = slide.properties.get("mpp_source", "file")
+    if problem := slide.properties.get(MPP_PROBLEM):
+        raise MissingMppError(slide.path, f"{problem}; {REMEDY}")
     if slide.mpp is None:
         raise MissingMppError(slide.path, f"the file records no micrometres per pixel; {REMEDY}")
     value = _in_range(slide, slide.mpp, source)
     _check_square(slide, source)
     return ResolvedMpp(value=value, source=source)
+
+
+def mpp_note(slide: Slide) -> str:
+    """What speaks against the resolution that a slide records, and is left to people to judge; mostly empty."""
+    return slide.properties.get(MPP_NOTE, "")
 
 
 def _in_range(slide: Slide, mpp: float, source: str) -> float:

@@ -39,18 +39,23 @@ class TiffSlide(CanvasSlide):
     exception is Aperio's YCbCr JPEG 2000, where rounding may differ by 1. Tiles never written are white.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, scene: int | None = None) -> None:
         """Read the directory; pixels are decoded when asked for.
+
+        Args:
+            path: the file.
+            scene: which of its pictures; None for the one that is the slide.
 
         Raises:
             NeedsOtherReaderError: a sound TIFF of a kind that OpenSlide reads.
+            SceneError: there is no such scene, or nothing tells which of them is the slide.
             UnreadableSlideError: damaged, cut short, or not a TIFF.
         """
         self._file = SharedFile(path)
         self._token = object()  # whose tiles are kept; not the file, which would then stay open with them
         with self._file.reading():
             check_directories(str(path), self._read_head, size_bytes=self._file.size_bytes)
-        layout = read_layout(str(path), size_bytes=self._file.size_bytes)
+        layout = read_layout(str(path), size_bytes=self._file.size_bytes, scene=scene)
         self._tables = layout.levels
         self._refuse_subsampled_jpeg2000(path)
         self._last_strip = LastStrip()

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import defusedxml
 import tifffile
-from defusedxml import ElementTree
 
 from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.slide.aperio import aperio_contradiction, aperio_field, aperio_mpp
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.lengths import LengthError, length_um
+from wsi_vmamba.slide.ome_xml import OmeImage
+from wsi_vmamba.slide.resolution import MPP_PROBLEM
 
-_UM_PER_UNIT = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 #: Micrometres per TIFF resolution unit, inch and centimetre; unit 1 means "none".
 _UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 
@@ -46,22 +47,57 @@ def check_one_plane(path: str, base: tifffile.TiffPage, pages: Sequence[tifffile
         )
 
 
-def read_facts(path: str, tif: tifffile.TiffFile, base: tifffile.TiffPage) -> TiffFacts:
+def read_facts(
+    path: str, tif: tifffile.TiffFile, base: tifffile.TiffPage, *, ome: OmeImage | None
+) -> TiffFacts:
     """Read the texts and the resolution of the page that is level 0.
 
+    Args:
+        path: for messages.
+        tif: the file.
+        base: the page.
+        ome: the Image element of that page, where the file is OME-TIFF.
+
     Raises:
-        UnreadableSlideError: the OME-XML is damaged, or describes a stack and not one picture.
+        UnreadableSlideError: the OME-XML describes a stack and not one picture.
     """
     properties = {"format": _format_name(tif), "description": base.description, "software": base.software}
     if tif.is_svs:
-        power = re.search(r"\bAppMag\s*=\s*([\d.]+)", base.description)
-        properties |= {"vendor": "aperio", "objective_power": power[1] if power else ""}
-        mpp = _aperio_mpp(base.description)
-    else:
-        ome = _ome_pixels(path, tif)
+        properties |= {"vendor": "aperio", "objective_power": aperio_field(base.description, "AppMag")}
+    elif ome is not None:
         _check_ome_planes(path, ome, base)
-        mpp = _ome_mpp(ome) if "PhysicalSizeX" in ome else _tag_mpp(base)
+    mpp, problem = None, ""
+    try:
+        mpp = _recorded_mpp(tif, base, ome)
+        problem = _contradiction(tif, base, ome)
+    except LengthError as error:
+        problem = str(error)
+    properties[MPP_PROBLEM] = problem
     return TiffFacts(mpp=mpp, properties={key: text for key, text in properties.items() if text})
+
+
+def _recorded_mpp(
+    tif: tifffile.TiffFile, base: tifffile.TiffPage, ome: OmeImage | None
+) -> RecordedMpp | None:
+    if tif.is_svs:
+        return aperio_mpp(base.description)
+    if ome is not None and "PhysicalSizeX" in ome.pixels:
+        return ome.mpp()
+    return tag_mpp(base)
+
+
+def _contradiction(tif: tifffile.TiffFile, base: tifffile.TiffPage, ome: OmeImage | None) -> str:
+    """How a text of the file contradicts the size of the page, if it does: its resolution may be of before."""
+    width, height = base.imagewidth, base.imagelength
+    if tif.is_svs:
+        return aperio_contradiction(base.description, width_px=width, height_px=height)
+    size = ome.size_px() if ome is not None and "PhysicalSizeX" in ome.pixels else None
+    if size is None or size == (width, height):
+        return ""
+    return (
+        f"the OME-XML is of a picture of {size[0]} x {size[1]} px, the page has {width} x {height}: it was cut out or "
+        "resized, and its PhysicalSizeX may be of before"
+    )
 
 
 def _format_name(tif: tifffile.TiffFile) -> str:
@@ -69,25 +105,9 @@ def _format_name(tif: tifffile.TiffFile) -> str:
     return f"{name} (BigTIFF)" if tif.is_bigtiff else name
 
 
-def _aperio_mpp(description: str) -> RecordedMpp | None:
-    found = re.search(r"\bMPP\s*=\s*(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)", description)
-    return _mpp(float(found[1]), float(found[1]), "Aperio's MPP") if found else None
-
-
-def _ome_pixels(path: str, tif: tifffile.TiffFile) -> Mapping[str, str]:
-    """Attributes of the first picture's Pixels element; empty for what is not OME-TIFF."""
-    if not tif.is_ome:
-        return {}
-    try:
-        pixels = ElementTree.fromstring(tif.ome_metadata).find(".//{*}Image/{*}Pixels")
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException) as error:
-        raise UnreadableSlideError(path, f"the OME-XML is damaged ({error})") from error
-    return {} if pixels is None else dict(pixels.attrib)
-
-
-def _check_ome_planes(path: str, ome: Mapping[str, str], base: tifffile.TiffPage) -> None:
+def _check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None:
     """Refuse stacks: taking their first plane for the slide would be a silent guess."""
-    sizes = {axis: int(ome.get(f"Size{axis}", 1)) for axis in "ZTC"}
+    sizes = {axis: int(ome.pixels.get(f"Size{axis}", 1)) for axis in "ZTC"}
     if sizes["Z"] > 1 or sizes["T"] > 1 or sizes["C"] > max(1, base.samplesperpixel):
         raise UnreadableSlideError(
             path,
@@ -97,19 +117,46 @@ def _check_ome_planes(path: str, ome: Mapping[str, str], base: tifffile.TiffPage
         )
 
 
-def _ome_mpp(ome: Mapping[str, str]) -> RecordedMpp | None:
-    um = [_UM_PER_UNIT.get(ome.get(f"PhysicalSize{axis}Unit", "µm"), math.nan) for axis in "XY"]
-    x, y = ome["PhysicalSizeX"], ome.get("PhysicalSizeY", ome["PhysicalSizeX"])
-    return _mpp(float(x) * um[0], float(y) * um[1], "OME PhysicalSizeX")
+def tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
+    """Micrometres per pixel by a page's resolution tags.
 
-
-def _tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
-    unit = _UM_PER_RESOLUTION_UNIT.get(int(_tag(page, "ResolutionUnit", 2)))
+    Raises:
+        LengthError: they are in a unit of ImageJ's that is not known.
+    """
     per_unit = [_tag(page, f"{axis}Resolution", (0, 1)) for axis in "XY"]
-    if unit is None or not all(numerator and denominator for numerator, denominator in per_unit):
+    if not all(numerator and denominator for numerator, denominator in per_unit):
         return None
-    x, y = (unit * denominator / numerator for numerator, denominator in per_unit)
-    return _mpp(x, y, "TIFF resolution tags")
+    number = int(_tag(page, "ResolutionUnit", 2))
+    if number in _UM_PER_RESOLUTION_UNIT:
+        units_um: list[float | None] = [_UM_PER_RESOLUTION_UNIT[number]] * 2
+        source = "TIFF resolution tags"
+    else:
+        units_um, source = _imagej_units_um(page), "TIFF resolution tags in ImageJ's unit"
+    if units_um[0] is None or units_um[1] is None:
+        return None
+    x, y = (
+        unit * denominator / numerator
+        for unit, (numerator, denominator) in zip(units_um, per_unit, strict=True)
+    )
+    return _mpp(x, y, source)
+
+
+def _imagej_units_um(page: tifffile.TiffPage) -> list[float | None]:
+    """ImageJ counts pixels per unit of its own in the tags and names the unit, of x and where it differs of y, in text.
+
+    Raises:
+        LengthError: the unit is not known.
+    """
+    if not page.is_imagej:
+        return [None, None]
+    named = dict(line.partition("=")[::2] for line in page.description.splitlines() if "=" in line)
+    x = _unescaped(named.get("unit", ""))
+    return [length_um(1.0, unit, what="ImageJ's pixel") for unit in (x, _unescaped(named.get("yunit", x)))]
+
+
+def _unescaped(unit: str) -> str:
+    r"""ImageJ writes letters beyond ASCII as \u00B5."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), unit)
 
 
 def _tag(page: tifffile.TiffPage, name: str, default: Any) -> Any:

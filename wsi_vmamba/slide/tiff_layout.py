@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.errors import SceneError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
-from wsi_vmamba.slide.tiff_facts import check_one_plane, read_facts
+from wsi_vmamba.slide.scenes import scene_properties
+from wsi_vmamba.slide.tiff_facts import read_facts
+from wsi_vmamba.slide.tiff_pages import (
+    MAX_PAGES,
+    check_numbers,
+    choose_picture,
+    find_pictures,
+    is_first_alone,
+    reduced_pages,
+)
 from wsi_vmamba.slide.tiff_vendors import check_missing_tiles, check_vendor
 from wsi_vmamba.slide.tile_codecs import (
     CODEC_NAMES,
@@ -27,8 +37,6 @@ from wsi_vmamba.slide.tile_codecs import (
     TileFormat,
 )
 
-#: A pyramid has a handful of directories; a longer chain is a stack or a damaged file.
-_MAX_PAGES = 256
 #: Decoding works a tile at a time, so this bounds memory whatever a header claims.
 _MAX_TILE_BYTES = 1 << 29
 #: Uncompressed strips are read in bands of about this size.
@@ -36,8 +44,8 @@ _BAND_BYTES = 1 << 20
 #: No scan compresses this far; a header that claims more is damaged or means harm.
 _MAX_RATIO = 4000
 _BOMB_FLOOR_BYTES = 1 << 30
-#: How far the aspect of a level may stray: writers round each level's size.
-_ASPECT_TOLERANCE = 0.01
+#: OpenSlide takes the first page for the slide and every page that is marked as reduced for its level.
+_OPENSLIDE_ERRS = "OpenSlide would take another picture of this TIFF for the slide, or mix several"
 #: What tifffile raises on damaged directories, found by flipping bytes of sound files.
 _DAMAGE = (
     tifffile.TiffFileError,
@@ -98,16 +106,45 @@ class TiffLayout:
     properties: Mapping[str, str]
 
 
-def read_layout(path: str, *, size_bytes: int) -> TiffLayout:
+def read_layout(path: str, *, size_bytes: int, scene: int | None = None) -> TiffLayout:
     """Read the directory of a TIFF.
+
+    Args:
+        path: of the file.
+        size_bytes: of the file.
+        scene: which of its pictures; None for the one that is the slide.
 
     Raises:
         NeedsOtherReaderError: a vendor's own layout, or a pixel format that is not decoded natively.
+        SceneError: there is no such scene, or nothing tells which of them is the slide.
         UnreadableSlideError: the directory is damaged, or claims what the file cannot hold.
     """
+    with _directory(path) as tif:
+        return _read_layout(path, tif, size_bytes, scene)
+
+
+def scene_for_openslide(path: str) -> Mapping[str, str]:
+    """What to record of the picture that OpenSlide reads in a TIFF without a vendor: the slide.
+
+    Raises:
+        SceneError: nothing tells which picture is the slide, or OpenSlide would read another or mix several.
+        UnreadableSlideError: the directory is damaged.
+    """
+    with _directory(path) as tif:
+        pages = _pages(path, tif)
+        pictures = find_pictures(path, tif, pages)
+        picture = choose_picture(path, pictures, asked=None)
+        if not is_first_alone(picture, pages):
+            raise SceneError(path, f"{_OPENSLIDE_ERRS}; leave out --reader openslide")
+        return scene_properties(picture.scene, [each.scene for each in pictures])
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[tifffile.TiffFile]:
+    """The file as tifffile sees it; what it raises on damage is turned into an error that names the file."""
     try:
         with tifffile.TiffFile(path) as tif:
-            return _read_layout(path, tif, size_bytes)
+            yield tif
     except UnreadableSlideError:
         raise
     except OSError as error:
@@ -116,71 +153,38 @@ def read_layout(path: str, *, size_bytes: int) -> TiffLayout:
         raise UnreadableSlideError(path, f"the TIFF directory is damaged or cut short ({error})") from error
 
 
-def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int) -> TiffLayout:
+def _pages(path: str, tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     pages = []
-    for number in range(min(len(tif.pages), _MAX_PAGES)):
+    for number in range(min(len(tif.pages), MAX_PAGES)):
         check_vendor(path, tif.pages[number])
         pages.append(tif.pages[number])
     if not pages:
         raise UnreadableSlideError(path, "the TIFF holds no picture; it is damaged or was never finished")
-    _check_numbers(path, pages)
-    base = _base_page(pages)
-    facts = read_facts(path, tif, base)
-    check_one_plane(path, base, pages)
-    levels = tuple(_level(path, page, size_bytes) for page in [base, *_reduced_pages(path, base, pages)])
-    if tif.is_svs:
-        check_missing_tiles(path, [level.byte_counts for level in levels])
+    check_numbers(path, pages)
+    return pages
+
+
+def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int | None) -> TiffLayout:
+    pages = _pages(path, tif)
+    pictures = find_pictures(path, tif, pages)
+    picture = choose_picture(path, pictures, asked=scene)
+    facts = read_facts(path, tif, picture.base, ome=picture.ome)
+    try:
+        levels = tuple(_level(path, page, size_bytes) for page in [picture.base, *reduced_pages(picture)])
+        if tif.is_svs:
+            check_missing_tiles(path, [level.byte_counts for level in levels])
+    except NeedsOtherReaderError as error:
+        if is_first_alone(picture, pages):
+            raise
+        raise UnreadableSlideError(
+            path, f"{error.message}, and {_OPENSLIDE_ERRS}; export that picture alone"
+        ) from error
     stored = {
         "codec": levels[0].form.codec,
         "tile": f"{levels[0].tile_width_px} x {levels[0].tile_height_px}",
     }
-    return TiffLayout(levels=levels, mpp=facts.mpp, properties={**facts.properties, **stored})
-
-
-def _check_numbers(path: str, pages: list[tifffile.TiffPage]) -> None:
-    """Refuse sizes that are no numbers: a flipped bit in a tag's type makes them texts or tuples."""
-    names = ("imagewidth", "imagelength", "tilewidth", "tilelength", "samplesperpixel", "bitspersample")
-    for page in pages:
-        for name in names:
-            value = getattr(page, name)
-            if not isinstance(value, int) or not 0 <= value < 2**31:
-                raise UnreadableSlideError(
-                    path, f"the TIFF directory is damaged ({name} is {str(value)[:40]})"
-                )
-
-
-def _base_page(pages: list[tifffile.TiffPage]) -> tifffile.TiffPage:
-    """The page of level 0: the largest tiled one, else the first."""
-    tiled = [page for page in pages if page.is_tiled]
-    return max(tiled, key=lambda page: page.imagewidth * page.imagelength, default=pages[0])
-
-
-def _reduced_pages(
-    path: str, base: tifffile.TiffPage, pages: list[tifffile.TiffPage]
-) -> list[tifffile.TiffPage]:
-    """Pages that show the same picture smaller, finest first.
-
-    Labels and macros have another aspect; thumbnails are stripped where the slide is tiled, and not marked as
-    reduced resolution where it is not.
-    """
-    subpages = list(base.pages)[:_MAX_PAGES] if base.subifds else []
-    _check_numbers(path, subpages)
-    others = [page for page in pages if page is not base] + subpages
-    found: dict[int, tifffile.TiffPage] = {}
-    for page in others:
-        belongs = page.is_tiled if base.is_tiled else not page.is_tiled and page.subfiletype == 1
-        width, height = page.imagewidth, page.imagelength
-        if (
-            not belongs
-            or not 0 < width < base.imagewidth
-            or height <= 0
-            or page.samplesperpixel != base.samplesperpixel
-        ):
-            continue
-        height_due = base.imagelength * width / base.imagewidth
-        if abs(height - height_due) <= max(2.0, _ASPECT_TOLERANCE * height_due):
-            found.setdefault(width, page)
-    return [found[width] for width in sorted(found, reverse=True)]
+    named = scene_properties(picture.scene, [each.scene for each in pictures])
+    return TiffLayout(levels=levels, mpp=facts.mpp, properties={**facts.properties, **stored, **named})
 
 
 def _level(path: str, page: tifffile.TiffPage, size_bytes: int) -> TiffLevel:

@@ -14,15 +14,22 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.errors import NodeNotFoundError
-from zarr.storage import LocalStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, pyramid
 from wsi_vmamba.slide.location import Location, is_url, may_exist
-from wsi_vmamba.slide.remote import open_remote_store
+from wsi_vmamba.slide.remote import open_remote_store, zip_directory
 from wsi_vmamba.slide.remote_claims import check_size, estimate_stored_bytes
 from wsi_vmamba.slide.web import in_words, remote_errors
-from wsi_vmamba.slide.zarr_guard import MAX_CHUNK_BYTES, ChunkLimit, GuardedStore, check_zip, codec_name
+from wsi_vmamba.slide.zarr_guard import (
+    MAX_CHUNK_BYTES,
+    ChunkLimit,
+    GuardedStore,
+    check_zip,
+    codec_name,
+    root_in_zip,
+)
 from wsi_vmamba.slide.zarr_layout import ZarrLevel, read_layout
 
 #: Rows read at a time, at least; keeps the copy in the array's own axis order small beside the result.
@@ -43,13 +50,15 @@ class ZarrSlide(CanvasSlide):
     Chunks that were never written have the array's fill value, as zarr defines it.
     """
 
-    def __init__(self, path: Location) -> None:
+    def __init__(self, path: Location, *, scene: int | None = None) -> None:
         """Read the metadata.
 
         Args:
             path: a folder or zip, or the URL of one.
+            scene: which of its pictures; None for the one that is the slide.
 
         Raises:
+            SceneError: there is no such scene, or nothing tells which of them is the slide.
             UnreadableSlideError: not zarr, damaged, or not one 8-bit RGB or grey plane.
         """
         # What a network raises; on this machine nothing does.
@@ -58,7 +67,8 @@ class ZarrSlide(CanvasSlide):
         try:
             store = _open_store(path)
             self._store = GuardedStore(store)
-            layout = read_layout(str(path), zarr.open(self._store, mode="r"))
+            root = zarr.open(self._store, path=_root_in(path, store), mode="r")
+            layout = read_layout(str(path), root, scene=scene)
             _check_claims(path, layout.levels, store)
         except UnreadableSlideError:
             raise
@@ -140,6 +150,15 @@ def _open_store(path: Location) -> Store:
         return LocalStore(path, read_only=True)
     check_zip(path)
     return ZipStore(path, mode="r")
+
+
+def _root_in(path: Location, store: Store) -> str:
+    """Where in a store the zarr begins: at its root but in a zip, whose directory says it."""
+    if isinstance(store, ZipStore):
+        with zipfile.ZipFile(store.path) as archive:
+            return root_in_zip(path, archive.namelist())
+    entries = zip_directory(store) if isinstance(store, FsspecStore) else None
+    return "" if entries is None else root_in_zip(path, [entry.filename for entry in entries])
 
 
 def _nothing_there(path: Location, store: GuardedStore) -> str:

@@ -20,7 +20,11 @@ from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.location import Location
 from wsi_vmamba.slide.web import is_forbidden, remote_errors
 
-_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+#: What makes a folder a zarr group or array.
+MARKERS = frozenset({"zarr.json", ".zgroup", ".zarray"})
+#: Where bioformats2raw leaves the OME-XML of its pictures.
+OME_XML = "OME/METADATA.ome.xml"
+_METADATA = MARKERS | {".zattrs", ".zmetadata", PurePosixPath(OME_XML).name}
 #: The metadata of the largest pictures are a few hundred KB.
 _MAX_METADATA_BYTES = 16 << 20
 #: One chunk is decoded whole, so this bounds memory whatever the metadata claim.
@@ -149,6 +153,27 @@ def check_zip_entries(place: Location, entries: Iterable[zipfile.ZipInfo]) -> No
                 f"{entry.filename} in the zip would inflate from {entry.compress_size} to {entry.file_size} "
                 "bytes; it is damaged or made to exhaust memory",
             )
+
+
+def root_in_zip(place: Location, names: Iterable[str]) -> str:
+    """The folder of a zip that the zarr begins in; empty where it is the zip itself, or nothing there is zarr.
+
+    Who zips a folder and not its content puts it one folder deeper; macOS adds a folder of its own beside it.
+
+    Raises:
+        UnreadableSlideError: there are several.
+    """
+    folders = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name in MARKERS}
+    tops = sorted(
+        str(folder)
+        for folder in folders
+        if "__MACOSX" not in folder.parts and folders.isdisjoint(folder.parents)
+    )
+    if len(tops) > 1:
+        raise UnreadableSlideError(
+            place, f"the zip holds {len(tops)} zarr folders ({', '.join(tops[:5])}); make a zip of each"
+        )
+    return tops[0] if tops and tops[0] != "." else ""
 
 
 def check_inflation(content: bytes, limit: ChunkLimit) -> None:

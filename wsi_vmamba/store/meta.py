@@ -39,6 +39,7 @@ class FeatureMeta:
         left_out: what of the plan has no features, and why: empty, or ``cells`` as runs of [row, first column,
             count] on the cell grid and ``tiles``, each [level, x, y, width, height] in pixels of its level. Not
             compared.
+        scene: which picture of the slide's file was read; 0 where it holds one.
         schema_version: layout of the file.
     """
 
@@ -57,6 +58,7 @@ class FeatureMeta:
     precision: str
     versions: Mapping[str, str]
     left_out: Mapping[str, Any] = field(default_factory=dict)
+    scene: int = 0
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -94,8 +96,8 @@ class FeatureMeta:
                 "extract the slide again with --overwrite, or into another --out"
             )
         expected = {known.name for known in fields(cls)}
-        # Files of before there was anything to leave out say nothing about it.
-        if expected != set(values) | {"left_out"}:
+        # Files of before there was anything to leave out, or scenes, say nothing about it.
+        if expected != set(values) | {"left_out", "scene"}:
             odd = ", ".join(sorted(expected ^ set(values)))
             raise StoreError(
                 f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite"
