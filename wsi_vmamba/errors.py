@@ -49,6 +49,10 @@ class UnreadableSlideError(SlideError, OSError):
     """The file is missing, truncated, damaged or of no known format."""
 
 
+class UnsupportedSlideError(UnreadableSlideError):
+    """The file seems sound, but is of a kind that is not read; another copy of it will not help."""
+
+
 class BadTileError(UnreadableSlideError):
     """One tile inside an otherwise readable slide cannot be decoded; the message names level and tile."""
 

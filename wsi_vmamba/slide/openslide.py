@@ -14,6 +14,7 @@ from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.openslide_claims import check_claims, check_size
+from wsi_vmamba.slide.openslide_pixels import check_pixels
 
 #: Rows decoded at a time, so that the RGBA copy stays small beside the result.
 _STRIP_ROWS = 1024
@@ -32,6 +33,7 @@ class OpenSlideSlide(CanvasSlide):
 
         Raises:
             UnreadableSlideError: OpenSlide does not know the format, or the file is damaged.
+            UnsupportedSlideError: OpenSlide opens it, but would give wrong pixels.
         """
         check_claims(path)
         self._handle: openslide.OpenSlide | None = _open(path)
@@ -41,6 +43,7 @@ class OpenSlideSlide(CanvasSlide):
         recorded = _properties(self._handle)
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
+        check_pixels(path, vendor)
         super().__init__(
             path,
             reader="openslide",
