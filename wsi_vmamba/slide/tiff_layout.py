@@ -179,6 +179,8 @@ def _reduced_pages(
 
 
 def _level(path: str, page: tifffile.TiffPage, size_bytes: int) -> TiffLevel:
+    if not len(page.dataoffsets):
+        raise UnreadableSlideError(path, "the TIFF directory lists neither tiles nor strips; it is damaged")
     pixels = read_pixel_form(path, page)
     form, planes = pixels.tiles, pixels.planes
     width, height = page.imagewidth, page.imagelength
