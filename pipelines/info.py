@@ -15,7 +15,7 @@ def run(config: ExtractConfig) -> int:
         level0 = slide.levels[0]
         console.say(f"{slide.path}")
         console.say(f"  reader       {slide.reader}")
-        for key in ("format", "vendor", "codec"):
+        for key in ("format", "vendor", "codec", "samples"):
             if key in slide.properties:
                 console.say(f"  {key:<12} {slide.properties[key]}")
         console.say(f"  size         {level0.width_px:,} x {level0.height_px:,} px")

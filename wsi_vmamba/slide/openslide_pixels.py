@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tifffile
-
 from wsi_vmamba.slide.shared_file import SharedFile
 from wsi_vmamba.slide.tiff_claims import check_directories
+from wsi_vmamba.slide.tiff_layout import look_at_first_page
 from wsi_vmamba.slide.tiff_pixels import refuse_openslide
 
 #: Names of OpenSlide for TIFF whose pixels are what their directory says.
@@ -26,8 +25,7 @@ def check_pixels(path: str | Path, vendor: str) -> None:
     file = SharedFile(path)
     try:
         with file.reading():
-            check_directories(str(path), file.read_at, size_bytes=file.size_bytes)
+            check_directories(str(path), file.read_head, size_bytes=file.size_bytes)
     finally:
         file.close()
-    with tifffile.TiffFile(path) as tif:
-        refuse_openslide(str(path), tif.pages[0])
+    look_at_first_page(str(path), refuse_openslide)

@@ -50,7 +50,7 @@ class TiffSlide(CanvasSlide):
         self._file = SharedFile(path)
         self._token = object()  # whose tiles are kept; not the file, which would then stay open with them
         with self._file.reading():
-            check_directories(str(path), self._read_head, size_bytes=self._file.size_bytes)
+            check_directories(str(path), self._file.read_head, size_bytes=self._file.size_bytes)
         layout = read_layout(str(path), size_bytes=self._file.size_bytes)
         self._tables = layout.levels
         self._refuse_subsampled_jpeg2000(path)
@@ -67,14 +67,6 @@ class TiffSlide(CanvasSlide):
             properties=layout.properties,
         )
 
-    def _read_head(self, offset: int, length: int) -> bytes:
-        if offset >= self._file.size_bytes:  # also where it is too large for the system to be asked
-            return b""
-        try:
-            return self._file.read_at(offset, length)
-        except OSError as error:
-            raise UnreadableSlideError(self._file.path, f"cannot read the file ({error.strerror})") from error
-
     def _refuse_subsampled_jpeg2000(self, path: str | Path) -> None:
         """Leave JPEG 2000 with half-size colour planes to OpenSlide: the two libraries enlarge them differently."""
         table = self._tables[0]
@@ -82,7 +74,7 @@ class TiffSlide(CanvasSlide):
         if table.form.compression != JPEG2000_YCBCR or not written.size:
             return
         with self._file.reading():
-            head = self._read_head(int(table.offsets[written[0]]), 256)
+            head = self._file.read_head(int(table.offsets[written[0]]), 256)
         try:
             subsampled = jpeg2000_size(head)[3]
         except DamagedTileError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,9 +101,26 @@ def read_layout(path: str, *, size_bytes: int) -> TiffLayout:
         UnsupportedSlideError: a pixel format that no reader gives the right pixels of.
         UnreadableSlideError: the directory is damaged, or claims what the file cannot hold.
     """
+    with _damage_named(path), tifffile.TiffFile(path) as tif:
+        return _read_layout(path, tif, size_bytes)
+
+
+def look_at_first_page(path: str, look: Callable[[str, tifffile.TiffPage], None]) -> None:
+    """Show the first page of a TIFF, which is what OpenSlide takes for level 0, to a function that may refuse it.
+
+    Raises:
+        UnreadableSlideError: the directory is damaged.
+    """
+    with _damage_named(path), tifffile.TiffFile(path) as tif:
+        _check_numbers(path, [tif.pages[0]])
+        look(path, tif.pages[0])
+
+
+@contextmanager
+def _damage_named(path: str) -> Iterator[None]:
+    """Turn what tifffile raises on damage into an error that names the file."""
     try:
-        with tifffile.TiffFile(path) as tif:
-            return _read_layout(path, tif, size_bytes)
+        yield
     except UnreadableSlideError:
         raise
     except OSError as error:
