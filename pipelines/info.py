@@ -17,7 +17,7 @@ def run(config: ExtractConfig) -> int:
         level0 = slide.levels[0]
         console.say(f"{slide.path}")
         console.say(f"  reader       {slide.reader}")
-        for key in ("format", "vendor", "codec"):
+        for key in ("format", "vendor", "codec", "samples"):
             if key in slide.properties:
                 console.say(f"  {key:<12} {slide.properties[key]}")
         if scenes := other_scenes(slide):

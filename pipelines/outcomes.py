@@ -26,6 +26,7 @@ from wsi_vmamba.errors import (
     SlideError,
     StoreError,
     UnreadableSlideError,
+    UnsupportedSlideError,
 )
 
 DONE, ALREADY_DONE, NO_TISSUE, FAILED = "done", "already done", "no tissue", "failed"
@@ -36,6 +37,10 @@ CLAIMED = "claimed"
 _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (BadTileError, "copy the slide again; or --on-bad-tile skip to leave out the cells it touches"),
     (SceneError, "--scene N, one that the file holds; other slides in a run of their own"),
+    (
+        UnsupportedSlideError,
+        "save it again as 8-bit RGB, with JPEG, deflate or Zstandard, or take it out of the run",
+    ),
     (UnreadableSlideError, "copy the slide again from its source, or take it out of the run"),
     (MissingMppError, "--mpp-override UM, or a column mpp in a CSV of slides"),
     (NoTissueError, "look at the slide; then --set min_tissue=0 or --set segmenter=all"),

@@ -46,6 +46,10 @@ def warm_up() -> None:
     imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), np.uint8)))
     imagecodecs.jpeg2k_decode(imagecodecs.jpeg2k_encode(np.zeros((64, 64, 3), np.uint8)))
     imagecodecs.deflate_decode(imagecodecs.deflate_encode(b"0"))
+    imagecodecs.lzma_decode(imagecodecs.lzma_encode(b"0"))
+    for codec in ("webp", "jpegxl", "lerc"):
+        encoded = getattr(imagecodecs, f"{codec}_encode")(np.zeros((64, 64, 3), np.uint8))
+        getattr(imagecodecs, f"{codec}_decode")(encoded)
     zarr.create_array(zarr.storage.MemoryStore(), data=np.zeros((4, 4), np.uint8))[:]
     assert tiff
     client_options("http://")

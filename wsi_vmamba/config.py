@@ -99,7 +99,10 @@ class ExtractConfig(RunConfig):
     """The user's own tissue masks, instead of a segmenter: a file, or a folder with one per slide."""
     backbone: Backbone = "vmamba_pico"
     weights: str = "auto"
-    """`auto` (the weights shipped with the backbone), `random`, or a file (.safetensors, .pth)."""
+    """`auto` (the weights shipped with the backbone), `random`, or a file (.safetensors, .pth).
+
+    `FILE#NAME` takes one of several state dicts in it.
+    """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory_limit_gb: Annotated[float, Field(gt=0)] | None = None

@@ -53,6 +53,10 @@ class SceneError(UnreadableSlideError, LookupError):
     """The file holds several pictures, and the one asked for is not there or nothing tells which is the slide."""
 
 
+class UnsupportedSlideError(UnreadableSlideError):
+    """The file seems sound, but is of a kind that is not read; another copy of it will not help."""
+
+
 class BadTileError(UnreadableSlideError):
     """One tile inside an otherwise readable slide cannot be decoded; the message names level and tile."""
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from wsi_vmamba.pipelines import doctor, extract, info
 
 from wsi_vmamba import __version__, ops
@@ -29,6 +31,15 @@ def test_info_plans_what_extract_does(slide: Path, tmp_path: Path, capsys: pytes
     planned = int(re.search(r"(\d+) cells of 64 px", printed).group(1))
     extract.run(ExtractConfig(slides=str(slide), out=str(tmp_path), cell_px=64, backbone="null"))
     assert len(open_features(tmp_path / f"{slide.stem}.zarr").coords_l0) == planned
+
+
+def test_info_says_how_samples_were_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.full((512, 512, 3), 90, np.uint8), photometric="minisblack", planarconfig="contig",
+        tile=(256, 256),
+    )  # fmt: skip
+    info.run(ExtractConfig(slides=str(tmp_path / "a.tif"), mpp_override=0.5, segmenter="all"))
+    assert re.search(r"samples +tagged grey, read as red, green and blue", capsys.readouterr().out)
 
 
 def test_info_refuses_to_guess_the_resolution(real_data: Path):

@@ -131,6 +131,31 @@ def jpeg2000_of_many_tiles(path: Path) -> None:
     of_codec(path, bytes(data), "jpeg2000")
 
 
+def picture_of_another_size(path: Path, codec: str) -> None:
+    encode = getattr(imagecodecs, f"{codec}_encode")
+    of_codec(path, encode(np.zeros((4096, 4096, 3), np.uint8)), codec)
+
+
+def webp_of_another_size(path: Path) -> None:
+    picture_of_another_size(path, "webp")
+
+
+def jpegxl_of_another_size(path: Path) -> None:
+    picture_of_another_size(path, "jpegxl")
+
+
+def jpegxr_of_another_size(path: Path) -> None:
+    picture_of_another_size(path, "jpegxr")
+
+
+def lerc_of_another_size(path: Path) -> None:
+    picture_of_another_size(path, "lerc")
+
+
+def lzma_bomb(path: Path) -> None:
+    of_codec(path, imagecodecs.lzma_encode(bytes(1 << 26)), "lzma")
+
+
 def ome_with_entities(path: Path) -> None:
     laughs = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha" * 9}">' for i in range(10))
     xml = f'<?xml version="1.0"?><!DOCTYPE x [{laughs}]><OME><Image Name="&l9;"/></OME>'
@@ -152,6 +177,11 @@ TIFFS = {
     jpeg_with_two_sizes: "2 frame headers",
     jpeg2000_of_another_size: "data say 2147483647 x 2147483647 px",
     jpeg2000_of_many_tiles: "32768 tiles",
+    webp_of_another_size: "expected a picture of 256 x 256 px of 3 samples",
+    jpegxl_of_another_size: "expected a picture of 256 x 256 px of 3 samples",
+    jpegxr_of_another_size: "JPEG XR data do not decode",
+    lerc_of_another_size: "expected a picture of 256 x 256 px of 3 samples",
+    lzma_bomb: "expected 196608 bytes of pixels, got 196609",
     ome_with_entities: "OME-XML",
 }
 

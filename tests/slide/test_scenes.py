@@ -140,10 +140,16 @@ def test_picture_and_resolution_are_of_one_image(tmp_path, coordinates, other):
         assert bool(scene_note(slide)) == (name != "macro")
 
 
-def test_16_bit_scene_is_not_left_to_openslide(tmp_path, coordinates):
-    macro, deep = coordinates(80, 60), coordinates(400, 300).astype(np.uint16)
-    path = write_ome(tmp_path / "a.ome.tif", [("macro", [macro], um(16)), ("a", [deep], um(0.5))])
-    with pytest.raises(UnreadableSlideError, match=r"16 bits per sample.*OpenSlide would take another"):
+def test_a_scene_that_openslide_would_not_find_is_not_left_to_it(tmp_path, coordinates):
+    macro, slide_picture = coordinates(80, 60), coordinates(400, 300)
+    path = write_ome(tmp_path / "a.ome.tif", [("macro", [macro], um(16)), ("a", [slide_picture], um(0.5))])
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages[1].tags["PhotometricInterpretation"].overwrite(
+            6
+        )  # uncompressed YCbCr, which OpenSlide reads
+    with pytest.raises(
+        UnreadableSlideError, match=r"photometric interpretation 6.*OpenSlide would take another"
+    ):
         open_slide(path)
     with open_slide(path, scene=0) as slide:
         np.testing.assert_array_equal(whole(slide), macro)

@@ -19,11 +19,16 @@ PUBLISHED: Mapping[str, str] = {
 }
 #: Backbones that have no weights at all.
 WITHOUT_WEIGHTS = frozenset({"null"})
+#: Between the name of a checkpoint and the name of what to take of it.
+CHOICE = "#"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedWeights:
-    """The file to load (None: none is loaded), and a line for people about what that means."""
+    """The file to load (None: none is loaded), and a line for people about what that means.
+
+    Behind the file may stand ``#NAME``, for one of the state dicts in it.
+    """
 
     path: Path | None
     note: str
@@ -40,12 +45,13 @@ def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
     if choice == "random":
         return ResolvedWeights(path=None, note="random weights, of no use but for tests and baselines")
     if choice != "auto":
-        path = Path(choice)
-        if not path.is_file():
+        file, part = split_choice(choice)
+        if not file.is_file():
             raise UsageError(
-                f"no weights file at {path.absolute()}; give a .safetensors or .pth file, auto or random"
+                f"no weights file at {file.absolute()}; give a .safetensors or .pth file, auto or random"
             )
-        return ResolvedWeights(path=path, note=f"weights from {path}")
+        of = f"{part} of " if part else ""
+        return ResolvedWeights(path=Path(choice), note=f"weights from {of}{file}")
     if backbone not in SHIPPED:
         where = f", for example model.safetensors of {PUBLISHED[backbone]}" if backbone in PUBLISHED else ""
         raise UsageError(
@@ -55,3 +61,15 @@ def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
     return ResolvedWeights(
         path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on generated images only"
     )
+
+
+def split_choice(path: str | Path) -> tuple[Path, str | None]:
+    """Part ``file.pth#model_ema`` into the file and what to take of it; None where nothing is named.
+
+    A file that has such a name as a whole is that file.
+    """
+    file = Path(path)
+    if file.is_file() or CHOICE not in file.name:
+        return file, None
+    name, _, choice = file.name.rpartition(CHOICE)
+    return file.with_name(name), choice

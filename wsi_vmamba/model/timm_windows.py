@@ -110,10 +110,13 @@ def _load(model: nn.Module, path: str | Path, *, head: str | tuple[str, ...]) ->
     odd = sorted(
         key
         for key in own.keys() | body.keys()
-        if key not in own or key not in body or own[key].shape != body[key].shape
+        if key not in own
+        or key not in body
+        or own[key].shape != body[key].shape
+        or own[key].is_floating_point() != body[key].is_floating_point()
     )
     if odd:
         raise WeightsError(
-            f"{path} does not fit the model: missing, unexpected or of another shape: {', '.join(odd[:6])}"
+            f"{path} does not fit the model: missing, unexpected, of another shape or kind: {', '.join(odd[:6])}"
         )
     model.load_state_dict(body)

@@ -18,13 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wsi_vmamba.content import HEAD_BYTES, look_alike
 from wsi_vmamba.errors import WeightsError
+from wsi_vmamba.model.containers import find_state
+from wsi_vmamba.model.shipped import split_choice
 
-#: Where checkpoints keep their state dict; a mapping of tensors alone is taken as it is.
-_CONTAINERS = ("model", "state_dict")
+#: What wrappers put before every key: data-parallel training, torch.compile, and both in either order.
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+#: Names of the part of a larger model that a backbone was, where all keys of a checkpoint begin with one.
+_PARTS = ("model", "backbone", "encoder", "net")
 #: Names of earlier releases of the published code -> today's.
 _RENAMES = (
-    (re.compile(r"^module\."), ""),
     (re.compile(r"^patch_embed\.proj\."), "patch_embed.0."),
     (re.compile(r"^patch_embed\.norm\."), "patch_embed.2."),
     (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.ln_1\."), r"\1.norm."),
@@ -32,6 +36,7 @@ _RENAMES = (
     (re.compile(r"^(norm|head)\."), r"classifier.\1."),
 )
 _HEAD = "classifier.head.weight"
+_ZIP = b"PK\x03\x04"
 _LISTED = 6
 #: What the two parsers raise on bytes that are no checkpoint.
 _DAMAGE = (
@@ -84,23 +89,19 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a .pth/.pt/.bin or .safetensors file into a state dict with the key names of the file.
+    """Read a checkpoint, in either format and whatever its name, into a state dict with the key names of its model.
+
+    Args:
+        path: the file; with ``#NAME`` behind it, that of its state dicts.
 
     Raises:
         WeightsError: see `load_weights`.
     """
-    file = Path(path)
+    file, choice = split_choice(path)
     if not file.is_file():
         raise WeightsError(f"no weights file at {file}; give the path of a .pth or .safetensors file")
     try:
-        content: Any
-        if file.suffix == ".safetensors":
-            content = load_file(file)
-        else:
-            _refuse_compressed(file)
-            with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # about pickle protocols: it loads or is refused
-                content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _read(file)
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -110,14 +111,73 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         ) from None
     except _DAMAGE as error:
         raise WeightsError(f"{file} is damaged or not a checkpoint: {_cause(error)}") from error
-    return _state_dict(content, source=str(file))
+    found = find_state(content, source=str(file), choice=choice)
+    state = _unwrap(found)
+    if len(state) != len(found):
+        raise WeightsError(
+            f"{file} holds keys twice, with and without what a wrapper puts before them ('module.', '_orig_mod.'); "
+            "save the state dict of one model"
+        )
+    _check_values(state, source=str(file))
+    return state
 
 
-def _refuse_compressed(file: Path) -> None:
-    """Refuse a zip whose entries inflate: torch stores them plain, so that only harm or damage is compressed."""
+def _read(file: Path) -> Any:
+    """What a file holds: its content says which format it is, not its name."""
+    with file.open("rb") as opened:
+        head = opened.read(HEAD_BYTES)
+    if head[8:9] == b"{":  # a safetensors header, behind its length
+        return load_file(file)
+    if not head.startswith(_ZIP):
+        found = look_alike(head)
+        if found is not None:
+            raise WeightsError(
+                f"{file} is no checkpoint: expected a .pth or .safetensors file, found {found}"
+            )
+    _check_zip(file)
+    # Opened here: given a name, newer versions of torch believe its ending.
+    with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings(), file.open("rb") as opened:
+        warnings.simplefilter("ignore", UserWarning)  # about pickle protocols: it loads or is refused
+        return torch.load(opened, map_location="cpu", weights_only=True)
+
+
+def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what wrappers put before the keys, and the name of the part where it is before all of them."""
+    plain = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    for part in _PARTS:
+        if plain and all(key.startswith(f"{part}.") for key in plain):
+            return _unwrap({key.removeprefix(f"{part}."): value for key, value in plain.items()})
+    return plain
+
+
+def _check_values(state: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse numbers that would make features of nothing: a training that ended in NaN is saved like any other.
+
+    Raises:
+        WeightsError: naming the tensors.
+    """
+    bad = [key for key, value in state.items() if value.is_floating_point() and not _is_finite(value)]
+    if bad:
+        raise WeightsError(
+            f"{source} holds values that are not finite (NaN or infinity) in {len(bad)} of {len(state)} tensors: "
+            f"{_some(bad)}; take the checkpoint of an earlier epoch"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    # 8-bit floats have no isfinite of their own.
+    return bool(torch.isfinite(value.float() if value.element_size() == 1 else value).all())
+
+
+def _check_zip(file: Path) -> None:
+    """Refuse a zip with a program in it, or one whose entries inflate: torch stores tensors as they are."""
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
+        if any("/code/__torch__" in name for name in archive.namelist()):
+            raise WeightsError(
+                f"{file} is a TorchScript archive, a program with weights in it; save its state_dict() instead"
+            )
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
                 raise WeightsError(
@@ -145,12 +205,18 @@ def apply_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -
         for key in own
         if key in given and given[key].shape != own[key].shape
     ]
+    quantised = [
+        key
+        for key in own
+        if key in given and own[key].is_floating_point() and not given[key].is_floating_point()
+    ]
     problems = [
         f"{len(keys)} {kind}: {_some(keys)}"
         for kind, keys in (
             ("missing", [key for key in own if key not in given]),
             ("unexpected", [key for key in given if key not in own]),
             ("of another shape", shapes),
+            ("not floating-point, as of a quantised model", quantised),
         )
         if keys
     ]
@@ -169,23 +235,6 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _state_dict(content: object, *, source: str) -> dict[str, Tensor]:
-    """Find the state dict in a checkpoint."""
-    if isinstance(content, Mapping):
-        for name in _CONTAINERS:
-            if isinstance(content.get(name), Mapping):
-                content = content[name]
-                break
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise WeightsError(
-            f"{source} holds no state dict: expected a mapping of names to tensors, at the top or under "
-            f"{' or '.join(repr(name) for name in _CONTAINERS)}"
-        )
-    return dict(content)
 
 
 def _rename(key: str) -> str:

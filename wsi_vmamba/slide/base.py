@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.errors import UnsupportedSlideError
 
 if TYPE_CHECKING:  # keeps `import wsi_vmamba.slide` free of NumPy, so that the command line stays quick
     import numpy as np
     from numpy.typing import NDArray
 
 
-class NeedsOtherReaderError(UnreadableSlideError):
+class NeedsOtherReaderError(UnsupportedSlideError):
     """The file seems sound, but its layout is not one that this reader is made for."""
 
 

@@ -6,7 +6,8 @@ import os
 import zipfile
 from pathlib import Path
 
-from wsi_vmamba.errors import SceneError, SlideError, UnreadableSlideError
+from wsi_vmamba.content import HEAD_BYTES, describe
+from wsi_vmamba.errors import SceneError, SlideError, UnreadableSlideError, UnsupportedSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide, VendorLayoutError
 from wsi_vmamba.slide.find import SLIDE_SUFFIXES, is_feature_store, is_zarr_folder
 from wsi_vmamba.slide.location import Location, is_url
@@ -15,18 +16,6 @@ from wsi_vmamba.slide.readers import READERS
 #: What OpenSlide calls a TIFF without a vendor.
 _ORDINARY = "generic-tiff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: How the beginning of a file that is no slide is described to the user.
-_LOOKS_LIKE = (
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"PK\x03\x04", "a zip archive; unpack it first"),
-    (b"%PDF", "a PDF document"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the real file first"),
-    (b"<!DOCTYPE", "a web page, as a failed download leaves it"),
-    (b"<html", "a web page, as a failed download leaves it"),
-)
 _EXPECTED = "expected a whole-slide image (TIFF, SVS, NDPI, MRXS, SCN, BIF, CZI, DICOM, OME-Zarr)"
 
 
@@ -54,7 +43,7 @@ def open_slide(path: Location, *, reader: str | None = None, scene: int | None =
     path = Path(path)
     kind = sniff(path)
     if kind == "tiff" and path.suffix.lower() == ".vsi":
-        raise UnreadableSlideError(
+        raise UnsupportedSlideError(
             path,
             f"this is the cover of an Olympus VSI, with a thumbnail in it; the slide is in the folder _{path.stem}_, "
             "in a format that is not read; convert it to OME-Zarr or OME-TIFF, for example with bioformats2raw",
@@ -95,7 +84,7 @@ def sniff(path: Path) -> str:
             f"the folder {path.stem} with Slidedat.ini and the pixels is not beside it, and the .mrxs file alone has "
             "none; copy both",
         )
-    raise UnreadableSlideError(path, f"{_EXPECTED}, found {_describe(head)}")
+    raise UnreadableSlideError(path, f"{_EXPECTED}, found {describe(head)}")
 
 
 def _refuse_other_remote(url: str, reader: str | None) -> None:
@@ -119,12 +108,12 @@ def _open_other_tiff(path: Path, native: NeedsOtherReaderError, scene: int | Non
     except SceneError:
         raise
     except SlideError as error:
-        raise UnreadableSlideError(
-            path, f"native TIFF: {native.message}; OpenSlide: {error.message}"
-        ) from error
+        # A vendor's file that OpenSlide cannot open is as likely damaged; an ordinary one seemed sound until now.
+        kind = UnreadableSlideError if isinstance(native, VendorLayoutError) else UnsupportedSlideError
+        raise kind(path, f"native TIFF: {native.message}; OpenSlide: {error.message}") from error
     if isinstance(native, VendorLayoutError) and slide.properties["vendor"] == _ORDINARY:
         slide.close()
-        raise UnreadableSlideError(
+        raise UnsupportedSlideError(
             path,
             f"native TIFF: {native.message}; OpenSlide: it does not recognise this variant, and read as an ordinary "
             "TIFF its pixels would be wrong; export it as OME-TIFF or DICOM with the vendor's software",
@@ -145,7 +134,7 @@ def _sniff_folder(path: Path) -> str:
 def _read_head(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe must not hang a run
     try:
-        return os.read(descriptor, 256)
+        return os.read(descriptor, HEAD_BYTES)
     finally:
         os.close(descriptor)
 
@@ -161,14 +150,3 @@ def _is_zarr_zip(path: Path) -> bool:
 def _openslide_knows(path: Path) -> bool:
     vendor: str | None = READERS.resolve("openslide").detect_vendor(path)
     return vendor is not None
-
-
-def _describe(head: bytes) -> str:
-    for magic, words in _LOOKS_LIKE:
-        if head.startswith(magic):
-            return words
-    if not any(head):
-        return "zero bytes; the file was probably never written to its end"
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return f"text beginning with {head[:40].decode('ascii')!r}"
-    return f"unknown bytes {head[:8].hex(' ')}"

@@ -17,6 +17,7 @@ from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.lengths import read_number
 from wsi_vmamba.slide.openslide_claims import check_claims, check_size
+from wsi_vmamba.slide.openslide_pixels import check_pixels
 from wsi_vmamba.slide.resolution import MPP_PROBLEM
 from wsi_vmamba.slide.scenes import only_scene
 from wsi_vmamba.slide.tiff_layout import scene_for_openslide
@@ -45,6 +46,7 @@ class OpenSlideSlide(CanvasSlide):
         Raises:
             SceneError: another scene was asked for, or the file is a TIFF of several pictures, which OpenSlide mixes.
             UnreadableSlideError: OpenSlide does not know the format, or the file is damaged.
+            UnsupportedSlideError: OpenSlide opens it, but would give wrong pixels.
         """
         only_scene(path, scene, reader="openslide")
         check_claims(path)
@@ -55,6 +57,7 @@ class OpenSlideSlide(CanvasSlide):
         recorded = _properties(self._handle)
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
+        check_pixels(path, vendor)
         super().__init__(
             path,
             reader="openslide",

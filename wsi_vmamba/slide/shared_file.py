@@ -57,6 +57,19 @@ class SharedFile:
             data += more
         return data
 
+    def read_head(self, offset: int, length: int) -> bytes:
+        """The same at an offset that the file claims; nothing beyond its end.
+
+        Raises:
+            UnreadableSlideError: the system cannot read it.
+        """
+        if offset >= self.size_bytes:  # also where it is too large for the system to be asked
+            return b""
+        try:
+            return self.read_at(offset, length)
+        except OSError as error:
+            raise UnreadableSlideError(self.path, f"cannot read the file ({error.strerror})") from error
+
     def close(self) -> None:
         """Wait for running reads, then close; closing again does nothing."""
         with self._idle:

@@ -32,7 +32,7 @@ from wsi_vmamba.slide.workers import run_all
 
 
 class TiffSlide(CanvasSlide):
-    """Tiled or stripped TIFF, BigTIFF, Aperio SVS and OME-TIFF; 8-bit RGB, YCbCr or grey.
+    """Tiled or stripped TIFF, BigTIFF, Aperio SVS and OME-TIFF; 8-bit RGB, YCbCr or grey, with or without opacity.
 
     Pixels equal OpenSlide's bit for bit on level 0 and whole downsamples: JPEG comes from libjpeg-turbo and JPEG
     2000 from OpenJPEG on both sides, with the same upsampling; the lossless codecs leave no room. The one
@@ -47,14 +47,15 @@ class TiffSlide(CanvasSlide):
             scene: which of its pictures; None for the one that is the slide.
 
         Raises:
-            NeedsOtherReaderError: a sound TIFF of a kind that OpenSlide reads.
+            NeedsOtherReaderError: a sound TIFF of a kind that OpenSlide may read.
             SceneError: there is no such scene, or nothing tells which of them is the slide.
+            UnsupportedSlideError: a sound TIFF of a kind that neither reads rightly.
             UnreadableSlideError: damaged, cut short, or not a TIFF.
         """
         self._file = SharedFile(path)
         self._token = object()  # whose tiles are kept; not the file, which would then stay open with them
         with self._file.reading():
-            check_directories(str(path), self._read_head, size_bytes=self._file.size_bytes)
+            check_directories(str(path), self._file.read_head, size_bytes=self._file.size_bytes)
         layout = read_layout(str(path), size_bytes=self._file.size_bytes, scene=scene)
         self._tables = layout.levels
         self._refuse_subsampled_jpeg2000(path)
@@ -71,14 +72,6 @@ class TiffSlide(CanvasSlide):
             properties=layout.properties,
         )
 
-    def _read_head(self, offset: int, length: int) -> bytes:
-        if offset >= self._file.size_bytes:  # also where it is too large for the system to be asked
-            return b""
-        try:
-            return self._file.read_at(offset, length)
-        except OSError as error:
-            raise UnreadableSlideError(self._file.path, f"cannot read the file ({error.strerror})") from error
-
     def _refuse_subsampled_jpeg2000(self, path: str | Path) -> None:
         """Leave JPEG 2000 with half-size colour planes to OpenSlide: the two libraries enlarge them differently."""
         table = self._tables[0]
@@ -86,7 +79,7 @@ class TiffSlide(CanvasSlide):
         if table.form.compression != JPEG2000_YCBCR or not written.size:
             return
         with self._file.reading():
-            head = self._read_head(int(table.offsets[written[0]]), 256)
+            head = self._file.read_head(int(table.offsets[written[0]]), 256)
         try:
             subsampled = jpeg2000_size(head)[3]
         except DamagedTileError:
@@ -128,24 +121,44 @@ class TiffSlide(CanvasSlide):
         y_in_tile: int,
     ) -> None:
         """Decode one tile, all its planes, and put the part that is wanted into ``target``."""
-        table, (column, row) = self._tables[level], tile
-        for plane in range(table.planes):
-            index = (plane * table.rows + row) * table.columns + column
-            pixels = self._decoded(level, index, row, wanted_hw=target.shape[:2])
-            if pixels is None:
-                target[..., plane if table.planes > 1 else slice(None)] = WHITE
-                continue
-            part = pixels[y_in_tile : y_in_tile + target.shape[0], x_in_tile : x_in_tile + target.shape[1]]
-            if part.shape[:2] != target.shape[:2]:
-                raise DamagedTileError(f"only {pixels.shape[1]} x {pixels.shape[0]} px are stored")
-            if table.form.photometric == MIN_IS_WHITE:
-                part = WHITE - part
-            if table.planes > 1:
-                target[..., plane] = part[..., 0]
-            elif table.has_alpha:
-                lay_over_white(target, part)
-            else:
-                target[:] = part  # one grey sample is repeated by broadcasting
+        table = self._tables[level]
+        corner = (x_in_tile, y_in_tile)
+        if table.planes == 1:
+            samples = self._part(level, tile, 0, corner, target.shape[:2])
+            if samples is None:
+                target[:] = WHITE
+                return
+        else:
+            samples = np.full((*target.shape[:2], table.planes), WHITE, dtype=np.uint8)
+            for plane in range(table.planes if table.opacity else table.colours):
+                part = self._part(level, tile, plane, corner, target.shape[:2])
+                if part is not None:
+                    samples[..., plane] = part[..., 0]
+        if table.form.photometric == MIN_IS_WHITE:
+            samples = WHITE - samples
+        if table.opacity is None:
+            target[:] = samples[..., : table.colours]  # one grey sample is repeated by broadcasting
+        else:
+            lay_over_white(target, samples, opacity=table.opacity)
+
+    def _part(
+        self,
+        level: int,
+        tile: tuple[int, int],
+        plane: int,
+        corner_px: tuple[int, int],
+        wanted_hw: tuple[int, ...],
+    ) -> NDArray[np.uint8] | None:
+        """The rectangle at ``corner_px`` of one tile and plane; None where that was never written."""
+        table, (column, row), (x_in_tile, y_in_tile) = self._tables[level], tile, corner_px
+        index = (plane * table.rows + row) * table.columns + column
+        pixels = self._decoded(level, index, row, wanted_hw=wanted_hw)
+        if pixels is None:
+            return None
+        part = pixels[y_in_tile : y_in_tile + wanted_hw[0], x_in_tile : x_in_tile + wanted_hw[1]]
+        if part.shape[:2] != wanted_hw:
+            raise DamagedTileError(f"only {pixels.shape[1]} x {pixels.shape[0]} px are stored")
+        return part
 
     def _decoded(
         self, level: int, index: int, row: int, *, wanted_hw: tuple[int, ...]

@@ -10,7 +10,7 @@ from typing import Any
 
 import tifffile
 
-from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.errors import UnsupportedSlideError
 from wsi_vmamba.slide.aperio import aperio_contradiction, aperio_field, aperio_mpp
 from wsi_vmamba.slide.canvas import RecordedMpp
 from wsi_vmamba.slide.lengths import LengthError, length_um
@@ -40,7 +40,7 @@ def check_one_plane(path: str, base: tifffile.TiffPage, pages: Sequence[tifffile
         page for page in pages if (page.imagewidth, page.imagelength) == size_px and page.samplesperpixel == 1
     ]
     if base.samplesperpixel == 1 and len(alike) > 1:
-        raise UnreadableSlideError(
+        raise UnsupportedSlideError(
             path,
             f"expected one RGB or grey picture, the TIFF has {len(alike)} grey pages of {size_px[0]} x {size_px[1]} "
             "px, channels or focal planes; export one picture as RGB",
@@ -109,7 +109,7 @@ def _check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None
     """Refuse stacks: taking their first plane for the slide would be a silent guess."""
     sizes = {axis: int(ome.pixels.get(f"Size{axis}", 1)) for axis in "ZTC"}
     if sizes["Z"] > 1 or sizes["T"] > 1 or sizes["C"] > max(1, base.samplesperpixel):
-        raise UnreadableSlideError(
+        raise UnsupportedSlideError(
             path,
             f"expected one RGB picture, the OME-TIFF has {sizes['C']} channels in pages of "
             f"{base.samplesperpixel} samples, {sizes['Z']} focal planes and {sizes['T']} times; export one plane "

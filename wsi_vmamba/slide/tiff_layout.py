@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import SceneError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.compose import Opacity
 from wsi_vmamba.slide.scenes import scene_properties
 from wsi_vmamba.slide.tiff_facts import read_facts
 from wsi_vmamba.slide.tiff_pages import (
@@ -25,17 +26,9 @@ from wsi_vmamba.slide.tiff_pages import (
     is_first_alone,
     reduced_pages,
 )
+from wsi_vmamba.slide.tiff_pixels import describe, read_pixel_form
 from wsi_vmamba.slide.tiff_vendors import check_missing_tiles, check_vendor
-from wsi_vmamba.slide.tile_codecs import (
-    CODEC_NAMES,
-    JPEG,
-    JPEG2000,
-    MIN_IS_BLACK,
-    MIN_IS_WHITE,
-    RGB,
-    YCBCR,
-    TileFormat,
-)
+from wsi_vmamba.slide.tile_codecs import TileFormat
 
 #: Decoding works a tile at a time, so this bounds memory whatever a header claims.
 _MAX_TILE_BYTES = 1 << 29
@@ -65,8 +58,9 @@ class TiffLevel:
     Attributes:
         offsets, byte_counts: int64, one entry per tile, row by row, plane after plane; 0 for a tile never written.
         is_tiled: False for strips.
-        planes: 1, or 3 where red, green and blue are stored apart.
-        has_alpha: the fourth sample is opacity.
+        planes: 1, or the number of samples where each is stored apart.
+        colours: samples at the front that are colours, 1 or 3.
+        opacity: what the sample after them says; None where it says nothing, or is not there.
     """
 
     width_px: int
@@ -78,7 +72,8 @@ class TiffLevel:
     form: TileFormat
     is_tiled: bool
     planes: int
-    has_alpha: bool
+    colours: int
+    opacity: Opacity | None
 
     @property
     def columns(self) -> int:
@@ -117,6 +112,7 @@ def read_layout(path: str, *, size_bytes: int, scene: int | None = None) -> Tiff
     Raises:
         NeedsOtherReaderError: a vendor's own layout, or a pixel format that is not decoded natively.
         SceneError: there is no such scene, or nothing tells which of them is the slide.
+        UnsupportedSlideError: a pixel format that no reader gives the right pixels of.
         UnreadableSlideError: the directory is damaged, or claims what the file cannot hold.
     """
     with _directory(path) as tif:
@@ -137,6 +133,17 @@ def scene_for_openslide(path: str) -> Mapping[str, str]:
         if not is_first_alone(picture, pages):
             raise SceneError(path, f"{_OPENSLIDE_ERRS}; leave out --reader openslide")
         return scene_properties(picture.scene, [each.scene for each in pictures])
+
+
+def look_at_first_page(path: str, look: Callable[[str, tifffile.TiffPage], None]) -> None:
+    """Show the first page of a TIFF, which is what OpenSlide takes for level 0, to a function that may refuse it.
+
+    Raises:
+        UnreadableSlideError: the directory is damaged.
+    """
+    with _directory(path) as tif:
+        check_numbers(path, [tif.pages[0]])
+        look(path, tif.pages[0])
 
 
 @contextmanager
@@ -180,7 +187,7 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int 
             path, f"{error.message}, and {_OPENSLIDE_ERRS}; export that picture alone"
         ) from error
     stored = {
-        "codec": levels[0].form.codec,
+        **describe(read_pixel_form(path, picture.base)),
         "tile": f"{levels[0].tile_width_px} x {levels[0].tile_height_px}",
     }
     named = scene_properties(picture.scene, [each.scene for each in pictures])
@@ -188,7 +195,10 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int 
 
 
 def _level(path: str, page: tifffile.TiffPage, size_bytes: int) -> TiffLevel:
-    form, planes = _tile_format(path, page)
+    if not len(page.dataoffsets):
+        raise UnreadableSlideError(path, "the TIFF directory lists neither tiles nor strips; it is damaged")
+    pixels = read_pixel_form(path, page)
+    form, planes = pixels.tiles, pixels.planes
     width, height = page.imagewidth, page.imagelength
     tile_width, tile_height = (
         (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
@@ -210,7 +220,7 @@ def _level(path: str, page: tifffile.TiffPage, size_bytes: int) -> TiffLevel:
     level = TiffLevel(
         width_px=width, height_px=height, tile_width_px=tile_width, tile_height_px=tile_height,
         offsets=offsets, byte_counts=counts, form=form, is_tiled=page.is_tiled, planes=planes,
-        has_alpha=page.samplesperpixel == 4,
+        colours=pixels.colours, opacity=pixels.opacity,
     )  # fmt: skip
     expected = level.columns * level.rows * planes
     if len(offsets) != expected or len(counts) != expected:
@@ -260,36 +270,3 @@ def _check_claims(
             f"one {form.codec} tile or strip is {tile_px[0]} x {tile_px[1]} px, which cannot be decoded in parts; "
             "expected at most 512 MiB each; save the slide again with tiles of 256 to 1024 px",
         )
-
-
-def _tile_format(path: str, page: tifffile.TiffPage) -> tuple[TileFormat, int]:
-    """How tiles are stored, and in how many planes; what is not decoded natively is left to OpenSlide."""
-    samples, compression, photometric = page.samplesperpixel, int(page.compression), int(page.photometric)
-    planes = samples if page.planarconfig == 2 else 1
-    own_colours = compression == JPEG or compression in JPEG2000
-    colours = {1: (MIN_IS_WHITE, MIN_IS_BLACK), 3: (RGB, YCBCR) if own_colours else (RGB,), 4: (RGB,)}
-    problems = {
-        f"{page.bitspersample} bits per sample, expected 8": page.bitspersample != 8
-        or page.sampleformat != 1,
-        f"{samples} samples per pixel, expected 1, 3 or 4": samples not in colours,
-        f"compression {compression}": compression not in CODEC_NAMES,
-        f"photometric interpretation {photometric} of {samples} samples": photometric
-        not in colours.get(samples, ()),
-        f"predictor {page.predictor}": page.predictor not in (1, 2),
-        "reversed bit order": page.fillorder != 1,
-        "a volume": page.imagedepth != 1,
-        "opacity in JPEG or in planes": samples == 4 and (own_colours or planes > 1),
-        "YCbCr in planes": planes > 1 and photometric != RGB,
-    }
-    if page.jpegtables is not None and not isinstance(page.jpegtables, bytes):
-        raise UnreadableSlideError(path, "the TIFF directory is damaged (its JPEG tables are no bytes)")
-    for problem, found in problems.items():
-        if found:
-            raise NeedsOtherReaderError(path, f"{problem} is not decoded natively")
-    return TileFormat(
-        compression=compression,
-        photometric=MIN_IS_BLACK if planes > 1 else photometric,
-        samples=1 if planes > 1 else samples,
-        predictor=1 if own_colours else int(page.predictor),
-        jpeg_tables=page.jpegtables,
-    ), planes

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, decode_jpeg, jpeg_size
+from wsi_vmamba.slide.picture_codecs import JPEG_XL, JPEG_XR, LERC, LERC_PLAIN, WEBP, decode_picture
 
 #: Photometric interpretations, by their numbers in TIFF.
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
@@ -19,6 +20,8 @@ MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
 JPEG = 7
 JPEG2000_YCBCR = 33003
 JPEG2000 = (JPEG2000_YCBCR, 33005, 34712)
+PICTURES = (LERC, JPEG_XR, WEBP, JPEG_XL)
+LZMA = 34925
 HORIZONTAL_PREDICTOR = 2
 #: JPEG 2000 may cut a picture into tiles of its own; inside a TIFF tile there is usually one.
 _MAX_INNER_TILES = 1024
@@ -31,9 +34,10 @@ class TileFormat:
     Attributes:
         compression: TIFF number.
         photometric: TIFF number.
-        samples: interleaved samples per pixel in one tile, 1, 3 or 4.
+        samples: interleaved samples per pixel in one tile, 1 to 4.
         predictor: TIFF number, 1 for none.
         jpeg_tables: quantisation and Huffman tables that JPEG tiles share, if they do.
+        lerc_packed: what LERC data are packed in once more, see `picture_codecs`.
     """
 
     compression: int
@@ -41,6 +45,7 @@ class TileFormat:
     samples: int
     predictor: int = 1
     jpeg_tables: bytes | None = None
+    lerc_packed: int = LERC_PLAIN
 
     @property
     def codec(self) -> str:
@@ -61,6 +66,11 @@ def decode_tile(data: bytes, form: TileFormat, *, width_px: int, height_px: int)
             return _decode_jpeg(data, form, width_px, height_px)
         if form.compression in JPEG2000:
             return _decode_jpeg2000(data, form, width_px, height_px)
+        if form.compression in PICTURES:
+            return decode_picture(
+                data, form.compression, height_px=height_px, width_px=width_px, samples=form.samples,
+                packed=form.lerc_packed,
+            )  # fmt: skip
         return _decode_bytes(data, form, width_px, height_px)
     # imagecodecs' own errors (Jpeg8Error, ZlibError ...) have RuntimeError as their only common base.
     except RuntimeError as error:
@@ -97,11 +107,16 @@ def _decode_bytes(data: bytes, form: TileFormat, width_px: int, height_px: int) 
     return pixels
 
 
-def _into_buffer(decode: Callable[..., Any]) -> Callable[[bytes, int], NDArray[np.uint8]]:
-    """Decode into a buffer of the wanted size, so that a bomb cannot ask for more."""
+def _into_buffer(
+    decode: Callable[..., Any], *, spare_bytes: int = 0
+) -> Callable[[bytes, int], NDArray[np.uint8]]:
+    """Decode into a buffer of the wanted size, so that a bomb cannot ask for more.
+
+    With a spare byte, a decoder that stops without a word where the buffer ends shows that there was more.
+    """
 
     def inflate(data: bytes, wanted_bytes: int) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = decode(data, out=np.empty(wanted_bytes, dtype=np.uint8))
+        pixels: NDArray[np.uint8] = decode(data, out=np.empty(wanted_bytes + spare_bytes, dtype=np.uint8))
         return pixels
 
     return inflate
@@ -117,6 +132,7 @@ _INFLATE: dict[int, Callable[[bytes, int], bytes | NDArray[np.uint8]]] = {
     8: _into_buffer(imagecodecs.deflate_decode),
     32773: _into_buffer(imagecodecs.packbits_decode),
     32946: _into_buffer(imagecodecs.deflate_decode),
+    LZMA: _into_buffer(imagecodecs.lzma_decode, spare_bytes=1),
     50000: _into_buffer(imagecodecs.zstd_decode),
 }
 CODEC_NAMES = {
@@ -129,7 +145,12 @@ CODEC_NAMES = {
     33003: "JPEG 2000 (YCbCr)",
     33005: "JPEG 2000 (RGB)",
     34712: "JPEG 2000",
+    LERC: "LERC",
+    LZMA: "LZMA",
+    JPEG_XR: "JPEG XR",
     50000: "Zstandard",
+    WEBP: "WebP",
+    JPEG_XL: "JPEG XL",
 }
 
 

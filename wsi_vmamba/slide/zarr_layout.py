@@ -12,7 +12,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.errors import UnreadableSlideError, UnsupportedSlideError
 from wsi_vmamba.slide.canvas import RecordedMpp
 from wsi_vmamba.slide.lengths import LengthError, length_um
 from wsi_vmamba.slide.ome_xml import read_ome_images
@@ -321,9 +321,9 @@ def _level(path: str, array: zarr.Array[Any], axes: str) -> ZarrLevel:
             path, f"expected axes out of t, c, z, y, x, found {axes!r} for shape {array.shape}"
         )
     if array.dtype != "uint8":
-        raise UnreadableSlideError(path, f"expected 8-bit pixels, found {array.dtype}; convert to uint8")
+        raise UnsupportedSlideError(path, f"expected 8-bit pixels, found {array.dtype}; convert to uint8")
     if sizes.get("c", 1) not in _CHANNELS or sizes.get("t", 1) != 1 or sizes.get("z", 1) != 1:
-        raise UnreadableSlideError(
+        raise UnsupportedSlideError(
             path, f"expected one RGB or grey plane, found {sizes}; export one plane as RGB"
         )
     if min(*array.shape, *array.chunks) <= 0:
