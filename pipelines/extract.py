@@ -23,7 +23,7 @@ from wsi_vmamba.pipelines.outcomes import (
     until_unclaimed,
 )
 from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
-from wsi_vmamba.pipelines.sources import SlideSource, find_sources, refuse_namesake, take_shard
+from wsi_vmamba.pipelines.sources import SlideSource, find_sources, refuse_namesake, require_there, take_shard
 from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
 
 from wsi_vmamba import console
@@ -223,6 +223,7 @@ def prepare(config: ExtractConfig) -> Tools:
 def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outcome:
     if source.problem:
         raise UnreadableSlideError(source.path, source.problem)
+    require_there(source)
     path = Path(config.out) / f"{source.slide_id}.zarr"
     if _is_done(path, config, since_s):
         return _check_done(path, config, source)
