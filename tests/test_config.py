@@ -81,6 +81,7 @@ def test_a_bad_assignment_is_refused_by_name(assignment: str, words: str):
         ("- 1\n", "expected 'key: value'"),
         ("a: [\n", "not valid YAML"),
         ("backbones: x\n", "did you mean 'backbone'"),
+        ("? [a, b]\n: 1\n", "line 1: expected 'key: value', the key is no word"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name(content: str, words: str, tmp_path: Path):

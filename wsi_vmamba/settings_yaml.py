@@ -120,6 +120,10 @@ def _load(text: str, *, text_keys: Collection[str], where: str) -> Any:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(
+                    f"{where}, line {key.start_mark.line + 1}: expected 'key: value', the key is no word"
+                )
             line = key.start_mark.line + 1
             if key.value in seen:
                 raise ConfigError(

@@ -290,3 +290,14 @@ def test_features_are_equal_whatever_wrote_the_manifest(write, tmp_path, write_t
     stored = open_features(tmp_path / "out" / "a.zarr")
     assert (stored.meta.mpp, stored.meta.mpp_source) == (0.25, "override")
     assert np.isfinite(stored.features).all()
+
+
+@pytest.mark.parametrize("name", ["1.23E+11", "9,91214E+15", "5E+20"])
+def test_names_that_a_spreadsheet_has_shortened_are_refused(name, tmp_path):
+    (tmp_path / "m.csv").write_text(f"slide_id;label;p\n{name};0;0,5\n1E5;1;0,7\n")
+    with pytest.raises(DatasetError, match="shortens a long number, and digits of it are lost"):
+        load(manifest=tmp_path / "m.csv")
+    with pytest.raises(MetricError, match="shortens a long number, and digits of it are lost"):
+        read_scores(tmp_path / "m.csv", score_column="p")
+    (tmp_path / "m.csv").write_text("slide_id;label;p\n1E5;1;0,7\n")
+    assert load(manifest=tmp_path / "m.csv")[0].slide_id == "1E5"

@@ -10,7 +10,7 @@ from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
 from wsi_vmamba.home import expand_home
 from wsi_vmamba.slide.location import place_of
-from wsi_vmamba.slide.same_name import alike
+from wsi_vmamba.slide.same_name import alike, shortened
 from wsi_vmamba.table import Row, Table, read_table
 
 #: Columns with a meaning; only ``slide_id`` must be there, and any other column becomes an attribute.
@@ -96,6 +96,8 @@ def records_of(table: Table, *, root: Path | None, positive: str | None = None) 
     """
     path = table.path
     names = {row["label"] for row in table.rows if row.get("label")}
+    if lost := shortened(row["slide_id"] for row in table.rows):
+        raise DatasetError(f"{path}: {lost}")
     mpps = _mpps(table)
     records = [_record(row, root=root, positive=positive, mpp=mpps.get(row.line)) for row in table.rows]
     if positive is not None and positive not in names:

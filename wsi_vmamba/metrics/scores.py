@@ -9,7 +9,7 @@ from pathlib import Path
 from wsi_vmamba.cells import Cell, read_label
 from wsi_vmamba.errors import MetricError, UnknownNameError
 from wsi_vmamba.metrics.base import Labels, Scores, check_binary
-from wsi_vmamba.slide.same_name import alike
+from wsi_vmamba.slide.same_name import alike, shortened
 from wsi_vmamba.table import Table, read_table
 
 _OF_NAMES = "; of names, say which one is positive"
@@ -63,6 +63,8 @@ def read_scores(
             for row, slide in zip(table.rows, ids, strict=True)
         ]
     )
+    if lost := shortened(ids):
+        raise MetricError(f"{path}: {lost}")
     if same := alike(ids):
         raise MetricError(f"{path}: {same}; if they are one slide, keep one line, else rename one")
     checked_labels, checked_scores = check_binary(labels, scores, slide_ids=ids)

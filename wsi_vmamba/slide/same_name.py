@@ -63,6 +63,17 @@ def alike(slide_ids: Iterable[str]) -> str:
     return ""
 
 
+def shortened(slide_ids: Iterable[str]) -> str:
+    """Say which name a spreadsheet has shortened, and with it lost digits of; empty where it has none."""
+    for slide_id in slide_ids:
+        if re.fullmatch(r"\d([.,]\d+)?E\+\d+", slide_id):
+            return (
+                f"{slide_id!r} is how a spreadsheet shortens a long number, and digits of it are lost; make the "
+                "column text there before the names come in"
+            )
+    return ""
+
+
 def near_names(missing: Iterable[str], present: Iterable[str], *, limit: int = 3) -> str:
     """Say which of the names that are missing are there in another spelling; empty where none is."""
     spellings: dict[str, list[str]] = defaultdict(list)
