@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, UnreadableSl
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.slide.location import Location, absolute, is_url
+from wsi_vmamba.slide.same_name import ALIKE, near_names
 
 #: Longest name that leaves room for the ending and the temporary names, in bytes; file systems take 255.
 _LONGEST_ID_BYTES = 150
@@ -157,6 +159,21 @@ def _from_url(url: str, *, ids_from_path: bool) -> list[SlideSource]:
         raise UsageError(f"no slides found at {url} (searched recursively)")
     _refuse_same_names(sources, below=url)
     return sources
+
+
+def refuse_other_spellings(sources: Sequence[SlideSource], out: Path) -> None:
+    """Refuse slides of a manifest whose features are in ``out`` already under almost their name.
+
+    Raises:
+        UsageError: naming both.
+    """
+    there = {path.stem for path in out.glob("*.zarr")}
+    new = (source.slide_id for source in sources if source.listed_at and source.slide_id not in there)
+    if near := near_names(new, there, forms=ALIKE):
+        raise UsageError(
+            f"{out} holds features of slides by other names: {near}; name them in the CSV as there, or "
+            "choose another --out"
+        )
 
 
 def require_there(source: SlideSource) -> None:

@@ -17,8 +17,8 @@ from wsi_vmamba.errors import DatasetError, WsiVmambaError
 DELIMITERS = (",", ";", "\t")
 #: First line with which Excel is told the delimiter, and which it leaves in the file.
 _EXCEL_HINT = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-#: How pandas heads the numbers of its rows, if at all.
-_INDEX = re.compile(r"|Unnamed: \d+")
+#: How pandas heads the numbers of its rows, if at all, and any column without a name.
+_NAMELESS = re.compile(r"|Unnamed: \d+")
 #: How files begin that are no CSV in UTF-8, and what they are.
 _OTHER_FILES = (
     ((b"\xff\xfe", b"\xfe\xff"), "text in UTF-16 (in Excel: Unicode Text)"),
@@ -228,22 +228,21 @@ def _fitted(cells: list[str], header: Sequence[str], *, where: str, error: type[
 
 
 def _is_index(name: str, cells: Sequence[str]) -> bool:
-    """Whether a column numbers the rows, as pandas writes it, or is nameless and empty."""
-    if not _INDEX.fullmatch(name):
+    """Whether a column without a name of its own is empty, or numbers the rows as pandas does."""
+    if not _NAMELESS.fullmatch(name):
         return False
-    if not name and not any(cells):
-        return True
-    if not cells or not all(re.fullmatch(r"\d{1,15}", cell) for cell in cells):
-        return False
+    numbers = bool(cells) and all(re.fullmatch(r"\d{1,15}", cell) for cell in cells)
     # Rows may have been dropped or sorted since they were numbered.
-    return len({int(cell) for cell in cells}) == len(cells)
+    return not any(cells) or (numbers and len({int(cell) for cell in cells}) == len(cells))
 
 
 def _check_header(header: Sequence[str], path: Path, error: type[WsiVmambaError]) -> None:
-    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    for name in header:
+        if _NAMELESS.fullmatch(name):
+            raise error(
+                f"{path}: column {header.index(name) + 1} has no name in the header{f' but {name!r}' if name else ''}, "
+                "and its cells are no row numbers; name it"
+            )
+    twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise error(f"{path}: columns come twice in the header: {', '.join(twice)}")
-    if "" in header:
-        raise error(
-            f"{path}: column {header.index('') + 1} has no name in the header, and its cells are not empty"
-        )

@@ -301,3 +301,18 @@ def test_names_that_a_spreadsheet_has_shortened_are_refused(name, tmp_path):
         read_scores(tmp_path / "m.csv", score_column="p")
     (tmp_path / "m.csv").write_text("slide_id;label;p\n1E5;1;0,7\n")
     assert load(manifest=tmp_path / "m.csv")[0].slide_id == "1E5"
+
+
+def test_a_slide_is_not_extracted_again_under_another_spelling(tmp_path, write_tiny_slide, extract_config):
+    write_tiny_slide(tmp_path / "in" / "slide_003.tif")
+    out = tmp_path / "out"
+    assert extract.run(extract_config(tmp_path / "in", out)) == 0
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,path\nslide_003.tif,in/slide_003.tif\n")
+    with pytest.raises(
+        UsageError, match=r"'slide_003.tif' is not 'slide_003', they differ in the ending of an image"
+    ):
+        extract.run(extract_config(manifest, out))
+    assert [path.name for path in out.glob("*.zarr")] == ["slide_003.zarr"]
+    manifest.write_text("slide_id,path\nslide_003,in/slide_003.tif\n")
+    assert extract.run(extract_config(manifest, out)) == 0

@@ -39,14 +39,14 @@ def _decimals(slide_id: str) -> str:
 
 #: By what two names of one slide differ, and what levels it. The first four make no difference between two slides of
 #: one table; the others may, and only help to find what is missing.
-_ALIKE: Mapping[str, Callable[[str], str]] = {
+ALIKE: Mapping[str, Callable[[str], str]] = {
     "the ending of an image": without_ending,
     "the Unicode form of a letter": _unicode,
     "case": str.casefold,
     "the number of blanks": _one_blank,
 }
 _NEAR: Mapping[str, Callable[[str], str]] = {
-    **_ALIKE,
+    **ALIKE,
     "zeros at the head of a number": _zeros,
     "the decimals of a number": _decimals,
     "blanks, underscores or hyphens": loose,
@@ -57,9 +57,9 @@ def alike(slide_ids: Iterable[str]) -> str:
     """Say which two of the names are one but for ending, case, blanks or Unicode form; empty where there are none."""
     seen: dict[str, str] = {}
     for slide_id in slide_ids:
-        other = seen.setdefault(_level(slide_id, _ALIKE), slide_id)
+        other = seen.setdefault(_level(slide_id, ALIKE), slide_id)
         if other != slide_id:
-            return f"{other!r} and {slide_id!r} differ only in {_difference(other, slide_id, _ALIKE)}"
+            return f"{other!r} and {slide_id!r} differ only in {_difference(other, slide_id, ALIKE)}"
     return ""
 
 
@@ -74,15 +74,28 @@ def shortened(slide_ids: Iterable[str]) -> str:
     return ""
 
 
-def near_names(missing: Iterable[str], present: Iterable[str], *, limit: int = 3) -> str:
-    """Say which of the names that are missing are there in another spelling; empty where none is."""
+def near_names(
+    missing: Iterable[str],
+    present: Iterable[str],
+    *,
+    forms: Mapping[str, Callable[[str], str]] = _NEAR,
+    limit: int = 3,
+) -> str:
+    """Say which of the names that are missing are there in another spelling; empty where none is.
+
+    Args:
+        missing: names that are looked for.
+        present: names that are there.
+        forms: by what the two may differ.
+        limit: how many are said.
+    """
     spellings: dict[str, list[str]] = defaultdict(list)
     for name in present:
-        spellings[_level(name, _NEAR)].append(name)
+        spellings[_level(name, forms)].append(name)
     found = [
-        f"{name!r} is not {other!r}, they differ in {_difference(name, other, _NEAR)}"
+        f"{name!r} is not {other!r}, they differ in {_difference(name, other, forms)}"
         for name in missing
-        for other in spellings.get(_level(name, _NEAR), ())[:1]
+        for other in spellings.get(_level(name, forms), ())[:1]
     ]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return "; ".join(found[:limit]) + more
