@@ -14,6 +14,7 @@ from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import MetricError, UsageError
 from wsi_vmamba.metrics.delong import delong_interval, delong_paired
+from wsi_vmamba.slide.same_name import near_names
 
 
 def run(config: EvaluateConfig) -> int:
@@ -76,7 +77,7 @@ def _in_order_of(a: ScoredSlides, b: ScoredSlides) -> ScoredSlides:
         odd = sorted(set(places) ^ set(a.slide_ids))
         raise MetricError(
             f"a paired test needs the same slides; {len(odd)} are in only one of {a.source} and {b.source}: "
-            f"{', '.join(odd[:5])}"
+            f"{', '.join(odd[:5])}{_near(a, b)}"
         )
     order = np.array([places[slide_id] for slide_id in a.slide_ids])
     differing = np.flatnonzero(b.labels[order] != a.labels)
@@ -86,3 +87,10 @@ def _in_order_of(a: ScoredSlides, b: ScoredSlides) -> ScoredSlides:
             f"{len(differing)} slides have another label in {b.source} than in {a.source}: {named}"
         )
     return replace(b, slide_ids=a.slide_ids, labels=b.labels[order], scores=b.scores[order], groups=None)
+
+
+def _near(a: ScoredSlides, b: ScoredSlides) -> str:
+    """Which slides of one have another spelling in the other."""
+    mine, theirs = set(a.slide_ids), set(b.slide_ids)
+    near = near_names(sorted(mine - theirs), sorted(theirs - mine))
+    return f"; {near}: write the names alike" if near else ""

@@ -23,7 +23,14 @@ from wsi_vmamba.pipelines.outcomes import (
     until_unclaimed,
 )
 from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
-from wsi_vmamba.pipelines.sources import SlideSource, find_sources, refuse_namesake, take_shard
+from wsi_vmamba.pipelines.sources import (
+    SlideSource,
+    find_sources,
+    refuse_namesake,
+    refuse_other_spellings,
+    require_there,
+    take_shard,
+)
 from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
 
 from wsi_vmamba import console
@@ -93,6 +100,7 @@ def run(config: ExtractConfig) -> int:
     sources = find_sources(config.slides, ids_from_path=config.ids_from_path)
     if config.mask is not None:
         check_masks(Path(config.mask), n_slides=len(sources))
+    refuse_other_spellings(sources, Path(config.out))
     sources = take_shard(sources, config.shard)
     table = OutcomeTable(Path(config.out) / "extract.csv")
     with _open_workplace(config) as place:
@@ -225,6 +233,7 @@ def prepare(config: ExtractConfig) -> Tools:
 def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outcome:
     if source.problem:
         raise UnreadableSlideError(source.path, source.problem)
+    require_there(source)
     path = Path(config.out) / f"{source.slide_id}.zarr"
     if _is_done(path, config, since_s):
         return _check_done(path, config, source)

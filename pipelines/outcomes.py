@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import os
@@ -28,6 +27,7 @@ from wsi_vmamba.errors import (
     UnreadableSlideError,
     UnsupportedSlideError,
 )
+from wsi_vmamba.table import read_table
 
 DONE, ALREADY_DONE, NO_TISSUE, FAILED = "done", "already done", "no tissue", "failed"
 #: Not an end: another run is at the slide; ask again later.
@@ -164,12 +164,14 @@ class OutcomeTable:
 
     def _read(self) -> list[dict[str, str]]:
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                return list(csv.DictReader(file))
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, csv.Error) as error:
-            raise StoreError(f"cannot read {self.path}: {error}; move it away") from error
+            if not self.path.exists() or not self.path.stat().st_size:
+                return []
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
+        try:
+            return [row.cells for row in read_table(self.path, expects=("slide_id",), error=StoreError).rows]
+        except StoreError as error:
+            raise StoreError(f"{error}; mend the table, or move it away") from error
 
     def show(self, *, seconds: float) -> None:
         """Print the sum of the run and, for each slide without features, its cause and remedy."""

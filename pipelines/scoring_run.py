@@ -25,6 +25,7 @@ from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError
 from wsi_vmamba.metrics.panel import Threshold
+from wsi_vmamba.slide.same_name import near_names
 from wsi_vmamba.tabular.run import holds_tabular_run
 from wsi_vmamba.tabular.run import load as load_tabular_run
 from wsi_vmamba.training import Prediction, Run, load_run, predict
@@ -91,9 +92,11 @@ def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> l
         DatasetError: the split has no labelled slide.
         MissingDataError: a slide of the split has no features.
     """
+    listed = load_records(how)
+    _refuse_renamed(listed, trained, dataset=how.dataset)
     records = [
         record
-        for record in load_records(how)
+        for record in listed
         if record.label is not None and trained.splits.get(record.slide_id, record.split) == split
     ]
     if not records:
@@ -107,6 +110,19 @@ def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> l
             scored.append(Scored(record, len(bag.features), predict(trained.model, bag)))
             task.step(record.slide_id)
     return scored
+
+
+def _refuse_renamed(records: Sequence[SlideRecord], trained: Run, *, dataset: str) -> None:
+    """Refuse slides that the run knows in another spelling: those it was trained on would pass for new ones.
+
+    Raises:
+        DatasetError: naming both spellings.
+    """
+    near = near_names((r.slide_id for r in records if r.slide_id not in trained.splits), trained.splits)
+    if near:
+        raise DatasetError(
+            f"{dataset}: the run {trained.path} knows slides by other names: {near}; write them alike"
+        )
 
 
 def _score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.config import parse_shard
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, UnreadableSlideError, UsageError
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.slide.location import Location, absolute, is_url
+from wsi_vmamba.slide.same_name import ALIKE, near_names
 
 #: Longest name that leaves room for the ending and the temporary names, in bytes; file systems take 255.
 _LONGEST_ID_BYTES = 150
+#: Endings of manifests, and of what people give in their place.
+_TABLES, _WORKBOOKS = (".csv", ".tsv"), (".xlsx", ".xls", ".ods")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +31,14 @@ class SlideSource:
         path: its file or URL.
         mpp: the manifest's um per level-0 pixel where there is one.
         problem: why it cannot be read, where that is known before anybody tries; empty otherwise.
+        listed_at: file and line of the manifest that lists it; empty where none does.
     """
 
     slide_id: str
     path: Location
     mpp: float | None = None
     problem: str = ""
+    listed_at: str = ""
 
 
 def find_sources(slides: str, *, ids_from_path: bool = False) -> list[SlideSource]:
@@ -57,11 +64,12 @@ def find_sources(slides: str, *, ids_from_path: bool = False) -> list[SlideSourc
         raise UsageError(f"cannot look at {slides} ({error.strerror})") from error
     if not there:
         raise UsageError(f"no such file or folder: {slides}; give a folder of slides, one slide, or a CSV")
-    if is_file and path.suffix.lower() == ".csv":
-        return [
-            _from_record(path, record.slide_id, record.path, record.mpp)
-            for record in read_manifest(path, root=path.parent)
-        ]
+    if is_file and path.suffix.lower() in _TABLES:
+        return [_from_record(record) for record in read_manifest(path, root=path.parent)]
+    if is_file and path.suffix.lower() in _WORKBOOKS:
+        raise UsageError(
+            f"{slides} is a workbook of a spreadsheet; save its sheet as CSV (in Excel: CSV UTF-8)"
+        )
     problems: list[UnreadableSlideError] = []
     found = find_slides(path, problems=problems)
     sources = [
@@ -153,9 +161,46 @@ def _from_url(url: str, *, ids_from_path: bool) -> list[SlideSource]:
     return sources
 
 
-def _from_record(manifest: Path, slide_id: str, path: Location | None, mpp: float | None) -> SlideSource:
+def refuse_other_spellings(sources: Sequence[SlideSource], out: Path) -> None:
+    """Refuse slides of a manifest whose features are in ``out`` already under almost their name.
+
+    Raises:
+        UsageError: naming both.
+    """
+    there = {path.stem for path in out.glob("*.zarr")}
+    new = (source.slide_id for source in sources if source.listed_at and source.slide_id not in there)
+    if near := near_names(new, there, forms=ALIKE):
+        raise UsageError(
+            f"{out} holds features of slides by other names: {near}; name them in the CSV as there, or "
+            "choose another --out"
+        )
+
+
+def require_there(source: SlideSource) -> None:
+    """Refuse a slide of a manifest whose file is not there, by the path and the line that names it.
+
+    Raises:
+        UnreadableSlideError: it is not.
+    """
+    if not source.listed_at or is_url(source.path):
+        return
+    try:
+        Path(source.path).stat()
+    except FileNotFoundError as error:
+        hint = "; its folders must be divided by /, not by \\" if "\\" in str(source.path) else ""
+        raise UnreadableSlideError(
+            source.path, f"no such file: {absolute(source.path)} ({source.listed_at}){hint}"
+        ) from error
+    except OSError:  # a folder without permission, or a file in place of one: opening the slide says it
+        return
+
+
+def _from_record(record: SlideRecord) -> SlideSource:
+    slide_id, path = record.slide_id, record.path
     if path is None:
-        raise DatasetError(f"{manifest}: {slide_id} has no path; extraction needs one for every slide")
+        raise DatasetError(
+            f"{record.listed_at}: {slide_id} has no path; extraction needs one for every slide"
+        )
     if (
         slide_id.startswith(".")
         or not slide_id.isprintable()
@@ -163,10 +208,10 @@ def _from_record(manifest: Path, slide_id: str, path: Location | None, mpp: floa
         or len(slide_id.encode()) > _LONGEST_ID_BYTES
     ):
         raise DatasetError(
-            f"{manifest}: {slide_id[:200]!r} cannot name a feature file; expected a slide_id without slashes, not "
-            f"beginning with a dot, of at most {_LONGEST_ID_BYTES} bytes"
+            f"{record.listed_at}: {slide_id[:200]!r} cannot name a feature file; expected a slide_id without "
+            f"slashes, not beginning with a dot, of at most {_LONGEST_ID_BYTES} bytes"
         )
-    return SlideSource(slide_id=slide_id, path=path, mpp=mpp)
+    return SlideSource(slide_id=slide_id, path=path, mpp=record.mpp, listed_at=record.listed_at)
 
 
 def _refuse_same_names(sources: list[SlideSource], *, below: str) -> None:

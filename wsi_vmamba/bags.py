@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, MissingDataError, UsageError
 from wsi_vmamba.slide.location import Location
+from wsi_vmamba.slide.same_name import near_names
 from wsi_vmamba.store import FeatureMeta, open_features
 
 #: How far a stored corner may lie from the cell grid, in level-0 pixels: it is rounded, nothing more.
@@ -32,6 +33,7 @@ class SlideRecord:
         mpp: micrometres per level-0 pixel from the manifest; None: the file's own.
         annotation: polygons of the slide, where there are any.
         attributes: further columns, for example ``metastasis``.
+        listed_at: file and line of the manifest, for messages.
     """
 
     slide_id: str
@@ -42,6 +44,7 @@ class SlideRecord:
     mpp: float | None = None
     annotation: Path | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    listed_at: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.slide_id:
@@ -169,7 +172,7 @@ def load_bag(record: SlideRecord, features_dir: Path) -> Bag:
     path = features_dir / f"{record.slide_id}.zarr"
     if not path.is_dir():
         raise MissingDataError(
-            f"{record.slide_id}: no features at {path}; "
+            f"{record.slide_id}: no features at {path}; {other_names([record.slide_id], features_dir)}"
             f"make them with `wsi-vmamba extract SLIDES --out {features_dir}`"
         )
     file = open_features(path)
@@ -184,6 +187,14 @@ def load_bag(record: SlideRecord, features_dir: Path) -> Bag:
         source=FeatureSource.of(file.meta),
         scene=file.meta.scene,
     )
+
+
+def other_names(missing: Iterable[str], features_dir: Path) -> str:
+    """Say which slides without features have some under another spelling, ending in ``; ``; empty where none has."""
+    if not features_dir.is_dir():
+        return ""
+    near = near_names(missing, (path.stem for path in features_dir.glob("*.zarr")))
+    return f"but {near}: write the names of the files there; " if near else ""
 
 
 class BagLoader:

@@ -6,7 +6,7 @@ Order of precedence, weakest first: defaults here, the file of `--config`, `--se
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from wsi_vmamba.errors import ConfigError, UnknownNameError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
+from wsi_vmamba.home import expand_home
 from wsi_vmamba.registry import table
+from wsi_vmamba.settings_yaml import keys_of_text, read_settings, read_value
 
 
 def _known(*kinds: str, also: Sequence[str] = ()) -> BeforeValidator:
@@ -44,6 +46,10 @@ PublicDataset = Annotated[str, _known("public data set")]
 Exporter = Annotated[str, _known("exporter")]
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+#: The text of a path (or of a URL, a run's or a table's place), with the home folder in place of a tilde at its head.
+PathText = Annotated[
+    str, BeforeValidator(lambda value: expand_home(value) if isinstance(value, str) else value)
+]
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -74,17 +80,19 @@ def _address(value: object) -> object:
 class RunConfig(BaseModel):
     """Base of all configurations: frozen, strict about types, an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
 class ExtractConfig(RunConfig):
     """`wsi-vmamba extract`: slides to feature files."""
 
-    slides: str = "slides"
+    slides: PathText = "slides"
     """A folder (searched recursively), one slide, or a CSV with the columns slide_id, path, mpp."""
     ids_from_path: bool = False
     """Name slides by their folders too: a__slide for a/slide.svs. By default, and in a CSV, folders do not count."""
-    out: str = "features"
+    out: PathText = "features"
     reader: Reader | None = None
     scene: Annotated[int, Field(ge=0)] | None = None
     """Which picture of a file that holds several, as `info` numbers them; by default the one that is the slide."""
@@ -95,10 +103,10 @@ class ExtractConfig(RunConfig):
     min_tissue: Share = 0.1
     """Smallest share of a cell that must be tissue for the cell to be kept."""
     segmenter: Segmenter = "otsu"
-    mask: str | None = None
+    mask: PathText | None = None
     """The user's own tissue masks, instead of a segmenter: a file, or a folder with one per slide."""
     backbone: Backbone = "vmamba_pico"
-    weights: str = "auto"
+    weights: PathText = "auto"
     """`auto` (the weights shipped with the backbone), `random`, or a file (.safetensors, .pth).
 
     `FILE#NAME` takes one of several state dicts in it.
@@ -138,10 +146,10 @@ class TrainConfig(RunConfig):
     """`wsi-vmamba train`: feature files and labels to a slide classifier."""
 
     dataset: Dataset = "camelyon16"
-    manifest: str | None = None
+    manifest: PathText | None = None
     """CSV of slides and labels; the data set's own where it ships one."""
-    features: str = "features"
-    runs: str = "runs"
+    features: PathText = "features"
+    runs: PathText = "runs"
     name: str | None = None
     """Name of the run's folder; by default <dataset>-<aggregator>."""
     aggregator: Aggregator | None = None
@@ -150,7 +158,7 @@ class TrainConfig(RunConfig):
     """What takes the aggregator's place where slides are rows of numbers (`--dataset csv_features`)."""
     supervision: Supervision = "slide"
     """Labels of slides, outlines of tumour (dense), or both."""
-    annotations: str | None = None
+    annotations: PathText | None = None
     """Folder of outlines <slide_id>.xml or .geojson; by default the manifest's column `annotation`."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cross-validation: one run per fold, under <name>/fold-1 and so on."""
@@ -187,13 +195,13 @@ class EvaluateConfig(RunConfig):
     """`wsi-vmamba evaluate`: a trained run, or scores and detections from elsewhere, to metrics."""
 
     metric: Metric = "auc"
-    run: str | None = None
+    run: PathText | None = None
     """The run's folder; by default the newest under `runs`."""
-    runs: str = "runs"
-    features: str | None = None
+    runs: PathText = "runs"
+    features: PathText | None = None
     """Folder of feature files; by default the one the run was trained on."""
     split: Literal["test", "validation", "train"] = "test"
-    scores: str | None = None
+    scores: PathText | None = None
     """CSV of slide scores, one line a slide, in place of a run."""
     score_column: str | None = None
     label_column: str = "label"
@@ -201,21 +209,21 @@ class EvaluateConfig(RunConfig):
     """Name of the positive class where labels are names."""
     threshold: float | None = None
     """Score from which a slide is called, chosen elsewhere; of a run it is chosen on its validation slides."""
-    masks: str | None = None
+    masks: PathText | None = None
     """Folder of level-5 tumour masks (`<slide>.png` or `.tif`), for FROC."""
-    annotations: str | None = None
+    annotations: PathText | None = None
     """Folder of outlines (`<slide>.xml` or `.geojson`) to draw the masks of a run's slides from."""
-    detections: str | None = None
+    detections: PathText | None = None
     """Folder of `<slide>.csv` with probability,x,y at level 0, in place of a run."""
     exclude: list[str] = []
     """Slides left out of FROC; for a data set that names such slides they are left out anyway."""
     merge_um: Annotated[float, Field(gt=0)] = 150.0
     """Of a run's cells closer than this, only the one with the highest probability is a detection."""
-    compare: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    compare: Annotated[list[PathText], Field(min_length=2, max_length=2)] | None = None
     """Two runs, two CSVs of scores (FILE or FILE:COLUMN), or two columns of `scores`."""
-    out: str | None = None
+    out: PathText | None = None
     """Where tables and figures go; of a run <run>/evaluation, of anything else nowhere unless given."""
-    json_out: str | None = None
+    json_out: PathText | None = None
     """File for the metrics alone, as JSON."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     heatmaps: Annotated[int, Field(ge=0)] = 0
@@ -240,12 +248,12 @@ class EvaluateConfig(RunConfig):
 class FinetuneConfig(RunConfig):
     """`wsi-vmamba finetune`: labelled tiles to weights of a backbone."""
 
-    tiles: str = "tiles"
+    tiles: PathText = "tiles"
     """A folder with train/<class>/ and validation/<class>/ full of pictures of one size."""
     backbone: Backbone = "vmamba_pico"
-    weights: str = "auto"
+    weights: PathText = "auto"
     """Where to start: `auto` (shipped with the backbone), `random`, or a file."""
-    out: str = "finetuned"
+    out: PathText = "finetuned"
     epochs: Annotated[int, Field(ge=1)] = 10
     warmup_epochs: Annotated[int, Field(ge=0)] = 1
     batch: Annotated[int, Field(ge=1)] = 32
@@ -263,7 +271,7 @@ class DownloadConfig(RunConfig):
     """`wsi-vmamba download`: the files of a public data set to a folder."""
 
     dataset: PublicDataset
-    to: str
+    to: PathText
     slides: list[str] = []
     """Names or patterns (`test_*`); none for all."""
     annotations: bool = True
@@ -277,22 +285,22 @@ class CheckConfig(RunConfig):
     """`wsi-vmamba check`: whether a data set is complete and sound in a folder."""
 
     dataset: PublicDataset
-    folder: str
+    folder: PathText
     slides: list[str] = []
     checksums: bool = False
     """Also hash every file whose checksum is known."""
-    json_out: str | None = None
+    json_out: PathText | None = None
 
 
 class ExportConfig(RunConfig):
     """`wsi-vmamba export`: feature files to the layout of another tool."""
 
-    features: str = "features"
+    features: PathText = "features"
     """Folder of feature files, or one of them."""
     format: Exporter = "trident"
-    out: str | None = None
+    out: PathText | None = None
     """Where the files go; by default export/<format>."""
-    run: str | None = None
+    run: PathText | None = None
     """Folder of a trained run whose probability and attention are added, in formats that have room for them."""
     overwrite: bool = False
 
@@ -300,7 +308,7 @@ class ExportConfig(RunConfig):
 class DemoConfig(RunConfig):
     """`wsi-vmamba demo`: the whole product on a generated cohort."""
 
-    out: str = "demo"
+    out: PathText = "demo"
     slides: Annotated[int, Field(ge=12)] = 24
     target_mpp: Mpp = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -309,10 +317,10 @@ class DemoConfig(RunConfig):
 class ShowConfig(RunConfig):
     """`wsi-vmamba show`: one feature file as facts and a picture."""
 
-    features: str
-    slide: str | None = None
+    features: PathText
+    slide: PathText | None = None
     """The slide, where it no longer lies at the path that the feature file records."""
-    out: str | None = None
+    out: PathText | None = None
 
 
 C = TypeVar("C", bound=RunConfig)
@@ -330,10 +338,11 @@ def resolve_config(
     Raises:
         ConfigError: an unknown key (naming the nearest), a value of the wrong type or range, or a bad file.
     """
-    values = _read_yaml(file) if file else {}
+    text_keys = keys_of_text({key: field.annotation for key, field in model.model_fields.items()})
+    values = read_settings(Path(expand_home(str(file))), text_keys=text_keys) if file else {}
     _refuse_unknown(model, values, where=str(file))
     for text in assignments:
-        key, value = _parse_assignment(text)
+        key, value = _parse_assignment(text, text_keys=text_keys)
         _refuse_unknown(model, {key: value}, where="--set")
         values[key] = value
     values.update({key: value for key, value in (options or {}).items() if value is not None})
@@ -350,28 +359,14 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: expected 'key: value' lines, got a {type(values).__name__}")
-    return values
-
-
-def _parse_assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
+def _parse_assignment(text: str, *, text_keys: Collection[str]) -> tuple[str, Any]:
+    key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise ConfigError(f"--set expects key=value, got {text!r}")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+        return key, read_value(value, is_text=key in text_keys)
+    except ConfigError as error:
+        raise ConfigError(f"--set {text}: {error}") from error
 
 
 def _refuse_unknown(model: type[RunConfig], values: Mapping[str, Any], *, where: str) -> None:
@@ -389,5 +384,8 @@ def _describe(model: type[RunConfig], error: ValidationError) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{key}: {message} (got {problem['input']!r})" if key else message)
+        got = repr(problem["input"])
+        if problem["input"] is None:
+            got += ", which is how YAML reads ~ and nothing at all"
+        lines.append(f"{key}: {message} (got {got})" if key else message)
     return f"invalid configuration for {model.__name__.removesuffix('Config').lower()}: " + "; ".join(lines)

@@ -64,7 +64,7 @@ def test_names_as_labels(tmp_path):
         ("slide_id,label\na,1\na,0\n", "listed more than once: a"),
         ("slide_id,patient_id,split\na,p,train\nb,p,test\n", r"p \(test, train\)"),
         ("slide_id,path\na\n", "line 2: expected 2 cells as in the header, got 1"),
-        ("slide_id;path\na;b\n", "separated by commas; got 'slide_id;path'"),
+        ("slide|path\na|b\n", r"a header with slide_id .* the columns are 'slide\|path'"),
         ("slide_id,path,path\na,b,c\n", "columns come twice in the header: path"),
         ("slide_id\n", "lists no slides"),
         ("", "expected a header"),
@@ -109,8 +109,23 @@ def test_missing_slides_say_where_they_were_looked_for(tmp_path):
     ]
     require_slides(records[:1], dataset="csv")
     with pytest.raises(
-        MissingDataError, match=rf"1 of 2 slide files are missing \(b\); looked in {tmp_path / 'in'}"
+        MissingDataError,
+        match=rf"1 of 2 slide files are missing \(b\); looked for {tmp_path / 'in' / 'b.svs'}",
     ):
         require_slides(records, dataset="csv")
     with pytest.raises(MissingDataError, match="no root folder was given"):
         require_slides([SlideRecord(slide_id="c")], dataset="csv")
+
+
+def test_a_tilde_in_a_column_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    path = _manifest(
+        tmp_path, "slide_id,path,annotation\na,~/a.svs,~/a.xml\nb,b~.svs,~nobody-of-this-name/b.xml\n"
+    )
+    with pytest.raises(
+        DatasetError, match=r"line 3: ~nobody-of-this-name/b\.xml: ~nobody-of-this-name stands for"
+    ):
+        load(manifest=path)
+    a, b = load(manifest=_manifest(tmp_path, "slide_id,path,annotation\na,~/a.svs,~/a.xml\nb,b~.svs,\n"))
+    assert (str(a.path), str(a.annotation)) == ("/home/somebody/a.svs", "/home/somebody/a.xml")
+    assert b.path == tmp_path / "b~.svs"

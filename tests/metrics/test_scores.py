@@ -34,12 +34,16 @@ def test_lines_stand_for_slides_where_there_is_no_id(tmp_path):
 @pytest.mark.parametrize(
     ("text", "positive", "message"),
     [
-        (TEXT, None, "a: label must be 0 or 1, got 'normal'"),
+        (
+            TEXT,
+            None,
+            "line 2: the label of a must be 0 or 1, or empty where unknown, got 'normal'; of names, say",
+        ),
         (TEXT, "tumour", "no slide is labelled 'tumour'; labels present: normal, tumor"),
-        (TEXT.replace("0.9", "high"), "tumor", "b: the score must be a number, got 'high'"),
+        (TEXT.replace("0.9", "high"), "tumor", "line 3: the score of b must be a number, got 'high'"),
         (TEXT.replace("0.9", "nan"), "tumor", r"not finite: b \(nan\)"),
         (TEXT.replace("c,", "a,"), "tumor", r"1 slides come more than once \(a\)"),
-        (TEXT.replace("c,normal", "c,"), "tumor", "c: label must be 0 or 1, got ''"),
+        (TEXT.replace("c,normal", "c,"), "tumor", "line 4: c has no label; leave it out"),
         ("slide_id,label,p\n", None, "holds no scores"),
     ],
 )

@@ -15,7 +15,7 @@ from wsi_vmamba.pipelines.scoring_run import Scored
 
 from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
-from wsi_vmamba.errors import MetricError
+from wsi_vmamba.errors import DatasetError, MetricError
 from wsi_vmamba.metrics.lesions import read_mask
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.training import Prediction
@@ -178,3 +178,16 @@ def test_another_metric_of_the_table_is_the_headline(cohort: Path, tmp_path: Pat
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["value"] == content["slide_metrics"]["average_precision"]["value"]
     assert f"average_precision {content['value']:.4f}" in capsys.readouterr().out
+
+
+def test_slides_that_were_renamed_since_the_training_do_not_pass_for_new_ones(cohort: Path, tmp_path: Path):
+    """A slide of the training would be a test slide under its new name."""
+    manifest = (cohort / "cohort.csv").read_text()
+    try:
+        (cohort / "cohort.csv").write_text(manifest.replace("s03,", "S03,").replace("s05,", "s05.tif,"))
+        with pytest.raises(
+            DatasetError, match=r"'S03' is not 's03', they differ in case; 's05.tif' is not 's05'"
+        ):
+            evaluate.run(config(cohort, tmp_path))
+    finally:
+        (cohort / "cohort.csv").write_text(manifest)

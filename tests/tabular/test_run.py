@@ -130,9 +130,12 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
     ("text", "message"),
     [
         ("slide_id,label,metastasis\na,1,none\n", "no column holds features"),
-        ("slide_id,label,a\na,1,high\n", "a has 'high' in column a"),
-        ("slide_id,label,a\na,1,\n", "a has '' in column a"),
-        ("slide_id,label,a\na,1,inf\n", "a has 'inf' in column a"),
+        (
+            "slide_id,label,a\na,1,high\n",
+            "line 2: column a of a must be a number, got 'high'; columns that hold no",
+        ),
+        ("slide_id,label,a\na,1,\n", "line 2: column a of a must be a number, got ''"),
+        ("slide_id,label,a\na,1,inf\n", "line 2: column a of a must be a finite number, got 'inf'"),
     ],
 )
 def test_tables_that_are_no_features_are_refused(tmp_path, text, message):

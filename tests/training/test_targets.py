@@ -108,3 +108,12 @@ def test_a_slide_of_unknown_cells_has_a_loss_of_zero_with_gradients():
     loss.backward()
     assert loss.item() == 0
     assert logits.grad.tolist() == [0, 0]
+
+
+def test_outlines_that_a_manifest_names_and_are_not_there_are_refused(folder):
+    """One found among several would hide it: the others would teach nothing, without a word."""
+    there = SlideRecord(slide_id="s", label=1, annotation=folder / "s.xml")
+    lost = SlideRecord(slide_id="t", label=1, annotation=folder / "t.xml", listed_at="m.csv, line 3")
+    CellTargets().require([there], every=False)
+    with pytest.raises(MissingDataError, match=rf"1 of 2 files .*{folder / 't.xml'} \(m.csv, line 3\)"):
+        CellTargets().require([there, lost], every=False)

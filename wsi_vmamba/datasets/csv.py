@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from wsi_vmamba.bags import SlideRecord, check_records
+from wsi_vmamba.cells import read_label
 from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
+from wsi_vmamba.home import expand_home
 from wsi_vmamba.slide.location import place_of
+from wsi_vmamba.slide.same_name import alike, shortened
+from wsi_vmamba.table import Row, Table, read_table
 
 #: Columns with a meaning; only ``slide_id`` must be there, and any other column becomes an attribute.
 COLUMNS = ("slide_id", "path", "mpp", "label", "patient_id", "split", "annotation")
@@ -30,22 +31,31 @@ def load(
         UsageError: no manifest was given.
         DatasetError: the manifest is not as described, lists a slide twice, or splits a patient.
     """
+    path = required(manifest)
+    return read_manifest(path, root=root or path.parent, positive=positive)
+
+
+def required(manifest: Path | None) -> Path:
+    """Return the manifest that was given.
+
+    Raises:
+        UsageError: none was.
+    """
     if manifest is None:
         raise UsageError(f"this data set needs a manifest: --manifest FILE, a CSV with {', '.join(COLUMNS)}")
-    return read_manifest(manifest, root=root or manifest.parent, positive=positive)
+    return manifest
 
 
 def read_manifest(path: Path, *, root: Path | None, positive: str | None = None) -> list[SlideRecord]:
     """Read a manifest.
 
-    Columns: ``slide_id`` (unique), ``path`` and ``annotation`` (relative to ``root``; ``path`` may be the URL
-        of a zarr slide), ``mpp`` (um per
-        level-0 pixel), ``label`` (0, 1, or names of which ``positive`` is 1), ``patient_id`` (the slide's own
-        name unless given), ``split`` (train, validation, test). An empty cell means unknown; further columns
-        become attributes.
+    Columns: ``slide_id`` (unique), ``path`` and ``annotation`` (relative to ``root``, or beginning with ``~``; ``path``
+        may be the URL of a zarr slide), ``mpp`` (um per level-0 pixel), ``label`` (0, 1, true, false, or names of which
+        ``positive`` is 1), ``patient_id`` (the slide's own name unless given), ``split`` (train, validation, test). An
+        empty cell means unknown; further columns become attributes.
 
     Args:
-        path: the CSV file, UTF-8, comma-separated, with a header.
+        path: the CSV file, see `read_table`.
         root: folder that relative paths start from; None leaves slides and annotations without a path.
         positive: name of the positive class; every other name is then 0.
 
@@ -53,82 +63,82 @@ def read_manifest(path: Path, *, root: Path | None, positive: str | None = None)
         MissingDataError: there is no such file.
         DatasetError: naming file and line, where the table is wrong.
     """
-    rows = _read_rows(path)
-    names = {row["label"] for _, row in rows if row.get("label")}
+    return records_of(read_rows(path), root=root, positive=positive)
+
+
+def read_rows(path: Path) -> Table:
+    """Read the table of a manifest, with at least one line and no column that is almost one of `COLUMNS`.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DatasetError: naming the file, where the table is wrong.
+    """
+    if not path.exists():
+        raise MissingDataError(f"no manifest at {path.absolute()}")
+    table = read_table(path, expects=("slide_id",))
+    if "slide_id" not in table.columns:
+        raise DatasetError(
+            f"{path}: expected a header with slide_id and any of {', '.join(COLUMNS[1:])}; the columns are "
+            f"{', '.join(map(repr, table.columns))}"
+        )
+    # A column Split would be passed over, and the slides split anew.
+    table.refuse_near(COLUMNS)
+    if not table.rows:
+        raise DatasetError(f"{path} lists no slides; expected a header and one line a slide")
+    return table
+
+
+def records_of(table: Table, *, root: Path | None, positive: str | None = None) -> list[SlideRecord]:
+    """Return the slides of a manifest's table, see `read_manifest`.
+
+    Raises:
+        DatasetError: naming file and line, where the table is wrong.
+    """
+    path = table.path
+    names = {row["label"] for row in table.rows if row.get("label")}
+    if lost := shortened(row["slide_id"] for row in table.rows):
+        raise DatasetError(f"{path}: {lost}")
+    mpps = _mpps(table)
+    records = [_record(row, root=root, positive=positive, mpp=mpps.get(row.line)) for row in table.rows]
     if positive is not None and positive not in names:
         raise DatasetError(
             f"{path}: no slide is labelled {positive!r}; labels present: {', '.join(sorted(names))}"
         )
-    records = [_record(row, root=root, positive=positive, where=f"{path}, line {line}") for line, row in rows]
     check_records(records)
+    if same := alike(record.slide_id for record in records):
+        raise DatasetError(f"{path}: {same}; if they are one slide, keep one line, else rename one")
     return records
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return (line number, cells by column) of every line that is not blank."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
-            header = [name.strip() for name in next(lines, [])]
-            _check_header(header, path)
-            rows = [(lines.line_num, [cell.strip() for cell in cells]) for cells in lines if any(cells)]
-    except FileNotFoundError as error:
-        raise MissingDataError(f"no manifest at {path.absolute()}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read as a CSV in UTF-8: {error}") from error
-    if not rows:
-        raise DatasetError(f"{path} lists no slides; expected a header and one line a slide")
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise DatasetError(
-                f"{path}, line {line}: expected {len(header)} cells as in the header, got {len(cells)}"
-            )
-    return [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    if "slide_id" not in header:
-        raise DatasetError(
-            f"{path}: expected a header with slide_id and any of {', '.join(COLUMNS[1:])}, separated "
-            f"by commas; got {','.join(header)!r}"
-        )
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise DatasetError(f"{path}: columns come twice in the header: {', '.join(twice)}")
-
-
-def _record(row: Mapping[str, str], *, root: Path | None, positive: str | None, where: str) -> SlideRecord:
+def _record(row: Row, *, root: Path | None, positive: str | None, mpp: float | None) -> SlideRecord:
     path, annotation = row.get("path"), row.get("annotation")
-    return SlideRecord(
-        slide_id=row["slide_id"],
-        path=place_of(path, root=root) if root and path else None,
-        annotation=root / annotation if root and annotation else None,
-        label=_label(row.get("label", ""), positive=positive, where=where),
-        patient_id=row.get("patient_id", ""),
-        split=row.get("split") or None,
-        mpp=_mpp(row.get("mpp", ""), where=where),
-        attributes={name: cell for name, cell in row.items() if name not in COLUMNS},
-    )
-
-
-def _label(cell: str, *, positive: str | None, where: str) -> int | None:
-    if not cell:
-        return None
-    if positive is not None:
-        return int(cell == positive)
-    if cell not in ("0", "1"):
-        raise DatasetError(f"{where}: label must be 0 or 1, or empty where unknown, got {cell!r}")
-    return int(cell)
-
-
-def _mpp(cell: str, *, where: str) -> float | None:
-    if not cell:
-        return None
-    low, high = MPP_RANGE
+    label = read_label(row.cell("label"), positive=positive, error=DatasetError) if row.get("label") else None
     try:
-        mpp = float(cell)
-    except ValueError:
-        raise DatasetError(f"{where}: mpp must be a number, got {cell!r}") from None
-    if not low <= mpp <= high:
-        raise DatasetError(f"{where}: mpp must be micrometres per level-0 pixel in {low}–{high}, got {cell}")
-    return mpp
+        return SlideRecord(
+            slide_id=row["slide_id"],
+            path=place_of(path, root=root) if root and path else None,
+            annotation=root / expand_home(annotation) if root and annotation else None,
+            label=label,
+            patient_id=row.get("patient_id"),
+            split=row.get("split") or None,
+            mpp=mpp,
+            attributes={name: cell for name, cell in row.cells.items() if name not in COLUMNS},
+            listed_at=row.where,
+        )
+    except (DatasetError, UsageError) as error:
+        raise DatasetError(f"{row.where}: {error}") from error
+
+
+def _mpps(table: Table) -> dict[int, float]:
+    """Micrometres per pixel by line, of the lines that have them."""
+    low, high = MPP_RANGE
+    rows = [row for row in table.rows if row.get("mpp")]
+    found = dict(
+        zip((row.line for row in rows), table.numbers([row.cell("mpp") for row in rows]), strict=True)
+    )
+    for row in rows:
+        if not low <= found[row.line] <= high:
+            raise DatasetError(
+                f"{row.where}: mpp must be micrometres per level-0 pixel in {low}–{high}, got {row['mpp']}"
+            )
+    return found

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.bags import SlideRecord
-from wsi_vmamba.datasets.csv import COLUMNS, load
+from wsi_vmamba.datasets.csv import COLUMNS, read_rows, records_of, required
 from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.table import Table
 
 #: Columns that describe a slide and are no features, beside those of every manifest.
 NO_FEATURES = ("metastasis", "category", "histology", "fold", "flags")
@@ -39,26 +40,35 @@ def read_feature_table(manifest: Path | None) -> FeatureTable:
         UsageError: no manifest was given.
         DatasetError: the manifest is not as described, has no feature, or a feature is not a finite number.
     """
-    records = load(manifest=manifest)
+    path = required(manifest)
+    table = read_rows(path)
+    records = records_of(table, root=path.parent)
     names = tuple(name for name in records[0].attributes if name not in NO_FEATURES)
     if not names:
         raise DatasetError(
-            f"{manifest}: no column holds features; expected numbers in columns other than "
+            f"{path}: no column holds features; expected numbers in columns other than "
             f"{', '.join((*COLUMNS, *NO_FEATURES))}"
         )
-    values = [[_number(record, name, manifest) for name in names] for record in records]
-    return FeatureTable(records=tuple(records), names=names, values=np.asarray(values, dtype=np.float64))
+    return FeatureTable(records=tuple(records), names=names, values=_values(table, names))
 
 
-def _number(record: SlideRecord, name: str, manifest: Path | None) -> float:
-    cell = record.attributes[name]
+def _values(table: Table, names: Sequence[str]) -> NDArray[np.float64]:
+    """Features (N, D) of the lines of a table.
+
+    Raises:
+        DatasetError: naming line and column of what is no finite number.
+    """
+    cells = [
+        row.cell(name, what=f"column {name} of {row['slide_id']}") for row in table.rows for name in names
+    ]
     try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+        numbers = table.numbers(cells)
+    except DatasetError as error:
         raise DatasetError(
-            f"{manifest}: {record.slide_id} has {cell!r} in column {name}; features must be finite numbers, and "
-            f"columns that are none must be called one of {', '.join(NO_FEATURES)}"
-        )
-    return value
+            f"{error}; columns that hold no features must be called one of {', '.join(NO_FEATURES)}"
+        ) from error
+    bad = next((place for place, number in enumerate(numbers) if not math.isfinite(number)), None)
+    if bad is not None:
+        cell = cells[bad]
+        raise DatasetError(f"{cell.where}: {cell.what} must be a finite number, got {cell.text!r}")
+    return np.asarray(numbers, dtype=np.float64).reshape(len(table.rows), len(names))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_vmamba.bags import SlideRecord
+from wsi_vmamba.bags import SlideRecord, other_names
 from wsi_vmamba.errors import MissingDataError
-from wsi_vmamba.slide.location import may_exist
+from wsi_vmamba.slide.location import absolute, may_exist
 from wsi_vmamba.store import is_complete
 
 #: Where to get the slides of data sets that are public.
@@ -31,8 +31,8 @@ def require_features(records: Sequence[SlideRecord], features_dir: Path, *, data
     if missing:
         raise MissingDataError(
             f"{dataset}: {len(missing)} of {len(records)} slides have no features ({_first(missing)}); "
-            f"looked for <slide_id>.zarr in {features_dir.absolute()}. Make them with "
-            f"`wsi-vmamba extract SLIDES --out {features_dir}`, SLIDES being the folder of the slides; "
+            f"looked for <slide_id>.zarr in {features_dir.absolute()}; {other_names(missing, features_dir)}make "
+            f"them with `wsi-vmamba extract SLIDES --out {features_dir}`, SLIDES being the folder of the slides; "
             f"finished ones are skipped.{_source(dataset)}"
         )
 
@@ -45,12 +45,14 @@ def require_slides(records: Sequence[SlideRecord], *, dataset: str) -> None:
     """
     missing = [record for record in records if record.path is None or not may_exist(record.path)]
     if missing:
-        folders = sorted(
-            {str(Path(record.path).absolute().parent) for record in missing if record.path is not None}
-        )
+        looked = [
+            f"{absolute(record.path)}" + (f" ({record.listed_at})" if record.listed_at else "")
+            for record in missing
+            if record.path is not None
+        ]
         where = (
-            f"looked in {_first(folders)}"
-            if folders
+            f"looked for {_first(looked)}"
+            if looked
             else "the records name no files (no root folder was given)"
         )
         raise MissingDataError(

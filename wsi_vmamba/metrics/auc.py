@@ -21,11 +21,7 @@ from wsi_vmamba.metrics.bootstrap import (
     stratified_bootstrap,
 )
 from wsi_vmamba.metrics.delong import DelongInterval, delong_interval
-
-_NO_WIDTH = (
-    "the scores separate the classes without one wrong pair, so DeLong's interval and the bootstrap have no "
-    "width; that is a limit of both methods on few slides, not certainty"
-)
+from wsi_vmamba.metrics.ranking import ranking_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ def auc(
         n_negative=int((1 - label).sum()),
         delong=delong,
         bootstrap=stratified_bootstrap(auc_statistic, label, score, resamples=resamples, seed=seed),
-        note=None if delong.variance > 0 else _NO_WIDTH,
+        note=ranking_note(label, score),
     )
 
 

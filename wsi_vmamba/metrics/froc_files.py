@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-import numpy as np
-
 from wsi_vmamba.errors import MetricError
-from wsi_vmamba.metrics.detections import Detections, FrocSlide
+from wsi_vmamba.metrics.detection_files import read_detections
+from wsi_vmamba.metrics.detections import FrocSlide
 from wsi_vmamba.metrics.lesions import find_lesions, read_mask
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff")
 _MASK_ENDING = "_mask"
-_HEADER = ("probability", "x", "y")
 
 
 def read_froc_slides(
@@ -57,36 +54,6 @@ def read_froc_slides(
         )
         for name in sorted(lists)
     ]
-
-
-def read_detections(path: Path) -> Detections:
-    """Read ``probability,x,y`` lines (level-0 pixels); a header of these names and blank lines are skipped.
-
-    Raises:
-        MetricError: naming file and line, where a line is not three finite numbers.
-    """
-    rows: list[tuple[float, float, float]] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for number, cells in enumerate(csv.reader(file), start=1):
-                fields = tuple(cell.strip() for cell in cells)
-                if not any(fields) or (number == 1 and tuple(map(str.lower, fields)) == _HEADER):
-                    continue
-                rows.append(_parse(fields, where=f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise MetricError(f"{path}: cannot be read as a list of detections: {error}") from error
-    table = np.asarray(rows, dtype=np.float64).reshape(-1, 3)
-    return Detections(probability=table[:, 0], x_l0=table[:, 1], y_l0=table[:, 2])
-
-
-def _parse(fields: tuple[str, ...], *, where: str) -> tuple[float, float, float]:
-    try:
-        probability, x_l0, y_l0 = (float(field) for field in fields)
-    except ValueError as error:
-        raise MetricError(f"{where}: expected probability,x,y, got {','.join(fields)!r}") from error
-    if not np.isfinite((probability, x_l0, y_l0)).all():
-        raise MetricError(f"{where}: expected three finite numbers, got {','.join(fields)!r}")
-    return probability, x_l0, y_l0
 
 
 def mask_files(folder: Path, *, exclude: Collection[str] = ()) -> dict[str, Path]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_vmamba.cells import Cell, read_label
 from wsi_vmamba.errors import MetricError, UnknownNameError
 from wsi_vmamba.metrics.base import Labels, Scores, check_binary
+from wsi_vmamba.slide.same_name import alike, shortened
+from wsi_vmamba.table import Table, read_table
+
+_OF_NAMES = "; of names, say which one is positive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,67 +37,57 @@ def read_scores(
     """Read one score a slide.
 
     Args:
-        path: CSV with a header.
+        path: CSV with a header, see `read_table`.
         score_column: holds the scores, higher meaning more likely positive.
-        label_column: holds 0 and 1, or names.
+        label_column: holds 0 and 1, true and false, or names.
         id_column: holds the names of the slides; where the file has no such column, lines stand for slides.
         positive: name of the positive class where labels are names; every other name is then negative.
         group_columns: the first of these that the file has tells the group of each slide.
 
     Raises:
         UnknownNameError: the file has no such column; the message lists those it has.
-        MetricError: the file cannot be read, or labels or scores are not usable.
+        MetricError: the file cannot be read, labels or scores are not usable, or two slides have almost one name.
     """
-    rows = _read_rows(path)
+    table = read_table(path, expects=(score_column, label_column), error=MetricError)
+    if not table.rows:
+        raise MetricError(f"{path} holds no scores; expected a header and one line a slide")
     for column in (score_column, label_column):
-        if column not in rows[0]:
-            raise UnknownNameError(f"column of {path}", column, rows[0])
-    ids = tuple(row.get(id_column) or f"line {line}" for line, row in enumerate(rows, start=2))
-    names = [row[label_column].strip() for row in rows]
-    if positive is not None and positive not in names:
-        raise MetricError(f"{path}: no slide is labelled {positive!r}; labels present: {_listed(names)}")
-    labels = [
-        _label(name, positive=positive, where=f"{path}: {slide}")
-        for name, slide in zip(names, ids, strict=True)
-    ]
-    scores = [
-        _score(row[score_column], where=f"{path}: {slide}") for row, slide in zip(rows, ids, strict=True)
-    ]
+        if column not in table.columns:
+            raise UnknownNameError(f"column of {path}", column, table.columns)
+    table.refuse_near((id_column,))
+    ids = tuple(row.get(id_column) or f"line {row.line}" for row in table.rows)
+    labels = _labels(table, ids, label_column=label_column, positive=positive)
+    scores = table.numbers(
+        [
+            Cell(row[score_column], f"the score of {slide}", row.where)
+            for row, slide in zip(table.rows, ids, strict=True)
+        ]
+    )
+    if lost := shortened(ids):
+        raise MetricError(f"{path}: {lost}")
+    if same := alike(ids):
+        raise MetricError(f"{path}: {same}; if they are one slide, keep one line, else rename one")
     checked_labels, checked_scores = check_binary(labels, scores, slide_ids=ids)
-    groups = next((column for column in group_columns if column in rows[0]), None)
+    groups = next((column for column in group_columns if column in table.columns), None)
     return ScoreTable(
         slide_ids=ids,
         labels=checked_labels,
         scores=checked_scores,
-        groups=None if groups is None else tuple(row[groups].strip() for row in rows),
+        groups=None if groups is None else tuple(row[groups] for row in table.rows),
     )
 
 
-def _read_rows(path: Path) -> list[Mapping[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows: list[Mapping[str, str]] = list(csv.DictReader(file, restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MetricError(f"{path}: cannot be read as a CSV in UTF-8: {error}") from error
-    if not rows:
-        raise MetricError(f"{path} holds no scores; expected a header and one line a slide")
-    return rows
-
-
-def _label(name: str, *, positive: str | None, where: str) -> int:
-    if positive is not None and name:
-        return int(name == positive)
-    if name not in ("0", "1"):
-        raise MetricError(f"{where}: label must be 0 or 1, got {name!r}; of names, say which one is positive")
-    return int(name)
-
-
-def _score(cell: str, *, where: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise MetricError(f"{where}: the score must be a number, got {cell!r}") from None
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(sorted(set(names))[:10])
+def _labels(table: Table, ids: Sequence[str], *, label_column: str, positive: str | None) -> list[int]:
+    names = {row[label_column] for row in table.rows}
+    labels = []
+    for row, slide in zip(table.rows, ids, strict=True):
+        cell = row.cell(label_column, what=f"the label of {slide}")
+        label = read_label(cell, positive=positive, error=MetricError, remedy=_OF_NAMES)
+        if label is None:
+            raise MetricError(f"{row.where}: {slide} has no label; leave it out, or label it")
+        labels.append(label)
+    if positive is not None and positive not in names:
+        raise MetricError(
+            f"{table.path}: no slide is labelled {positive!r}; labels present: {', '.join(sorted(names)[:10])}"
+        )
+    return labels

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from wsi_vmamba.home import expand_home
+
 #: A path, or the text of a URL; a `Path` would squeeze the two slashes into one.
 Location = Path | str
 
@@ -17,9 +19,14 @@ def is_url(place: object) -> bool:
 
 
 def place_of(text: str, *, root: Path | None = None) -> Location:
-    """Return what a text stands for: a URL as it is, else a path, relative ones starting from ``root``."""
+    """Return what a text stands for: a URL as it is, else a path, relative ones starting from ``root``.
+
+    Raises:
+        UsageError: it begins with a tilde and there is no such home folder.
+    """
     if is_url(text):
         return text.rstrip("/")
+    text = expand_home(text)
     return Path(text) if root is None else root / text
 
 

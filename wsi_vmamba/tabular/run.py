@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.datasets.csv_features import FeatureTable
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
+from wsi_vmamba.table import read_table
 from wsi_vmamba.tabular import CLASSIFIERS
 
 #: The one type that skops does not vouch for; `_check_trees` does.
@@ -117,11 +117,8 @@ def load(folder: Path) -> TabularRun:
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        with (folder / VALIDATION).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
         names = tuple(map(str, description["features"]))
-        validation = {row["slide_id"]: float(row["probability"]) for row in rows}
-        truth = {row["slide_id"]: int(row["label"]) for row in rows}
+        validation, truth = _read_validation(folder / VALIDATION)
         content = (folder / MODEL).read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder} is damaged ({type(error).__name__}: {error}); train again") from error
@@ -131,6 +128,22 @@ def load(folder: Path) -> TabularRun:
         raise WeightsError(f"{folder / MODEL}: not a classifier this package wrote: {error}") from error
     _check_trees(estimator, n_features=len(names), where=folder / MODEL)
     return TabularRun(estimator=estimator, names=names, validation=validation, validation_labels=truth)
+
+
+def _read_validation(path: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """Probability and label by slide_id.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+        ValueError: a label is none.
+    """
+    columns = ("slide_id", "label", "probability")
+    table = read_table(path, expects=columns, error=TrainingError)
+    table.require(columns)
+    ids = [row["slide_id"] for row in table.rows]
+    scores = table.numbers([row.cell("probability") for row in table.rows])
+    labels = [int(row["label"]) for row in table.rows]
+    return dict(zip(ids, scores, strict=True)), dict(zip(ids, labels, strict=True))
 
 
 def holds_tabular_run(folder: Path) -> bool:

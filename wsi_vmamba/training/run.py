@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
+from wsi_vmamba.table import read_table
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier
 from wsi_vmamba.training.settings import TrainSettings
 
@@ -109,9 +109,15 @@ def write_splits(run_dir: Path, records: Sequence[SlideRecord]) -> None:
 
 
 def read_splits(run_dir: Path) -> dict[str, str]:
-    """Read splits.csv as slide_id -> split."""
-    with (run_dir / SPLITS).open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row["split"] for row in csv.DictReader(file)}
+    """Read splits.csv as slide_id -> split.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    columns = ("slide_id", "split")
+    table = read_table(run_dir / SPLITS, expects=columns, error=TrainingError)
+    table.require(columns)
+    return {row["slide_id"]: row["split"] for row in table.rows}
 
 
 def remove_run(run_dir: Path) -> None:

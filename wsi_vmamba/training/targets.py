@@ -78,12 +78,27 @@ class CellTargets:
             MissingDataError: naming slides, where they were looked for and what to do.
         """
         tumors = [record for record in records if record.label == 1]
+        self._refuse_lost(tumors)
         missing = [record.slide_id for record in tumors if self.find(record) is None]
         if missing and (every or len(missing) == len(tumors)):
             where = self.folder.absolute() if self.folder else "the paths of the manifest's annotation column"
             raise MissingDataError(
                 f"{len(missing)} of {len(tumors)} tumour slides have no outlines at {where}, for example "
                 f"{', '.join(missing[:5])}; give their folder with --annotations, or use --supervision slide"
+            )
+
+    def _refuse_lost(self, tumors: Iterable[SlideRecord]) -> None:
+        """Refuse records that name outlines which are not there: a slide without any would teach nothing instead."""
+        named = [] if self.folder else [(one.annotation, one.listed_at) for one in tumors if one.annotation]
+        lost = [
+            f"{path.absolute()}" + (f" ({line})" if line else "")
+            for path, line in named
+            if not path.is_file()
+        ]
+        if lost:
+            raise MissingDataError(
+                f"{len(lost)} of {len(named)} files of outlines are not there: {', '.join(lost[:5])}; correct the "
+                "column annotation, or leave its cell empty"
             )
 
     def _make(self, record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
