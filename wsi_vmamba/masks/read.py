@@ -27,7 +27,7 @@ def read_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
     """Read the mask of a slide.
 
     Args:
-        path: GeoJSON (QuPath), ASAP XML, or a picture in which every pixel that is not 0 is tissue.
+        path: GeoJSON (QuPath), ASAP XML, or a picture in which every pixel that is not black is tissue.
         slide: the open slide, for its size; no pixel is read.
         mpp: micrometres per level-0 pixel, as resolved.
 
@@ -49,7 +49,9 @@ def read_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
     _check_on_slide(path, slide, annotation)
     grid = overview_grid(slide, mpp=mpp)
     mask = annotation.rasterize(width_px=grid.width_px, height_px=grid.height_px, downsample=grid.downsample)
-    return TissueMask(mask=mask, downsample=grid.downsample, mpp=mpp * grid.downsample)
+    return TissueMask(
+        mask=mask, downsample=grid.downsample, mpp=mpp * grid.downsample, notes=annotation.notes
+    )
 
 
 def _check_on_slide(path: Path, slide: Slide, annotation: Annotation) -> None:

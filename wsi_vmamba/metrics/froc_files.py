@@ -63,7 +63,7 @@ def read_detections(path: Path) -> Detections:
     """Read ``probability,x,y`` lines (level-0 pixels); a header of these names and blank lines are skipped.
 
     Raises:
-        MetricError: naming file and line, where a line is not three finite numbers.
+        MetricError: naming file and line, where a line is not three finite numbers, the first from 0 to 1.
     """
     rows: list[tuple[float, float, float]] = []
     try:
@@ -86,6 +86,11 @@ def _parse(fields: tuple[str, ...], *, where: str) -> tuple[float, float, float]
         raise MetricError(f"{where}: expected probability,x,y, got {','.join(fields)!r}") from error
     if not np.isfinite((probability, x_l0, y_l0)).all():
         raise MetricError(f"{where}: expected three finite numbers, got {','.join(fields)!r}")
+    if not 0 <= probability <= 1:
+        raise MetricError(
+            f"{where}: expected a probability from 0 to 1 first, got {probability:g}; are the columns probability,x,y? "
+            "Of percentages take a hundredth, of logits the sigmoid: FROC counts a lesion found below 0 as missed"
+        )
     return probability, x_l0, y_l0
 
 
