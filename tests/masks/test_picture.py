@@ -120,6 +120,15 @@ def test_nodata_of_signed_numbers_is_refused(tmp_path):
     refused(tmp_path / "s.tif", "below 0")
 
 
+def test_a_bmp_of_eight_bits_that_pillow_takes_for_one(tmp_path):
+    path = tmp_path / "s.bmp"
+    palette_picture(path, MARKED * 1, [BLACK, PAPER])
+    assert path.read_bytes()[28] == 8
+    with Image.open(path) as picture:
+        assert picture.mode == "1"
+    np.testing.assert_array_equal(read_picture(path, choose=first).grey, WHITE)
+
+
 def test_sixteen_bits_of_colour_are_not_cut_to_eight(tmp_path):
     import imagecodecs
 
@@ -238,6 +247,15 @@ def test_what_was_left_out_of_outlines_goes_with_the_mask(slide, tmp_path):
     found = read_mask(tmp_path / "s.geojson", slide, mpp=0.5)
     assert found.mask.sum() == 20 * 20
     assert found.notes == ("feature 0: a Point has no area and is left out",)
+
+
+def test_polygons_that_reach_out_of_the_slide_are_said(slide, tmp_path):
+    for right, said in ((1501, ()), (1900, ("polygons reach 400 px beyond the slide of 1500 x 1000 px",))):
+        (tmp_path / "s.geojson").write_text(
+            f'{{"type":"Polygon","coordinates":[[[0,0],[{right},0],[{right},320],[0,320],[0,0]]]}}'
+        )
+        notes = read_mask(tmp_path / "s.geojson", slide, mpp=0.5).notes
+        assert tuple(note.split(";")[0] for note in notes) == said
 
 
 arrays = hnp.arrays(
