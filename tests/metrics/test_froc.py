@@ -214,6 +214,12 @@ def test_bad_lines_are_named(tmp_path, text, message):
         read_detections(tmp_path / "s.csv")
 
 
+@pytest.mark.parametrize("probability", [-0.1, 1.5])
+def test_detections_need_probabilities(probability):
+    with pytest.raises(MetricError, match="detection 2: expected a probability from 0 to 1, got"):
+        _detections((0.5, 1, 1), (probability, 1, 1))
+
+
 def test_folders_exclude_slides_and_refuse_masks_without_detections(tmp_path):
     masks, lists = tmp_path / "masks", tmp_path / "lists"
     masks.mkdir()
