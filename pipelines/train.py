@@ -74,9 +74,16 @@ def run(config: TrainConfig) -> int:
 
 def _say_notes(targets: CellTargets, records: list[SlideRecord], loader: BagLoader) -> None:
     """Read all outlines before anything is trained, and print what was repaired or left out of them."""
-    for record in records:
-        if record.label == 1:
-            console.say_notes(record.slide_id, targets.notes(record, loader(record)))
+    tumors = [record for record in records if record.label == 1]
+    without = [record.slide_id for record in tumors if targets.find(record) is None]
+    for record in tumors:
+        console.say_notes(record.slide_id, targets.notes(record, loader(record)))
+    if without:
+        shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+        console.say(
+            f"note: {len(without)} of {len(tumors)} tumour slides have no outlines, so their patches teach nothing: "
+            f"{shown}"
+        )
 
 
 def _train_one(

@@ -80,6 +80,7 @@ def test_a_bare_geometry_is_an_area_of_no_class(path):
     ("classification", "area"),
     [
         ("tumor", 900),
+        (" Tumor\t", 900),
         ({"name": "Tumor", "colorRGB": -16777216}, 900),
         ({"names": ["Tumor"], "color": [200, 0, 0]}, 900),
         ({"names": ["Tumor", "Necrosis"]}, 900),

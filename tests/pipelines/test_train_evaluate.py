@@ -176,6 +176,10 @@ def test_outlines_that_were_left_out_are_said_before_anything_is_trained(
     assert "s05: note: no patch lies in its tumour outlines" in out
     assert out.index("s05: note") < out.index("validation AUC")
     assert "s07" not in out
+    (outlines / "s09.xml").unlink()
+    assert train.run(train_config(cohort, tmp_path, **how, name="less")) == 0
+    said = "note: 1 of 10 tumour slides have no outlines, so their patches teach nothing: s09"
+    assert said in capsys.readouterr().out
 
 
 def test_a_training_does_not_go_on_with_other_outlines_or_labels(cohort: Path, tmp_path: Path):

@@ -9,7 +9,7 @@ import torch
 
 from wsi_vmamba.annotation import write_asap
 from wsi_vmamba.bags import Bag, SlideRecord
-from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.errors import AnnotationError, MissingDataError
 from wsi_vmamba.training import CellTargets
 from wsi_vmamba.training.objective import cell_loss
 
@@ -141,6 +141,12 @@ def test_outlines_of_the_manifest_are_used_without_a_folder(folder):
     record = SlideRecord(slide_id="other", label=1, annotation=folder / "s.xml")
     assert np.nansum(CellTargets()(record, bag("other"))) == 3
     assert CellTargets(folder).find(record) is None  # a folder given replaces the manifest's
+
+
+def test_of_two_outline_files_neither_is_taken(folder):
+    (folder / "s.geojson").write_text("[]")
+    with pytest.raises(AnnotationError, match=r"s has 2 files of outlines \(s\.xml, s\.geojson\).*keep one"):
+        CellTargets(folder).find(SlideRecord(slide_id="s", label=1))
 
 
 def test_missing_outlines_are_refused_with_the_place_and_the_remedy(folder):

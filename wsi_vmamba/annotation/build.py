@@ -51,8 +51,8 @@ class Builder:
         if shapely.area(geometry) == 0:
             self.note(name, "encloses no area and is left out")
             return
-        known = (self.groups[one.casefold()] for one in groups if one.casefold() in self.groups)
-        role = next(known, self.others)
+        names = (one.strip().casefold() for one in groups)
+        role = next((self.groups[one] for one in names if one in self.groups), self.others)
         if role is None:
             self._unknown.add(group)
             self.left_out.append(geometry)

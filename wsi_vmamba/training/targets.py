@@ -61,11 +61,21 @@ class CellTargets:
         return self._notes.get(record.slide_id, ())
 
     def find(self, record: SlideRecord) -> Path | None:
-        """Return the outline file of a slide, None where there is none."""
+        """Return the outline file of a slide, None where there is none.
+
+        Raises:
+            AnnotationError: the folder has several for this slide.
+        """
         if self.folder is None:
             return record.annotation if record.annotation and record.annotation.is_file() else None
         candidates = (self.folder / f"{record.slide_id}{suffix}" for suffix in _SUFFIXES)
-        return next((path for path in candidates if path.is_file()), None)
+        found = [path for path in candidates if path.is_file()]
+        if len(found) > 1:
+            named = ", ".join(path.name for path in found)
+            raise AnnotationError(
+                f"{record.slide_id} has {len(found)} files of outlines ({named}) in {self.folder}; keep one"
+            )
+        return found[0] if found else None
 
     def describe(self, record: SlideRecord) -> str:
         """Say what the targets of a slide are made from, so that it shows when that changes: a hash of its outlines.
