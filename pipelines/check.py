@@ -101,7 +101,7 @@ def _outlines(remote: RemoteDataset, folder: Path, config: CheckConfig) -> list[
             findings.append(Finding(kind="extra", path=name, cause=f"no slide of {remote.name}"))
             continue
         try:
-            read_annotation(path)
+            console.say_notes(name, read_annotation(path).notes)
         except AnnotationError as error:
             findings.append(Finding(kind="damaged", path=name, cause=str(error)))
     return findings

@@ -248,9 +248,11 @@ def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outc
                 raise SlideError(source.path, str(error)) from error
             save_tissue(config, slide, tissue, plan, slide_id=source.slide_id)
             require_tissue(plan, slide=source.path, tissue=tissue)
+            notes = console.shorten_notes(tissue.notes)
             del tissue  # the picture it was found in is not needed while encoding
             meta = _describe(config, source, slide, mpp, plan)
-            return _encode_into(path, meta, slide, plan, config)
+            outcome = _encode_into(path, meta, slide, plan, config)
+    return replace(outcome, detail="; ".join(filter(None, [outcome.detail, *notes])))
 
 
 def _open(config: ExtractConfig, source: SlideSource) -> Slide:
@@ -394,5 +396,5 @@ def _report(outcome: Outcome) -> None:
     left_out = f", {outcome.left_out} cells left out" if outcome.left_out else ""
     counted = f"{outcome.regions} region(s), {outcome.cells} cells{left_out}, {outcome.seconds:.1f} s"
     console.say(f"{outcome.slide_id}: {outcome.outcome} ({outcome.detail if outcome.failed else counted})")
-    if outcome.detail and not outcome.failed and not outcome.left_out:
-        console.warn(f"{outcome.slide_id}: {outcome.detail}")
+    if outcome.detail and not outcome.failed:
+        console.say(f"{outcome.slide_id}: note: {outcome.detail}")

@@ -125,8 +125,7 @@ def _draw_mask(slide_id: str, outlines: Path, features: Path, masks: Path) -> No
     """Draw the outlines of a slide at level 5."""
     plan = open_features(features / f"{slide_id}.zarr").meta.plan
     annotation = read_annotation(outlines)
-    for note in annotation.notes:
-        console.say(f"{slide_id}: {note}")
+    console.say_notes(slide_id, annotation.notes)
     mask = annotation.rasterize(
         width_px=math.ceil(plan["width_l0"] / MASK_DOWNSAMPLE),
         height_px=math.ceil(plan["height_l0"] / MASK_DOWNSAMPLE),

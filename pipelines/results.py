@@ -164,8 +164,8 @@ def lesions_csv(result: FrocResult) -> str:
 def show(slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
     """Print what was found, the metric that was asked for first."""
     if slides is not None:
-        panel, (low, high) = slides.panel, slides.headline.ci95
-        console.say(f"{slides.name} {slides.headline.value:.4f} (95 % interval {low:.4f}-{high:.4f})")
+        panel, interval = slides.panel, _interval(slides.headline.ci95) or "not defined"
+        console.say(f"{slides.name} {slides.headline.value:.4f} (95 % interval {interval})")
         rows = [(what, f"{found.value:.4f}", _interval(found.ci95)) for what, found in panel.rows()]
         rows += [
             (f"recall, {one.group or 'unknown size'} ({one.found} of {one.n})", f"{one.recall:.4f}",
@@ -186,6 +186,8 @@ def show(slides: SlideMetrics | None, lesions: FrocResult | None) -> None:
         ]  # fmt: skip
         title = f"{lesions.n_lesions} lesions that count on {lesions.n_slides} slides"
         console.print_table(title, ("metric", "value", "95 % interval"), rows)
+        if lesions.note:
+            console.say(f"note: {lesions.note}")
 
 
 def show_folds(folds: FoldScores) -> None:

@@ -44,6 +44,8 @@ def run(config: TrainConfig) -> int:
     console.say(
         f"training {settings.aggregator or 'a cell head'} on {len(known)} slides of {config.dataset} -> {folder}"
     )
+    if settings.supervises.cells:
+        _say_notes(targets, known, loader)
     if config.folds is None:
         best = _train_one(config, records, folder, loader=loader, targets=targets)
         console.say(f"validation AUC {best.validation_auc:.4f}; next: wsi-vmamba evaluate --run {folder}")
@@ -68,6 +70,20 @@ def run(config: TrainConfig) -> int:
         "--split validation (each slide by the model that was not trained on it)"
     )
     return 0
+
+
+def _say_notes(targets: CellTargets, records: list[SlideRecord], loader: BagLoader) -> None:
+    """Read all outlines before anything is trained, and print what was repaired or left out of them."""
+    tumors = [record for record in records if record.label == 1]
+    without = [record.slide_id for record in tumors if targets.find(record) is None]
+    for record in tumors:
+        console.say_notes(record.slide_id, targets.notes(record, loader(record)))
+    if without:
+        shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+        console.say(
+            f"note: {len(without)} of {len(tumors)} tumour slides have no outlines, so their patches teach nothing: "
+            f"{shown}"
+        )
 
 
 def _train_one(

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+#: Notes on one file that are shown one by one.
+_SHOWN_NOTES = 8
 _muted = False
 
 
@@ -52,6 +54,18 @@ def _console() -> Console:
 def say(text: str) -> None:
     """Print one line of news to standard output."""
     _console().print(text, markup=False)
+
+
+def shorten_notes(notes: Sequence[str]) -> list[str]:
+    """The first few notes on one file, and how many more there are."""
+    more = len(notes) - _SHOWN_NOTES
+    return [*notes[:_SHOWN_NOTES], *([f"and {more} more notes like these"] if more > 0 else [])]
+
+
+def say_notes(about: str, notes: Sequence[str]) -> None:
+    """Print what was repaired or left out of one file, a line each."""
+    for note in shorten_notes(notes):
+        say(f"{about}: note: {note}")
 
 
 def warn(text: str) -> None:

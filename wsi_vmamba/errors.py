@@ -84,6 +84,10 @@ class MaskError(SlideError, ValueError):
     """The tissue mask given for a slide is missing, cannot be read or does not fit."""
 
 
+class PictureError(WsiVmambaError, ValueError):
+    """A picture that is to be a mask cannot be read, or does not say clearly which of its pixels are marked."""
+
+
 class AnnotationError(WsiVmambaError, ValueError):
     """An annotation file cannot be read or describes no valid polygon."""
 

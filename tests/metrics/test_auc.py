@@ -160,6 +160,29 @@ def test_every_metric_of_the_table_keeps_the_contract(name, small):
 
 
 @pytest.mark.parametrize("name", list(METRICS))
+@pytest.mark.parametrize("single", [0, 1])
+def test_one_slide_of_a_class_gives_every_metric_its_value_and_no_interval(name, single):
+    labels = np.array([single, *[1 - single] * 3])
+    scores = np.array([0.6, 0.1, 0.7, 0.2]) if single else np.array([0.4, 0.9, 0.3, 0.8])
+    found = METRICS.resolve(name)(labels, scores, resamples=200, seed=5)
+    twice = METRICS.resolve(name)(np.tile(labels, 2), np.tile(scores, 2), resamples=200, seed=5)
+    assert found.value == pytest.approx(twice.value, abs=1e-12)  # slides that come twice change no metric
+    assert np.isnan(found.ci95).all()
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (content["value"], content["ci95"]) == (found.value, [None, None])
+
+
+def test_one_positive_slide_has_an_auc_with_a_note():
+    found = auc([1, 0, 0, 0], [0.6, 0.1, 0.7, 0.2], resamples=100)
+    assert found.value == pytest.approx(2 / 3)
+    assert found.delong is None
+    assert "one positive slide, so no metric has a 95 % interval" in found.note
+    assert "one negative slide" in auc([0, 1, 1], [0.6, 0.1, 0.7], resamples=100).note
+    with pytest.raises(MetricError, match="at least two slides of each class"):
+        delong_interval([1, 0, 0], [0.6, 0.1, 0.7])
+
+
+@pytest.mark.parametrize("name", list(METRICS))
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [

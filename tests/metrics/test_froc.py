@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics import LESION_METRICS
@@ -164,6 +165,22 @@ def test_unusable_masks_are_refused(mask, message):
         find_lesions(mask, name="s")
 
 
+def test_one_slide_with_lesions_has_a_score_and_no_interval():
+    slides = [
+        _slide("a", _mask((20, 20, 60)), (0.9, 960, 960)),
+        _slide("n", None, (0.5, 5, 5)),
+        _slide("m", None),
+    ]
+    found = froc(slides, resamples=100)
+    assert found.value == 1.0
+    assert all(math.isnan(end) for end in (*found.ci95, *found.ci95_without_quirks))
+    assert "on one slide only" in found.note
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert content["ci95"] == [None, None]
+    assert content["note"] == found.note
+    assert froc([*slides, _slide("b", _mask((20, 20, 60)))], resamples=100).note is None
+
+
 def test_slides_that_come_twice_are_refused():
     with pytest.raises(MetricError, match="more than once: a"):
         froc([_slide("a", None), _slide("a", None)])
@@ -186,12 +203,21 @@ def test_detections_are_read_with_header_blank_lines_and_nothing_at_all(tmp_path
         ("0.5,1\n", "line 1: expected probability,x,y"),
         ("0.5,1,1\na,b,c\n", "line 2"),
         ("nan,1,1\n", "finite"),
+        ("0.5,1,1\n1.01,1,1\n", "line 2: expected a probability from 0 to 1 first, got 1.01"),
+        ("probability,x,y\n-3.5,1,1\n", "line 2: expected a probability .* of logits the sigmoid"),
+        ("960,1200,0.5\n", "are the columns probability,x,y"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, text, message):
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(MetricError, match=message):
         read_detections(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5])
+def test_detections_need_probabilities(probability):
+    with pytest.raises(MetricError, match="detection 2: expected a probability from 0 to 1, got"):
+        _detections((0.5, 1, 1), (probability, 1, 1))
 
 
 def test_folders_exclude_slides_and_refuse_masks_without_detections(tmp_path):
@@ -227,8 +253,34 @@ def test_of_a_pyramid_the_level_32_times_smaller_is_read(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), big[::32, ::32])
 
 
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("bits", [1, 8])
+def test_tumour_is_what_viewers_show_white_whatever_the_tag(tmp_path, photometric, bits):
+    white = _mask((2, 2, 5), size_px=16)
+    stored = white if photometric == "minisblack" else 255 - white
+    values = stored == 255 if bits == 1 else stored
+    tifffile.imwrite(tmp_path / "m.tif", values, photometric=photometric, software="ImageMagick")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif"), white)
+
+
+def test_a_mask_of_background_gives_no_hit_whatever_the_tag(tmp_path):
+    white = _mask((20, 20, 60))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.csv").write_text("0.9,5120,160\n0.8,160,5120\n")
+    (tmp_path / "d" / "n.csv").write_text("")
+    for name, values, photometric in (("png", white, None), ("tif", 255 - white, "miniswhite")):
+        folder = tmp_path / name
+        folder.mkdir()
+        if photometric:
+            tifffile.imwrite(folder / "a.tif", values, photometric=photometric)
+        else:
+            cv2.imwrite(str(folder / "a.png"), values)
+        slides = read_froc_slides(masks_dir=folder, detections_dir=tmp_path / "d")
+        assert froc(slides, resamples=100).value == 0.0
+
+
 def test_one_bit_tiffs_say_tumour_with_true_and_colour_is_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "bit.tif", _mask((2, 2, 5), size_px=16) == 255)
+    Image.fromarray(_mask((2, 2, 5), size_px=16) == 255).save(tmp_path / "bit.tif")
     np.testing.assert_array_equal(read_mask(tmp_path / "bit.tif"), _mask((2, 2, 5), size_px=16))
     cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack([_mask((2, 2, 5), size_px=16)] * 3))
     with pytest.raises(MetricError, match="8-bit grey"):

@@ -279,3 +279,31 @@ def test_the_fixed_call_in_a_process_of_its_own(golden, tmp_path):
     expected = json.loads((case / "expected.json").read_text())
     score = json.loads((tmp_path / "out.json").read_text())["froc_score"]
     assert score == pytest.approx(expected["froc_score"], abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["all", "auc", "average_precision", "brier"])
+def test_one_positive_slide_is_evaluated_without_intervals(evaluate, tmp_path, capsys, metric):
+    table, out = tmp_path / "s.csv", tmp_path / "out"
+    rows = [(0.6, 1), (0.1, 0), (0.7, 0), (0.2, 0)]
+    table.write_text("slide_id,score,label\n" + "".join(f"s{i},{p},{y}\n" for i, (p, y) in enumerate(rows)))
+    call = (
+        "--metric",
+        metric,
+        "--scores",
+        table,
+        "--score-column",
+        "score",
+        "--out",
+        out,
+        "--set",
+        "bootstrap=100",
+    )
+    assert evaluate(*call) == 0
+    content = json.loads((out / "metrics.json").read_text())
+    assert content["auc"] == pytest.approx(2 / 3)
+    assert content["auc_ci95"] == content["auc_ci95_bootstrap"] == content["ci95"] == [None, None]
+    said = capsys.readouterr().out
+    assert "(95 % interval not defined)" in said
+    assert "note: there is one positive slide" in said
+    assert "nan" not in said
+    assert json.loads((out / "roc.json").read_text())["auc"] == {"auc": content["auc"]}

@@ -202,6 +202,25 @@ def test_an_edited_mask_changes_the_cells_and_is_never_written_over(slides: Path
     assert outcomes(tmp_path) == {"slide_000": "failed", "slide_001": "already done"}
 
 
+def test_what_a_mask_leaves_out_is_said_and_kept_beside_the_features(slides: Path, tmp_path: Path, capsys):
+    square = [[[0, 0], [512, 0], [512, 512], [0, 512], [0, 0]]]
+    parts = [
+        {"type": "Polygon", "coordinates": square},
+        {"type": "LineString", "coordinates": [[0, 0], [9, 9]]},
+    ]
+    feature = {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": parts}}
+    (tmp_path / "m").mkdir()
+    for name in ("slide_000", "slide_001"):
+        (tmp_path / "m" / f"{name}.geojson").write_text(json.dumps(feature))
+    assert extract.run(config(slides, tmp_path / "o", mask=str(tmp_path / "m"))) == 0
+    said = "feature 0: a LineString has no area and is left out"
+    assert f"slide_000: note: {said}" in capsys.readouterr().out
+    with (tmp_path / "o" / "extract.csv").open() as file:
+        assert [row["detail"] for row in csv.DictReader(file)] == [said] * 2
+    stored = open_features(tmp_path / "o" / "slide_000.zarr")
+    assert stored.n_cells == (512 // 64) ** 2
+
+
 def test_a_slide_without_its_mask_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):
     assert extract.run(config(slides, tmp_path / "a")) == 0
     masks = tmp_path / "masks"

@@ -157,6 +157,31 @@ def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
         train.run(train_config(cohort, tmp_path, supervision="dense", name="without"))
 
 
+def test_outlines_that_were_left_out_are_said_before_anything_is_trained(
+    cohort: Path, tmp_path: Path, capsys
+):
+    outlines = tmp_path / "outlines"
+    outlines.mkdir()
+    for index in range(1, 20, 2):
+        write_asap(outlines / f"s{index:02d}.xml", [[(0, 0), (1024, 0), (1024, 256), (0, 256)]])
+    write_asap(outlines / "s03.xml", [[(0, 0), (1024, 0), (1024, 256), (0, 256)]] * 2)
+    text = (outlines / "s03.xml").read_text()
+    head, first, rest = text.split('PartOfGroup="Tumor"')
+    (outlines / "s03.xml").write_text(f'{head}PartOfGroup="Tumor"{first}PartOfGroup="Necrosis"{rest}')
+    write_asap(outlines / "s05.xml", [[(90_000, 0), (91_024, 0), (91_024, 256)]])
+    how = {"supervision": "both", "annotations": str(outlines), "epochs": 1}
+    assert train.run(train_config(cohort, tmp_path, **how)) == 0
+    out = capsys.readouterr().out
+    assert "s03: note: Annotation 1: group 'Necrosis' is neither tumour nor exclusion; left out" in out
+    assert "s05: note: no patch lies in its tumour outlines" in out
+    assert out.index("s05: note") < out.index("validation AUC")
+    assert "s07" not in out
+    (outlines / "s09.xml").unlink()
+    assert train.run(train_config(cohort, tmp_path, **how, name="less")) == 0
+    said = "note: 1 of 10 tumour slides have no outlines, so their patches teach nothing: s09"
+    assert said in capsys.readouterr().out
+
+
 def test_a_training_does_not_go_on_with_other_outlines_or_labels(cohort: Path, tmp_path: Path):
     outlines = tmp_path / "outlines"
     outlines.mkdir()

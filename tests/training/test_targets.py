@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from wsi_vmamba.annotation import write_asap
 from wsi_vmamba.bags import Bag, SlideRecord
-from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.errors import AnnotationError, MissingDataError
 from wsi_vmamba.training import CellTargets
 from wsi_vmamba.training.objective import cell_loss
 
@@ -71,10 +72,81 @@ def test_normal_slides_are_negative_and_tumour_slides_without_outlines_unknown(f
     assert as_map(targets(SlideRecord(slide_id="t", label=1), bag("t"))) == [[-1] * 5] * 4
 
 
+def rewrite(path, *, groups):
+    """Put other groups, one an outline, into a file of `write_asap`."""
+    parts = path.read_text().split('PartOfGroup="Tumor"')
+    assert len(parts) == len(groups) + 1
+    again = parts[0] + "".join(
+        f'PartOfGroup="{group}"{part}' for group, part in zip(groups, parts[1:], strict=True)
+    )
+    path.write_text(again)
+
+
+#: Cell (0, 3) whole, an eighth of (1, 3).
+OTHER = [(0, 3 * 512), (576, 3 * 512), (576, 4 * 512), (0, 4 * 512)]
+OUTLINED = [[0] * 5, [0, 1, 1, 1, 0], [0, -1, -1, -1, 0], [0] * 5]
+
+
+def test_cells_inside_an_outline_that_was_left_out_are_unknown_never_negative(folder):
+    record, targets = SlideRecord(slide_id="s", label=1), CellTargets(folder)
+    write_asap(folder / "s.xml", [OUTLINE, OTHER])
+    rewrite(folder / "s.xml", groups=["Tumor", "Necrosis"])
+    assert as_map(targets(record, bag())) == [*OUTLINED[:3], [-1, -1, 0, 0, 0]]
+    (note,) = targets.notes(record, bag())
+    assert "group 'Necrosis' is neither tumour nor exclusion; left out" in note
+
+
+def test_tumour_inside_an_outline_that_was_left_out_stays_tumour(folder):
+    write_asap(folder / "s.xml", [OUTLINE, [(0, 0), (2560, 0), (2560, 2048), (0, 2048)]])
+    rewrite(folder / "s.xml", groups=["Tumor", "Region"])
+    targets = CellTargets(folder)(SlideRecord(slide_id="s", label=1), bag())
+    assert as_map(targets) == [[-1] * 5, [-1, 1, 1, 1, -1], [-1] * 5, [-1] * 5]
+
+
+def test_a_subgroup_of_tumour_teaches_tumour(folder):
+    rewrite(folder / "s.xml", groups=["Macro"])
+    text = (folder / "s.xml").read_text()
+    assert '<Group Name="Tumor" PartOfGroup="None"' in text
+    nested = '<AnnotationGroups><Group Name="Macro" PartOfGroup="Tumor"/>'
+    (folder / "s.xml").write_text(text.replace("<AnnotationGroups>", nested))
+    record, targets = SlideRecord(slide_id="s", label=1), CellTargets(folder)
+    assert as_map(targets(record, bag())) == OUTLINED
+    assert targets.notes(record, bag()) == ()
+
+
+@pytest.mark.parametrize(
+    ("outlines", "said"),
+    [
+        ([], "no tumour is outlined"),
+        ([[(x + 9e5, y) for x, y in OUTLINE]], "no patch lies in its tumour outlines"),
+        ([[(x / 512, y / 512) for x, y in OUTLINE]], "no patch lies in its tumour outlines"),
+    ],
+)
+def test_a_tumour_slide_whose_outlines_meet_no_cell_teaches_nothing_and_is_named(folder, outlines, said):
+    write_asap(folder / "s.xml", outlines)
+    record, targets = SlideRecord(slide_id="s", label=1), CellTargets(folder)
+    read_cells = bag()
+    # The cell of the corner was not read, so that outlines shrunk into it meet none.
+    kept = read_cells.coords_l0.sum(axis=1) > 0
+    read_cells = replace(
+        read_cells,
+        features=read_cells.features[kept],
+        coords_l0=np.ascontiguousarray(read_cells.coords_l0[kept]),
+    )
+    assert np.isnan(targets(record, read_cells)).all()
+    assert said in targets.notes(record, read_cells)[-1]
+
+
 def test_outlines_of_the_manifest_are_used_without_a_folder(folder):
     record = SlideRecord(slide_id="other", label=1, annotation=folder / "s.xml")
     assert np.nansum(CellTargets()(record, bag("other"))) == 3
     assert CellTargets(folder).find(record) is None  # a folder given replaces the manifest's
+
+
+def test_of_two_outline_files_neither_is_taken(folder):
+    (folder / "s.geojson").write_text("[]")
+    with pytest.raises(AnnotationError, match=r"s has 2 files of outlines \(s\.xml, s\.geojson\).*keep one"):
+        CellTargets(folder).find(SlideRecord(slide_id="s", label=1))
 
 
 def test_missing_outlines_are_refused_with_the_place_and_the_remedy(folder):

@@ -1,23 +1,18 @@
-"""A picture as a mask: what is not 0 is tissue."""
+"""A picture as a tissue mask: what is not black is tissue."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
-from wsi_vmamba.errors import MaskError
+from wsi_vmamba.errors import MaskError, PictureError
+from wsi_vmamba.masks.picture_files import read_picture
 from wsi_vmamba.slide.base import Slide
 from wsi_vmamba.tissue.mask import TissueMask
 from wsi_vmamba.tissue.overview import OVERVIEW_MPP
-
-#: Pixels of the largest mask that is read; 8 um per pixel needs a hundredth of it.
-_MAX_PX = 1 << 28
-_COLOUR_MODES = {"RGBA": 3, "LA": 1, "PA": 1}
 
 
 def read_image_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
@@ -26,19 +21,19 @@ def read_image_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
     Of a pyramid the coarsest level that is still as fine as the segmenters' masks is taken.
 
     Raises:
-        MaskError: it cannot be read, is too large, or has another aspect than the slide.
+        MaskError: it cannot be read, is too large, does not say clearly what is marked, or has another aspect than
+            the slide.
     """
-    try:
-        mask = _read_tiff(path, slide, mpp) if path.suffix.lower() in {".tif", ".tiff"} else _read_other(path)
-    # tifffile and Pillow raise these on damaged files; Pillow's bomb error is an Exception of its own.
-    except (OSError, ValueError, LookupError, RuntimeError, SyntaxError, tifffile.TiffFileError) as error:
-        raise MaskError(slide.path, f"mask {path} cannot be read as a picture ({error})") from error
-    except Image.DecompressionBombError as error:
-        raise MaskError(
-            slide.path, f"mask {path}: {error}; save it at about {OVERVIEW_MPP:g} um per pixel"
-        ) from error
     base = slide.levels[0]
-    height, width = mask.shape
+
+    def choose(sizes: Sequence[tuple[int, int]]) -> tuple[int, tuple[str, ...]]:
+        return _choose_level(sizes, slide_um=mpp * base.width_px)
+
+    try:
+        picture = read_picture(path, choose=choose)
+    except PictureError as error:
+        raise MaskError(slide.path, f"mask {path}: {error}") from error
+    height, width = picture.marked.shape
     across, down = base.width_px / width, base.height_px / height
     # Writers round both sides of a reduced picture, by up to a pixel each.
     if abs(across - down) > max(across / height, down / width) * 1.5:
@@ -48,42 +43,40 @@ def read_image_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
             f"{across:.4g} times as wide but {down:.4g} times as high; a mask must show the whole slide",
         )
     downsample = (across + down) / 2
-    return TissueMask(mask=mask, downsample=downsample, mpp=mpp * downsample)
+    return TissueMask(
+        mask=picture.marked,
+        downsample=downsample,
+        mpp=mpp * downsample,
+        notes=(*picture.notes, *_notes_on(picture.grey)),
+    )
 
 
-def _read_tiff(path: Path, slide: Slide, mpp: float) -> NDArray[np.bool_]:
-    with tifffile.TiffFile(path) as tif:
-        levels = tif.series[0].levels
-        # um per pixel of each level, from its width; pages are finest first.
-        um = [mpp * slide.levels[0].width_px / _width(level) for level in levels]
-        fine_enough = [i for i, value in enumerate(um) if value <= OVERVIEW_MPP * 1.001]
-        level = levels[max(fine_enough, default=0)]
-        _check_size(level.shape)
-        return _as_mask(level.asarray(), alpha=level.keyframe.samplesperpixel in (2, 4))
+def _notes_on(grey: NDArray[Any] | None) -> tuple[str, ...]:
+    """Say that shares and probabilities are not cut at one half, which is what people expect."""
+    if grey is None or grey.dtype.kind != "f" or not ((grey > 0) & (grey < 1)).any():
+        return ()
+    below = float(((grey > 0) & (grey < 0.5)).sum() / (grey > 0).sum())
+    return (
+        f"the mask has values between 0 and 1; all above 0 are tissue, {below:.0%} of them are below 0.5",
+    )
 
 
-def _width(level: Any) -> int:
-    return int(level.shape[level.axes.index("X")])
-
-
-def _read_other(path: Path) -> NDArray[np.bool_]:
-    with Image.open(path) as picture:
-        _check_size(picture.size)
-        pixels = np.asarray(picture)
-        return _as_mask(pixels, alpha=picture.mode in _COLOUR_MODES)
-
-
-def _check_size(shape: tuple[int, ...]) -> None:
-    if np.prod(shape, dtype=np.float64) > _MAX_PX:
-        raise ValueError(f"{shape} values are too many; save it at about {OVERVIEW_MPP:g} um per pixel")
-
-
-def _as_mask(pixels: NDArray[Any], *, alpha: bool) -> NDArray[np.bool_]:
-    """True where any colour is not 0; opacity says nothing about tissue."""
-    if pixels.ndim == 3:
-        if alpha:
-            pixels = pixels[..., :-1]
-        pixels = np.asarray(pixels.any(axis=-1))
-    if pixels.ndim != 2:
-        raise ValueError(f"expected one picture, got an array of shape {pixels.shape}")
-    return np.ascontiguousarray(pixels != 0)
+def _choose_level(sizes: Sequence[tuple[int, int]], *, slide_um: float) -> tuple[int, tuple[str, ...]]:
+    """The level to read of a file with pictures of these (width, height), and which of them are no levels."""
+    width, height = sizes[0]
+    # A level's sides are those of the first picture, reduced and rounded.
+    levels = [i for i, (w, h) in enumerate(sizes) if abs(w * height - h * width) <= 1.5 * max(width, height)]
+    twice = [sizes[i] for i in levels if [sizes[j] for j in levels].count(sizes[i]) > 1]
+    if twice:
+        raise PictureError(
+            f"it holds {len(twice)} pictures of {twice[0][0]} x {twice[0][1]} px; keep the one that is the mask"
+        )
+    notes = tuple(
+        f"the mask file also holds a picture of {w} x {h} px, which is not looked at"
+        for i, (w, h) in enumerate(sizes)
+        if i not in levels
+    )
+    um = {i: slide_um / sizes[i][0] for i in levels}
+    fine_enough = [i for i in levels if um[i] <= OVERVIEW_MPP * 1.001]
+    index = max(fine_enough, key=lambda i: um[i]) if fine_enough else min(levels, key=lambda i: um[i])
+    return index, notes

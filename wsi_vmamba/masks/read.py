@@ -22,12 +22,15 @@ NOT_TISSUE: Mapping[str, Role] = dict.fromkeys(
     Role.EXCLUSION,
 )  # fmt: skip
 
+#: Pixels by which polygons may reach out of the slide unsaid.
+_RIM_L0 = 2
+
 
 def read_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
     """Read the mask of a slide.
 
     Args:
-        path: GeoJSON (QuPath), ASAP XML, or a picture in which every pixel that is not 0 is tissue.
+        path: GeoJSON (QuPath), ASAP XML, or a picture in which every pixel that is not black is tissue.
         slide: the open slide, for its size; no pixel is read.
         mpp: micrometres per level-0 pixel, as resolved.
 
@@ -46,14 +49,16 @@ def read_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
         annotation = read_annotation(path, groups=NOT_TISSUE, others=Role.TUMOR)
     except AnnotationError as error:
         raise MaskError(slide.path, f"mask {error}") from error
-    _check_on_slide(path, slide, annotation)
+    beyond = _check_on_slide(path, slide, annotation)
     grid = overview_grid(slide, mpp=mpp)
     mask = annotation.rasterize(width_px=grid.width_px, height_px=grid.height_px, downsample=grid.downsample)
-    return TissueMask(mask=mask, downsample=grid.downsample, mpp=mpp * grid.downsample)
+    return TissueMask(
+        mask=mask, downsample=grid.downsample, mpp=mpp * grid.downsample, notes=(*annotation.notes, *beyond)
+    )
 
 
-def _check_on_slide(path: Path, slide: Slide, annotation: Annotation) -> None:
-    """Refuse polygons that lie beside the slide: they are of another slide, or not in level-0 pixels."""
+def _check_on_slide(path: Path, slide: Slide, annotation: Annotation) -> tuple[str, ...]:
+    """Refuse polygons that lie beside the slide; say if they reach out of it: of another one, or other pixels?"""
     if not annotation.tumor:
         raise MaskError(
             slide.path, f"mask {path}: it has no area that is tissue; draw one, or leave out --mask"
@@ -66,3 +71,11 @@ def _check_on_slide(path: Path, slide: Slide, annotation: Annotation) -> None:
             f"mask {path}: its polygons lie at ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), outside the "
             f"slide of {base.width_px} x {base.height_px} px; they must be in pixels of level 0 of this slide",
         )
+    # A pixel or two are how polygons are drawn along an edge.
+    outside = max(-left, -top, right - base.width_px, bottom - base.height_px)
+    if outside <= _RIM_L0:
+        return ()
+    return (
+        f"polygons reach {outside:.0f} px beyond the slide of {base.width_px} x {base.height_px} px; are they of this "
+        "slide, in pixels of level 0?",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,13 @@ from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, plai
 from wsi_vmamba.metrics.bootstrap import (
     DEFAULT_RESAMPLES,
     DEFAULT_SEED,
+    FEWEST,
     BootstrapInterval,
     BootstrappedResult,
     Weights,
     bootstrapped,
     cumulative_counts,
+    smaller_class,
     stratified_bootstrap,
 )
 from wsi_vmamba.metrics.delong import DelongInterval, delong_interval
@@ -26,13 +29,16 @@ from wsi_vmamba.metrics.ranking import ranking_note
 
 @dataclass(frozen=True, kw_only=True)
 class AucResult:
-    """ROC AUC; ``ci95`` is DeLong's, cut to 0–1, with the bootstrap beside it."""
+    """ROC AUC; ``ci95`` is DeLong's, cut to 0–1, with the bootstrap beside it.
+
+    Where a class has a single slide there is no interval: ``delong`` is None and the ends are NaN.
+    """
 
     value: float
     ci95: Interval
     n_positive: int
     n_negative: int
-    delong: DelongInterval
+    delong: DelongInterval | None
     bootstrap: BootstrapInterval
     note: str | None = None
 
@@ -41,10 +47,10 @@ class AucResult:
         return {
             "metric": "auc",
             "value": self.value,
-            "ci95": list(self.ci95),
+            "ci95": plain(self.ci95),
             "n_positive": self.n_positive,
             "n_negative": self.n_negative,
-            "delong": self.delong.to_dict(),
+            "delong": self.delong.to_dict() if self.delong else None,
             "bootstrap": self.bootstrap.to_dict(),
             "note": self.note,
         }
@@ -77,21 +83,29 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
 def auc(
     labels: ArrayLike, scores: ArrayLike, *, resamples: int = DEFAULT_RESAMPLES, seed: int = DEFAULT_SEED
 ) -> AucResult:
-    """ROC AUC with DeLong's and the stratified bootstrap's 95 % interval.
+    """ROC AUC with DeLong's and the stratified bootstrap's 95 % interval, without one where a class has one slide.
 
     Raises:
-        MetricError: labels or scores are not usable, or a class has fewer than two slides.
+        MetricError: labels or scores are not usable.
     """
     label, score = check_binary(labels, scores)
-    delong = delong_interval(label, score)
+    delong = delong_interval(label, score) if smaller_class(label) >= FEWEST else None
     return AucResult(
         value=roc_auc(label, score),
-        ci95=delong.ci95,
+        ci95=delong.ci95 if delong else (math.nan, math.nan),
         n_positive=int(label.sum()),
         n_negative=int((1 - label).sum()),
         delong=delong,
         bootstrap=stratified_bootstrap(auc_statistic, label, score, resamples=resamples, seed=seed),
-        note=ranking_note(label, score),
+        note=ranking_note(label, score) if delong else _single_note(label),
+    )
+
+
+def _single_note(labels: Labels) -> str:
+    single = "positive" if labels.sum() < FEWEST else "negative"
+    return (
+        f"there is one {single} slide, so no metric has a 95 % interval: one slide does not tell how much slides "
+        "differ; take the values for what they are, those of these slides"
     )
 
 

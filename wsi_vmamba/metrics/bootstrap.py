@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from wsi_vmamba.metrics.base import Interval, Labels, Scores, plain
 
 DEFAULT_RESAMPLES = 10_000
 DEFAULT_SEED = 20161116
+#: Slides of each class that an interval needs: one slide says nothing of how much slides differ.
+FEWEST = 2
 #: Weights held at once; bounds memory whatever the number of slides and resamples.
 _CHUNK_NUMBERS = 4_000_000
 
@@ -25,7 +28,7 @@ Statistic = Callable[[Labels, Scores, Weights], NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapInterval:
-    """Percentile interval of a metric over stratified resamples."""
+    """Percentile interval of a metric over stratified resamples; NaN where a class has fewer than two slides."""
 
     value: float
     ci95: Interval
@@ -88,15 +91,25 @@ def stratified_bootstrap(
         scores: shape (N,).
         resamples: number of resamples, at least 100 for a 95 % interval to mean anything.
         seed: the interval is a function of it and of the order of the slides within each class.
+
+    Returns:
+        The value with its interval, which is NaN where a class has fewer than two slides.
     """
     if resamples < 100:
         raise MetricError(f"a 95 % bootstrap interval needs at least 100 resamples, got {resamples}")
+    value = evaluate(statistic, labels, scores)
+    if smaller_class(labels) < FEWEST:
+        # The one slide would be drawn every time: the interval would leave out what is least known.
+        none = (math.nan, math.nan)
+        return BootstrapInterval(
+            value=value, ci95=none, mean=math.nan, se=math.nan, resamples=resamples, seed=seed
+        )
     draws = np.concatenate(
         [statistic(labels, scores, weights) for weights in resample(labels, resamples=resamples, seed=seed)]
     )
     low, high = np.percentile(draws, [2.5, 97.5])
     return BootstrapInterval(
-        value=evaluate(statistic, labels, scores),
+        value=value,
         ci95=(float(low), float(high)),
         mean=float(draws.mean()),
         se=float(draws.std(ddof=1)),
@@ -118,6 +131,12 @@ def bootstrapped(
     """Value and interval of a metric that is nothing but a ``statistic``, for labels and scores already checked."""
     spread = stratified_bootstrap(statistic, labels, scores, resamples=resamples, seed=seed)
     return BootstrappedResult(name=name, bootstrap=spread, settings=settings or {})
+
+
+def smaller_class(labels: Labels) -> int:
+    """Number of slides of the class that has fewer."""
+    positives = int(labels.sum())
+    return min(positives, len(labels) - positives)
 
 
 def evaluate(statistic: Statistic, labels: Labels, scores: Scores) -> float:

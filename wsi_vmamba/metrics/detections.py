@@ -15,7 +15,10 @@ from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, LesionMap
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """Points of one slide in file order: three arrays of shape (n,); x_l0 and y_l0 in level-0 pixels."""
+    """Points of one slide in file order: three arrays of shape (n,); x_l0 and y_l0 in level-0 pixels.
+
+    Probabilities are from 0 to 1: a lesion that is found below 0 would count as missed.
+    """
 
     probability: NDArray[np.float64]
     x_l0: NDArray[np.float64]
@@ -31,6 +34,12 @@ class Detections:
                 raise MetricError(
                     f"detection {int(bad[0]) + 1}: {name} is {getattr(self, name)[bad[0]]}, not a number"
                 )
+        bad = np.flatnonzero((self.probability < 0) | (self.probability > 1))
+        if len(bad):
+            raise MetricError(
+                f"detection {int(bad[0]) + 1}: expected a probability from 0 to 1, got "
+                f"{self.probability[bad[0]]:g}; of percentages take a hundredth, of logits the sigmoid"
+            )
 
     def __len__(self) -> int:
         return len(self.probability)

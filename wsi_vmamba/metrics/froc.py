@@ -19,12 +19,17 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics.base import Interval, plain
-from wsi_vmamba.metrics.bootstrap import DEFAULT_SEED
+from wsi_vmamba.metrics.bootstrap import DEFAULT_SEED, FEWEST
 from wsi_vmamba.metrics.detections import FrocSlide, SlideMatch, match_slide
 
 #: False positives per slide at which the challenge reads the sensitivity.
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FROC_RESAMPLES = 2_000
+
+_ONE_SLIDE = (
+    "lesions that count are on one slide only, so FROC has no 95 % interval: one slide does not tell how much slides "
+    "differ"
+)
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +57,10 @@ class FrocCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class FrocResult:
-    """FROC score of a set of slides; ``ci95`` comes from drawing slides, tumour and normal apart."""
+    """FROC score of a set of slides; ``ci95`` comes from drawing slides, tumour and normal apart.
+
+    It is NaN, and ``note`` says so, where lesions that count are on one slide only.
+    """
 
     value: float
     ci95: Interval
@@ -65,6 +73,7 @@ class FrocResult:
     slides: tuple[SlideMatch, ...]
     resamples: int
     seed: int
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The scores, each labelled, both curves and one entry per slide, ready for JSON (NaN as null)."""
@@ -88,6 +97,7 @@ class FrocResult:
                 "slides": [slide.to_dict() for slide in self.slides],
                 "resamples": self.resamples,
                 "seed": self.seed,
+                "note": self.note,
             }
         )
         return fields
@@ -129,6 +139,7 @@ def froc(
         slides=matches,
         resamples=resamples,
         seed=seed,
+        note=_ONE_SLIDE if _n_with_lesions(matches) == 1 else None,
     )
 
 
@@ -180,7 +191,7 @@ def _per_slide(
 
 def _bootstrap(matches: Sequence[SlideMatch], *, resamples: int, seed: int) -> tuple[Interval, Interval]:
     """95 % intervals of the official score and of the one without quirks, from the same draws."""
-    if not any(match.n_counted for match in matches):
+    if _n_with_lesions(matches) < FEWEST:
         return (math.nan, math.nan), (math.nan, math.nan)
     generator = np.random.default_rng(seed)
     strata = [[match for match in matches if match.is_tumor is tumor] for tumor in (True, False)]
@@ -197,6 +208,11 @@ def _bootstrap(matches: Sequence[SlideMatch], *, resamples: int, seed: int) -> t
             drawn.append((official_curve(sample).score, curve_without_quirks(sample).score))
     scores = np.asarray(drawn)
     return _percentiles(scores[:, 0]), _percentiles(scores[:, 1])
+
+
+def _n_with_lesions(matches: Sequence[SlideMatch]) -> int:
+    """Slides with a lesion that counts."""
+    return sum(match.n_counted > 0 for match in matches)
 
 
 def _percentiles(values: Floats) -> Interval:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wsi_vmamba.errors import MetricError
+from wsi_vmamba.errors import MetricError, PictureError
+from wsi_vmamba.masks.picture_files import read_picture
 
 #: Fixed by the challenge, whatever the slide records: um per level-0 pixel and the level of the masks.
 MPP_L0 = 0.243
@@ -93,49 +93,37 @@ def find_lesions(mask: NDArray[np.uint8], *, name: str) -> LesionMap:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a level-5 mask, shape (H, W) uint8, from a grey PNG or TIFF.
+    """Read a level-5 mask, shape (H, W) uint8, black being 0, from a grey PNG or TIFF.
 
     Of a TIFF pyramid (such as the organisers' own mask files, whose first level is that of the slide) the
     level with a downsample of 32 is read.
 
     Raises:
-        MetricError: the file is not an 8-bit grey image, or a pyramid without such a level.
+        MetricError: the file is not an 8-bit grey image, does not say clearly what is black, or is a pyramid without
+            such a level.
     """
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return _read_tiff(path)
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise MetricError(f"{path}: no readable image; expected an 8-bit grey PNG or TIFF at level 5")
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise MetricError(f"{path}: expected an 8-bit grey image, got {image.dtype} of shape {image.shape}")
-    mask: NDArray[np.uint8] = image
-    return mask
-
-
-def _read_tiff(path: Path) -> NDArray[np.uint8]:
     try:
-        with tifffile.TiffFile(path) as file:
-            image: NDArray[Any] = np.squeeze(_mask_level(file, path).asarray())
-    except MetricError:
-        raise
-    except (OSError, ValueError) as error:
-        raise MetricError(f"{path}: cannot be read as a TIFF mask: {error}") from error
-    if image.ndim != 2 or image.dtype not in (np.uint8, np.bool_):
-        raise MetricError(f"{path}: expected an 8-bit grey image, got {image.dtype} of shape {image.shape}")
+        picture = read_picture(path, choose=_mask_level)
+    except PictureError as error:
+        raise MetricError(f"{path}: {error}") from error
+    grey = picture.grey
+    if grey is None or grey.dtype not in (np.uint8, np.bool_):
+        found = "colours" if grey is None else str(grey.dtype)
+        raise MetricError(
+            f"{path}: expected an 8-bit grey image, got {found} of shape {picture.marked.shape}"
+        )
     # One-bit images say tumour with True.
-    return np.where(image, np.uint8(TUMOR_VALUE), np.uint8(0)) if image.dtype == np.bool_ else image
+    return np.where(grey, np.uint8(TUMOR_VALUE), np.uint8(0)) if grey.dtype == np.bool_ else grey
 
 
-def _mask_level(file: tifffile.TiffFile, path: Path) -> Any:
+def _mask_level(sizes: Sequence[tuple[int, int]]) -> tuple[int, tuple[str, ...]]:
     """The only image of a plain file; of a pyramid, the one 32 times smaller than its first."""
-    # Not every writer marks its levels as such, so all images of the file are looked at.
-    images = [level for series in file.series for level in series.levels]
-    if len(images) == 1:
-        return images[0]
-    for image in images:
-        if round(images[0].shape[1] / image.shape[1]) == MASK_DOWNSAMPLE:
-            return image
-    raise MetricError(f"{path}: {len(images)} images, none {MASK_DOWNSAMPLE} times smaller than the first")
+    if len(sizes) == 1:
+        return 0, ()
+    for index, (width, _) in enumerate(sizes):
+        if round(sizes[0][0] / width) == MASK_DOWNSAMPLE:
+            return index, ()
+    raise PictureError(f"{len(sizes)} images, none {MASK_DOWNSAMPLE} times smaller than the first")
 
 
 def _grow_kernel() -> NDArray[np.uint8]:

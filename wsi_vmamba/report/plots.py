@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from wsi_vmamba.metrics.auc import average_precision, precision_recall_points, roc_points
-from wsi_vmamba.metrics.base import check_binary, plain
-from wsi_vmamba.metrics.bootstrap import DEFAULT_SEED, cumulative_counts, resample
+from wsi_vmamba.metrics.auc import average_precision, precision_recall_points, roc_auc, roc_points
+from wsi_vmamba.metrics.base import Interval, check_binary, plain
+from wsi_vmamba.metrics.bootstrap import DEFAULT_SEED, FEWEST, cumulative_counts, resample, smaller_class
 from wsi_vmamba.metrics.calibration import DEFAULT_BINS, brier, ece, reliability_bins
 from wsi_vmamba.metrics.delong import delong_interval
 from wsi_vmamba.metrics.froc import RATES, FrocCurve, FrocResult
@@ -39,24 +39,33 @@ def plot_roc(
 ) -> FigureFiles:
     """Draw the ROC curve with DeLong's interval of the AUC and a pointwise 95 % bootstrap band.
 
+    Where a class has a single slide there is neither interval nor band.
+
     Raises:
-        MetricError: labels or scores are not usable, or a class has fewer than two slides.
+        MetricError: labels or scores are not usable.
     """
     label, score = check_binary(labels, scores)
-    interval, curve = delong_interval(label, score), roc_points(label, score)
-    grid, low, high = _roc_band(label, score, seed=seed)
+    curve, value, interval = roc_points(label, score), roc_auc(label, score), None
+    grid = low = high = np.empty(0)
+    if smaller_class(label) >= FEWEST:
+        interval = delong_interval(label, score)
+        grid, low, high = _roc_band(label, score, seed=seed)
     n_positive, n_negative = int(label.sum()), int((1 - label).sum())
     with house_style():
         figure = new_figure(width_in=3.9, height_in=3.9)
         axes = _unit_square(figure, title=title, x="1 − specificity", y="Sensitivity")
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.fill_between(grid, low, high, color=BLUE, alpha=0.15, linewidth=0, label="95 % band, pointwise")
-        text = f"AUC {interval.auc:.3f} ({interval.ci95[0]:.3f}–{interval.ci95[1]:.3f})"
+        if interval:
+            axes.fill_between(
+                grid, low, high, color=BLUE, alpha=0.15, linewidth=0, label="95 % band, pointwise"
+            )
+        text = _with_interval(f"AUC {value:.3f}", interval.ci95 if interval else (np.nan, np.nan))
         axes.plot(curve.x, curve.y, color=BLUE, label=text, clip_on=False, zorder=_ABOVE_FRAME)
         axes.set_title(f"{n_positive} positive, {n_negative} negative slides", loc="right", **_NOTE)
         axes.legend(loc="lower right")
         data = {
-            "auc": interval.to_dict(), "n_positive": n_positive, "n_negative": n_negative,
+            "auc": interval.to_dict() if interval else {"auc": value},
+            "n_positive": n_positive, "n_negative": n_negative,
             "curve": {"false_positive_rate": curve.x, "true_positive_rate": curve.y, "threshold":
             curve.thresholds}, "band95": {"false_positive_rate": grid, "low": low, "high": high, "resamples":
             _BAND_RESAMPLES, "seed": seed},
@@ -77,7 +86,7 @@ def plot_precision_recall(
         axes = _unit_square(figure, title=title, x="Recall", y="Precision")
         chance = f"chance {prevalence:.3f}"
         axes.axhline(prevalence, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), label=chance)
-        text = f"AP {result.value:.3f} ({result.ci95[0]:.3f}–{result.ci95[1]:.3f})"
+        text = _with_interval(f"AP {result.value:.3f}", result.ci95)
         # Recall falls along the curve; a precision holds from the recall before up to its own.
         axes.step(
             curve.x[::-1],
@@ -138,7 +147,7 @@ def plot_froc(result: FrocResult, folder: Path, *, name: str = "froc", title: st
              (0, (4, 2)), "without quirks"),
             (result.curve, result.value, result.ci95, BLUE, "-", "as the organisers score"),
         ):  # fmt: skip
-            text = f"{what}: {score:.3f} ({ci95[0]:.3f}–{ci95[1]:.3f})"
+            text = _with_interval(f"{what}: {score:.3f}", ci95)
             axes.plot(grid, _read_froc(curve, grid), color=colour, linestyle=line, label=text)
         axes.plot(
             RATES,
@@ -175,6 +184,11 @@ def _roc_band(labels: NDArray[np.int64], scores: Floats, *, seed: int) -> tuple[
         rows.extend(np.interp(grid, x_row, y_row) for x_row, y_row in zip(x, y, strict=True))
     low, high = np.percentile(np.array(rows), [2.5, 97.5], axis=0)
     return grid, low, high
+
+
+def _with_interval(text: str, ci95: Interval) -> str:
+    """A value with its interval, where it has one."""
+    return text if np.isnan(ci95[0]) else f"{text} ({ci95[0]:.3f}–{ci95[1]:.3f})"
 
 
 def _read_froc(curve: FrocCurve, rates: Floats) -> Floats:

@@ -21,12 +21,14 @@ class TissueMask:
         downsample: level-0 pixels per mask pixel, at least 1.
         mpp: micrometres per mask pixel.
         picture: uint8 RGB of the same shape that the mask was found in; None where none was read.
+        notes: what was repaired, left out or taken for granted in making it, for the user to see.
     """
 
     mask: NDArray[np.bool_]
     downsample: float
     mpp: float
     picture: NDArray[np.uint8] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_ or self.mask.size == 0:

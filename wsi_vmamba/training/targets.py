@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.annotation import Annotation, read_annotation
+from wsi_vmamba.annotation.raster import draw
 from wsi_vmamba.bags import Bag, SlideRecord
 from wsi_vmamba.datasets.camelyon16 import allows_negatives
 from wsi_vmamba.errors import AnnotationError, MissingDataError
@@ -21,19 +23,23 @@ TUMOR_SHARE = 0.25
 _POINTS = 8
 #: Endings of outline files, in the order they are looked for.
 _SUFFIXES = (".xml", ".geojson", ".json")
+#: Raised when equal outlines come to mean other targets, so that no training is resumed across that.
+_RULES = b"2"
 
 
 class CellTargets:
     """Targets of a slide's cells, worked out once per slide; the object `train` is given.
 
     A normal slide has zeros. A tumour slide has ones inside its outlines and zeros outside, but for slides
-    flagged as partly annotated, where outside is unknown; without outlines all of it is unknown.
+    flagged as partly annotated, where outside is unknown, and for cells that an outline touches which was left
+    out, of a class that is not known; without an outline that meets a cell all of it is unknown.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         """Keep where outlines ``<slide_id>.xml`` or ``.geojson`` are; None: where the records say."""
         self.folder = folder
         self._kept: dict[str, NDArray[np.float32]] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
         """Return (N,) float32: 1 tumour, 0 none, NaN unknown.
@@ -45,12 +51,31 @@ class CellTargets:
             self._kept[record.slide_id] = self._make(record, bag)
         return self._kept[record.slide_id]
 
+    def notes(self, record: SlideRecord, bag: Bag) -> tuple[str, ...]:
+        """Return what was repaired or left out of the outlines of a slide, one sentence each, for the user to see.
+
+        Raises:
+            AnnotationError: the outlines cannot be read.
+        """
+        self(record, bag)
+        return self._notes.get(record.slide_id, ())
+
     def find(self, record: SlideRecord) -> Path | None:
-        """Return the outline file of a slide, None where there is none."""
+        """Return the outline file of a slide, None where there is none.
+
+        Raises:
+            AnnotationError: the folder has several for this slide.
+        """
         if self.folder is None:
             return record.annotation if record.annotation and record.annotation.is_file() else None
         candidates = (self.folder / f"{record.slide_id}{suffix}" for suffix in _SUFFIXES)
-        return next((path for path in candidates if path.is_file()), None)
+        found = [path for path in candidates if path.is_file()]
+        if len(found) > 1:
+            named = ", ".join(path.name for path in found)
+            raise AnnotationError(
+                f"{record.slide_id} has {len(found)} files of outlines ({named}) in {self.folder}; keep one"
+            )
+        return found[0] if found else None
 
     def describe(self, record: SlideRecord) -> str:
         """Say what the targets of a slide are made from, so that it shows when that changes: a hash of its outlines.
@@ -62,7 +87,7 @@ class CellTargets:
         if path is None:
             return "no outlines"
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            digest = hashlib.sha256(_RULES + path.read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise AnnotationError(f"{path}: the outlines cannot be read ({error.strerror})") from error
         return digest if allows_negatives(record) else f"{digest}, no negatives"
@@ -107,19 +132,44 @@ class CellTargets:
         path = self.find(record)
         if path is None:
             return np.full(len(bag.features), np.nan, dtype=np.float32)
-        share = tumor_share(read_annotation(path), bag)
+        annotation = read_annotation(path)
+        share = tumor_share(annotation, bag)
         targets = np.where(share >= TUMOR_SHARE, 1.0, np.nan).astype(np.float32)
-        if allows_negatives(record):
-            targets[share == 0] = 0.0
+        # Outlines that meet no cell are of elsewhere, or of tissue that was not read: of the rest nothing is known.
+        if share.any():
+            targets[(share == 0) & (_share(annotation.left_out_region(), bag) == 0)] = 0.0
+        if not allows_negatives(record):
+            targets[targets == 0] = np.nan
+        self._notes[record.slide_id] = (*annotation.notes, *_notes_on(annotation, share))
         return targets
+
+
+def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, ...]:
+    """What the outlines of a tumour slide and the shares (N,) of its cells in them come to."""
+    if not annotation.tumor:
+        return ("no tumour is outlined although the label is tumour; its patches teach nothing",)
+    if not share.any():
+        return (
+            "no patch lies in its tumour outlines, so its patches teach nothing; are the outlines of this slide and in "
+            "level-0 pixels, and was that tissue found?",
+        )
+    return ()
 
 
 def tumor_share(annotation: Annotation, bag: Bag) -> NDArray[np.float64]:
     """Share of each cell that lies in the tumour region, (N,), in steps of 1/64."""
+    return _share(annotation.tumor_region(), bag)
+
+
+def _share(region: Any, bag: Bag) -> NDArray[np.float64]:
+    """Share of each cell that lies in a region of level-0 pixels, (N,), in steps of 1/64."""
     places = bag.coords_grid
     columns, rows = (places.max(axis=0) + 1).tolist()
-    mask = annotation.rasterize(
-        width_px=columns * _POINTS, height_px=rows * _POINTS, downsample=bag.cell_l0 / _POINTS
+    mask = draw(
+        region,
+        width_px=columns * _POINTS,
+        height_px=rows * _POINTS,
+        downsample=bag.cell_l0 / _POINTS,
     )
     shares = mask.reshape(rows, _POINTS, columns, _POINTS).mean(axis=(1, 3))
     found: NDArray[np.float64] = shares[places[:, 1], places[:, 0]]

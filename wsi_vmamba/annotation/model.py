@@ -1,0 +1,92 @@
+"""What an annotation file says once it is read: outlines with their roles, and what was repaired or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_vmamba.annotation.raster import draw
+
+
+class Role(Enum):
+    """What the inside of an outline is."""
+
+    TUMOR = "tumor"
+    EXCLUSION = "exclusion"
+
+
+#: Group and class names of CAMELYON16, CAMELYON17 and QuPath, in lower case.
+GROUPS: Mapping[str, Role] = {
+    "tumor": Role.TUMOR,
+    "tumour": Role.TUMOR,
+    "_0": Role.TUMOR,
+    "_1": Role.TUMOR,
+    "metastases": Role.TUMOR,
+    "exclusion": Role.EXCLUSION,
+    "_2": Role.EXCLUSION,
+    "normal": Role.EXCLUSION,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """One annotated area.
+
+    Attributes:
+        name: its name in the file.
+        group: its group or class in the file.
+        role: what the group means.
+        geometry: shapely Polygon or MultiPolygon, valid, level-0 pixels (x, y).
+    """
+
+    name: str
+    group: str
+    role: Role
+    geometry: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """The annotation of one slide; all lengths and areas are level-0 pixels.
+
+    Attributes:
+        outlines: the areas, in the order of the file.
+        left_out: geometries of the areas whose group means nothing here: what is inside is not known.
+        notes: what was repaired or left out, one sentence each, for the user to see.
+    """
+
+    outlines: tuple[Outline, ...]
+    left_out: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tumor(self) -> tuple[Any, ...]:
+        """Geometries that are tumour, before exclusions are cut out."""
+        return tuple(o.geometry for o in self.outlines if o.role is Role.TUMOR)
+
+    @property
+    def exclusions(self) -> tuple[Any, ...]:
+        """Geometries to be cut out of the tumour."""
+        return tuple(o.geometry for o in self.outlines if o.role is Role.EXCLUSION)
+
+    def tumor_region(self) -> Any:
+        """Union of the tumour outlines minus the union of the exclusions, as one shapely geometry."""
+        return shapely.difference(shapely.union_all(self.tumor), shapely.union_all(self.exclusions))
+
+    def left_out_region(self) -> Any:
+        """Union of the areas that were left out, as one shapely geometry."""
+        return shapely.union_all(self.left_out)
+
+    def tumor_area(self) -> float:
+        """Area of `tumor_region` in square level-0 pixels."""
+        return float(shapely.area(self.tumor_region()))
+
+    def rasterize(self, *, width_px: int, height_px: int, downsample: float) -> NDArray[np.bool_]:
+        """Draw the tumour region, see `draw`."""
+        return draw(self.tumor_region(), width_px=width_px, height_px=height_px, downsample=downsample)
