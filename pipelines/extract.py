@@ -20,15 +20,23 @@ from wsi_vmamba.pipelines.outcomes import (
     Outcome,
     OutcomeTable,
     failure,
+    unforeseen,
     until_unclaimed,
 )
 from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
-from wsi_vmamba.pipelines.sources import SlideSource, find_sources, refuse_namesake, take_shard
+from wsi_vmamba.pipelines.sources import (
+    SlideSource,
+    find_sources,
+    refuse_namesake,
+    refuse_unusable,
+    take_shard,
+)
 from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
+from wsi_vmamba.pipelines.tracebacks import forget_traceback, keep_traceback
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.durable import describe_os_error
+from wsi_vmamba.durable import cannot_write_into
 from wsi_vmamba.encode import Encoder, build_encoder, encode_each, pool_cells
 from wsi_vmamba.errors import (
     ClaimedError,
@@ -37,6 +45,7 @@ from wsi_vmamba.errors import (
     StoreError,
     UnreadableSlideError,
     UsageError,
+    WsiVmambaError,
 )
 from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
@@ -54,12 +63,13 @@ from wsi_vmamba.store import (
     is_complete,
     open_features,
     remove_stale_partials,
+    require_short_name,
     take_claim,
 )
 from wsi_vmamba.stream import StreamStats, stream_regions
 
-#: What may end one slide and leaves the others untouched: its file, the disk of its features, its size.
-_FAULTS = (SlideError, OSError, MemoryError)
+#: What ends a slide now and then: its file, the disk of its features, its size. It needs no traceback.
+_FAULTS = (SlideError, OSError, MemoryError, WsiVmambaError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +178,7 @@ def begin(config: ExtractConfig, facts: Mapping[str, str]) -> float:
         write_run_record(out, command="extract", config=config, facts=facts)
         return (out / "extract.run.json").stat().st_mtime
     except OSError as error:
-        raise StoreError(
-            f"cannot write into {out.absolute()} ({describe_os_error(error)}); choose another --out, or make room or "
-            "permission there"
-        ) from error
+        raise StoreError(cannot_write_into(out, error, option="--out")) from error
 
 
 def extract_all(
@@ -198,10 +205,14 @@ def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float 
     started = time.perf_counter()
     try:
         outcome = _extract(config, source, since_s)
+        forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
         outcome = Outcome(slide_id=source.slide_id, outcome=CLAIMED, detail=f"{error.owner} is at it")
     except _FAULTS as error:
         outcome = failure(source.slide_id, error)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is this slide's: the others go on
+        kept = keep_traceback(Path(config.out), source.slide_id, error)
+        outcome = unforeseen(source.slide_id, error, kept=kept)
     return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
 
@@ -221,11 +232,11 @@ def prepare(config: ExtractConfig) -> Tools:
 
 
 def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outcome:
-    if source.problem:
-        raise UnreadableSlideError(source.path, source.problem)
+    refuse_unusable(source)
     path = Path(config.out) / f"{source.slide_id}.zarr"
     if _is_done(path, config, since_s):
         return _check_done(path, config, source)
+    require_short_name(path, slide=source.path)
     with take_claim(path):
         if _is_done(path, config, since_s):  # by the run that had the claim a moment ago
             return _check_done(path, config, source)
