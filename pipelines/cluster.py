@@ -190,8 +190,8 @@ def _start_workers(n_workers: int) -> LocalCluster:
         )
     except (OSError, RuntimeError) as error:
         raise ClusterError(
-            f"{n_workers} workers could not be started ({_first_cause(error)}); mend that, take fewer --workers, or "
-            "leave it out"
+            f"{n_workers} workers, which talk over 127.0.0.1, could not be started ({_first_cause(error)}); mend that, "
+            "take fewer --workers, or leave it out"
         ) from error
 
 

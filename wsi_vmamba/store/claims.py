@@ -212,7 +212,7 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
         ClaimedError: the claim is alive.
     """
     try:
-        old = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        old = _open_claim(path)
     except FileNotFoundError:
         return False
     try:
@@ -228,6 +228,14 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
     if owner is not None:
         remove_partials_of(final, host=owner.host, pid=owner.pid)
     return True
+
+
+def _open_claim(path: Path) -> int:
+    """Open somebody's claim to lock and read it; one of another user may not be written, which only NFS wants."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _is_dead(owner: Owner | None, *, age_s: float) -> bool:
