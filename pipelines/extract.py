@@ -40,6 +40,7 @@ from wsi_vmamba.durable import cannot_write_into
 from wsi_vmamba.encode import Encoder, build_encoder, encode_each, pool_cells
 from wsi_vmamba.errors import (
     ClaimedError,
+    ClusterError,
     IncompatibleStoreError,
     SlideError,
     StoreError,
@@ -139,7 +140,13 @@ def _open_workplace(config: ExtractConfig) -> Iterator[Workplace]:
         yield Workplace(facts=facts, note="", extract_all=partial(extract_all, config))
         return
     # Importing Dask takes half a second, which those who do not use it need not wait.
-    from wsi_vmamba.pipelines.cluster import open_cluster
+    try:
+        from wsi_vmamba.pipelines.cluster import open_cluster
+    except ValueError as error:  # what Dask says of its configuration files, which it reads when imported
+        cause = " ".join(str(error).split())
+        raise ClusterError(
+            f"Dask cannot be loaded: {cause}; mend or remove that file, or leave out --workers"
+        ) from error
 
     with open_cluster(config) as cluster:
         yield Workplace(facts=cluster.facts, note=cluster.note, extract_all=cluster.extract_all)

@@ -393,3 +393,13 @@ def test_epochs_are_left_out_of_a_log_where_a_summary_will_do(made: Path, tmp_pa
     train.run(config.model_copy(update={"overwrite": True}))
     assert len(capsys.readouterr().out.splitlines()) - len(quiet.splitlines()) == 8  # 6, a title, the columns
     assert "best epoch" in quiet
+
+
+def test_a_dask_configuration_that_cannot_be_read_is_named(tiny_slides, tmp_path):
+    (tmp_path / "dask").mkdir()
+    (tmp_path / "dask" / "bad.yaml").write_text("distributed: [unclosed\n")
+    dask = {"DASK_CONFIG": str(tmp_path / "dask")}
+    ran = cli(*tiny(tiny_slides, tmp_path / "out", "--workers", 2), cwd=tmp_path, **dask)
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert "bad.yaml" in ran.stderr
