@@ -16,7 +16,7 @@ from wsi_vmamba.config import CheckConfig
 from wsi_vmamba.datasets import REMOTE_DATASETS
 from wsi_vmamba.datasets.fetch import md5_of
 from wsi_vmamba.datasets.remote import RemoteDataset
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import require_writable, write_atomic
 from wsi_vmamba.errors import AnnotationError, DatasetError, MissingDataError, SlideError
 from wsi_vmamba.slide import open_slide
 
@@ -41,6 +41,8 @@ def run(config: CheckConfig) -> int:
     """
     remote: RemoteDataset = REMOTE_DATASETS.resolve(config.dataset)
     folder = Path(config.folder)
+    if config.json_out:
+        require_writable(Path(config.json_out).parent, option="--json")
     if not folder.is_dir():
         raise MissingDataError(
             f"no folder {folder.absolute()}; get the data with `wsi-vmamba download {config.dataset} --to DIR`"

@@ -8,6 +8,7 @@ takes a worker for dead that is only out of reach.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -19,9 +20,10 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm import CommClosedError
-from wsi_vmamba.pipelines.outcomes import FAILED, Outcome, until_unclaimed
+from wsi_vmamba.pipelines.outcomes import FAILED, Outcome, unforeseen, until_unclaimed
 from wsi_vmamba.pipelines.sources import SlideSource
 from wsi_vmamba.pipelines.tissue_files import FOLDER
+from wsi_vmamba.pipelines.tracebacks import keep_traceback
 from wsi_vmamba.pipelines.worker import DeafToInterrupts, Terms, describe_worker, extract_in_worker
 
 from wsi_vmamba import console
@@ -34,6 +36,8 @@ from wsi_vmamba.slide.workers import usable_cores
 from wsi_vmamba.store import end_dead_claims, remove_stale_partials
 
 _CONNECT_S = 20
+#: Two queues between Dask and a worker's process, of three semaphores each.
+_SEMAPHORES_PER_WORKER = 6
 #: Seconds between two looks for workers that came or went, while no slide is finished.
 _LOOK_S = 5.0
 
@@ -101,7 +105,7 @@ class Cluster:
                 with suppress(Empty):
                     future = finished.get(timeout=_LOOK_S)
                     source = given.pop(future)
-                    yield source, _outcome_of(future, source)
+                    yield source, _outcome_of(future, source, out=self.config.out)
             look_around()  # a worker may have been lost with the last slides
         except (CommClosedError, CancelledError) as error:
             raise ClusterError(
@@ -147,19 +151,54 @@ def _running_scheduler(config: ExtractConfig) -> Iterator[str]:
 def _local_scheduler(config: ExtractConfig) -> Iterator[str]:
     """Start worker processes that share the cores of this one; afterwards nothing of theirs is left."""
     assert config.workers is not None
-    with LocalCluster(
-        n_workers=config.workers,
-        threads_per_worker=max(1, usable_cores() // config.workers),
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=0,  # what does not fit is refused before it is allocated; Dask would kill the worker
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
+    require_semaphores(config.workers)
+    with _start_workers(config.workers) as cluster:
         yield cluster.scheduler_address
     if Path(config.out).is_dir():
         end_dead_claims(Path(config.out))
         remove_stale_partials(Path(config.out))
         remove_stale_partials(Path(config.out) / FOLDER)
+
+
+def require_semaphores(n_workers: int) -> None:
+    """Refuse to start processes that cannot be spoken to; Dask would end in three tracebacks.
+
+    Raises:
+        ClusterError: the system has no room for the semaphores of so many.
+    """
+    processes = multiprocessing.get_context("spawn")
+    try:
+        # All at once; they are gone with the list.
+        [processes.Lock() for _ in range(_SEMAPHORES_PER_WORKER * n_workers)]
+    except OSError as error:
+        raise ClusterError(
+            f"no room in /dev/shm for the semaphores of {n_workers} workers ({error.strerror}), 4 kB for each of "
+            f"{_SEMAPHORES_PER_WORKER * n_workers}; give the container more (docker run --shm-size=1g), mount it where "
+            "there is none, remove what fills it, or leave out --workers"
+        ) from error
+
+
+def _start_workers(n_workers: int) -> LocalCluster:
+    try:
+        return LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=max(1, usable_cores() // n_workers),
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,  # what does not fit is refused before it is allocated; Dask would kill the worker
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(
+            f"{n_workers} workers, which talk over 127.0.0.1, could not be started ({_first_cause(error)}); mend that, "
+            "take fewer --workers, or leave it out"
+        ) from error
+
+
+def _first_cause(error: BaseException) -> str:
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return str(error) or type(error).__name__
 
 
 def _agree(client: Client, config: ExtractConfig) -> Cluster:
@@ -191,7 +230,7 @@ def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
     return config.model_copy(update=changes)
 
 
-def _outcome_of(future: Future, source: SlideSource) -> Outcome:
+def _outcome_of(future: Future, source: SlideSource, *, out: str) -> Outcome:
     try:
         outcome: Outcome = future.result()
     except KilledWorker as error:
@@ -201,4 +240,8 @@ def _outcome_of(future: Future, source: SlideSource) -> Outcome:
             detail=f"{error.allowed_failures + 1} workers were lost while they were at it",
             remedy="read the log of the workers; most often: more memory for each, or a smaller --region-px",
         )
+    except (ClusterError, CommClosedError, CancelledError):
+        raise
+    except Exception as error:  # noqa: BLE001 -- on its way to the worker or back; the others go on
+        return unforeseen(source.slide_id, error, kept=keep_traceback(Path(out), source.slide_id, error))
     return outcome

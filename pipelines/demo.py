@@ -14,6 +14,7 @@ from wsi_vmamba.pipelines import evaluate, extract, train
 from wsi_vmamba import console
 from wsi_vmamba.config import DemoConfig, EvaluateConfig, ExtractConfig, TrainConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_cohort
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.provenance import write_run_record
 
 
@@ -48,6 +49,7 @@ def run(config: DemoConfig) -> int:
     """Generate, extract, train and evaluate; print the comparison; return 0, or 1 if a step failed."""
     started = time.perf_counter()
     out = Path(config.out)
+    require_writable(out, option="--out")
     console.say(f"1/3 generating {config.slides} synthetic slides in {out / 'slides'}")
     spec = CohortSpec(slides=config.slides, seed=config.seed)
     with console.progress("slide", config.slides) as task:
@@ -103,7 +105,8 @@ def _train_and_evaluate(
         TrainConfig(
             dataset="synthetic", manifest=str(manifest), features=str(out / "features" / name), runs=str(out / "runs"),
             name=name, aggregator=contender.aggregator, overwrite=True, seed=config.seed,
-        )
+        ),
+        log_epochs=False,
     )  # fmt: skip
     folder = out / "runs" / name
     evaluate.run(

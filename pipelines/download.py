@@ -15,7 +15,7 @@ from wsi_vmamba.datasets import REMOTE_DATASETS
 from wsi_vmamba.datasets.bucket import Bucket, RemoteFile
 from wsi_vmamba.datasets.fetch import PIECE_BYTES, fetch, missing_bytes
 from wsi_vmamba.datasets.remote import RemoteDataset
-from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.durable import require_writable, write_atomic
 from wsi_vmamba.errors import DiskSpaceError, DownloadError
 
 #: What a finished download leaves in the folder, for `check`: size and MD5 of each file.
@@ -29,6 +29,7 @@ def run(config: DownloadConfig) -> int:
     remote: RemoteDataset = REMOTE_DATASETS.resolve(config.dataset)
     bucket = remote.open(endpoint_url=config.endpoint_url)
     folder = Path(config.to)
+    require_writable(folder, option="--to")
     slides = remote.choose(config.slides)
     files = remote.files(bucket, slides, annotations=config.annotations)
     checksums = remote.read_checksums(bucket)

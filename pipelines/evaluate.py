@@ -9,6 +9,7 @@ from wsi_vmamba.pipelines.lesions import froc_of_files
 from wsi_vmamba.pipelines.scoring import read_scored_slides
 
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.metrics import LESION_METRICS, METRICS
 
@@ -16,6 +17,10 @@ from wsi_vmamba.metrics import LESION_METRICS, METRICS
 def run(config: EvaluateConfig) -> int:
     """Compute the metrics asked for, print them and save everything; return 0."""
     code: int
+    if config.out:
+        require_writable(Path(config.out), option="--out")
+    if config.json_out:
+        require_writable(Path(config.json_out).parent, option="--json")
     if config.compare:
         from wsi_vmamba.pipelines import compare
 

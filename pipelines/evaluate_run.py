@@ -14,6 +14,7 @@ from wsi_vmamba.pipelines.train import newest_run
 from wsi_vmamba import console
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.metrics import LESION_METRICS
 from wsi_vmamba.metrics.froc import FrocResult
 
@@ -21,9 +22,11 @@ from wsi_vmamba.metrics.froc import FrocResult
 def run(config: EvaluateConfig) -> int:
     """Score the slides of a split, compute what was asked for, print and save it; return 0."""
     folder = Path(config.run) if config.run else newest_run(Path(config.runs))
+    out = Path(config.out) if config.out else folder / "evaluation"
+    if folder.is_dir():  # if not, scoring says so
+        require_writable(out, option="--out")
     scored = score(config, folder)
     slides = scored.slides()
-    out = Path(config.out) if config.out else folder / "evaluation"
     lesions = _lesions(config, scored, out)
     results.finish(config, results.slide_metrics(config, slides), lesions, out=out)
     draw_heatmaps(out / "heatmaps", scored.scored, scored.features, count=config.heatmaps)

@@ -10,6 +10,7 @@ import numpy as np
 from wsi_vmamba import console
 from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import ExportConfig
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import StoreError, UsageError
 from wsi_vmamba.export import export_cells, read_cells, write_files
 from wsi_vmamba.provenance import write_run_record
@@ -24,6 +25,7 @@ def run(config: ExportConfig) -> int:
     """Export every feature file; return 0 when all are there afterwards, 1 when one failed."""
     out = Path(config.out or f"export/{config.format}")
     paths = find_feature_files(Path(config.features))
+    require_writable(out, option="--out")
     for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
         remove_stale_partials(folder)
     model = _load_model(config.run)

@@ -20,6 +20,7 @@ from wsi_vmamba.pipelines.outcomes import (
     Outcome,
     OutcomeTable,
     failure,
+    unforeseen,
     until_unclaimed,
 )
 from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
@@ -28,22 +29,26 @@ from wsi_vmamba.pipelines.sources import (
     find_sources,
     refuse_namesake,
     refuse_other_spellings,
+    refuse_unusable,
     require_there,
     take_shard,
 )
 from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
+from wsi_vmamba.pipelines.tracebacks import forget_traceback, keep_traceback
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.durable import describe_os_error
+from wsi_vmamba.durable import cannot_write_into
 from wsi_vmamba.encode import Encoder, build_encoder, encode_each, pool_cells
 from wsi_vmamba.errors import (
     ClaimedError,
+    ClusterError,
     IncompatibleStoreError,
     SlideError,
     StoreError,
     UnreadableSlideError,
     UsageError,
+    WsiVmambaError,
 )
 from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
@@ -63,12 +68,13 @@ from wsi_vmamba.store import (
     is_complete,
     open_features,
     remove_stale_partials,
+    require_short_name,
     take_claim,
 )
 from wsi_vmamba.stream import StreamStats, stream_regions
 
-#: What may end one slide and leaves the others untouched: its file, the disk of its features, its size.
-_FAULTS = (SlideError, OSError, MemoryError)
+#: What ends a slide now and then: its file, the disk of its features, its size. It needs no traceback.
+_FAULTS = (SlideError, OSError, MemoryError, WsiVmambaError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +145,13 @@ def _open_workplace(config: ExtractConfig) -> Iterator[Workplace]:
         yield Workplace(facts=facts, note="", extract_all=partial(extract_all, config))
         return
     # Importing Dask takes half a second, which those who do not use it need not wait.
-    from wsi_vmamba.pipelines.cluster import open_cluster
+    try:
+        from wsi_vmamba.pipelines.cluster import open_cluster
+    except ValueError as error:  # what Dask says of its configuration files, which it reads when imported
+        cause = " ".join(str(error).split())
+        raise ClusterError(
+            f"Dask cannot be loaded: {cause}; mend or remove that file, or leave out --workers"
+        ) from error
 
     with open_cluster(config) as cluster:
         yield Workplace(facts=cluster.facts, note=cluster.note, extract_all=cluster.extract_all)
@@ -178,10 +190,7 @@ def begin(config: ExtractConfig, facts: Mapping[str, str]) -> float:
         write_run_record(out, command="extract", config=config, facts=facts)
         return (out / "extract.run.json").stat().st_mtime
     except OSError as error:
-        raise StoreError(
-            f"cannot write into {out.absolute()} ({describe_os_error(error)}); choose another --out, or make room or "
-            "permission there"
-        ) from error
+        raise StoreError(cannot_write_into(out, error, option="--out")) from error
 
 
 def extract_all(
@@ -208,10 +217,14 @@ def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float 
     started = time.perf_counter()
     try:
         outcome = _extract(config, source, since_s)
+        forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
         outcome = Outcome(slide_id=source.slide_id, outcome=CLAIMED, detail=f"{error.owner} is at it")
     except _FAULTS as error:
         outcome = failure(source.slide_id, error)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is this slide's: the others go on
+        kept = keep_traceback(Path(config.out), source.slide_id, error)
+        outcome = unforeseen(source.slide_id, error, kept=kept)
     return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
 
@@ -231,12 +244,12 @@ def prepare(config: ExtractConfig) -> Tools:
 
 
 def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outcome:
-    if source.problem:
-        raise UnreadableSlideError(source.path, source.problem)
+    refuse_unusable(source)
     require_there(source)
     path = Path(config.out) / f"{source.slide_id}.zarr"
     if _is_done(path, config, since_s):
         return _check_done(path, config, source)
+    require_short_name(path, slide=source.path)
     with take_claim(path):
         if _is_done(path, config, since_s):  # by the run that had the claim a moment ago
             return _check_done(path, config, source)

@@ -10,7 +10,7 @@ from wsi_vmamba.pipelines.train import choose_device
 
 from wsi_vmamba import __version__, console
 from wsi_vmamba.config import FinetuneConfig
-from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.durable import csv_text, require_writable, write_atomic
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.live import live_table
 from wsi_vmamba.model.build import variant
@@ -32,6 +32,7 @@ def run(config: FinetuneConfig) -> int:
         raise UsageError(
             f"{out / WEIGHTS} is there already; replace it with --overwrite, or choose another --out"
         )
+    require_writable(out, option="--out")
     training, validation = (TileSet.find(Path(config.tiles) / split) for split in ("train", "validation"))
     model, note = start(config, n_classes=len(training.classes))
     settings = FinetuneSettings(

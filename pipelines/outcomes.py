@@ -14,7 +14,7 @@ from pathlib import Path
 from wsi_vmamba.pipelines.sources import SlideSource
 
 from wsi_vmamba import console
-from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.durable import csv_text, describe_os_error, write_atomic
 from wsi_vmamba.errors import (
     BadTileError,
     IncompatibleStoreError,
@@ -23,11 +23,13 @@ from wsi_vmamba.errors import (
     NoTissueError,
     SceneError,
     SlideError,
+    SlideNameError,
     StoreError,
     UnreadableSlideError,
     UnsupportedSlideError,
 )
 from wsi_vmamba.table import read_table
+from wsi_vmamba.text import printable
 
 DONE, ALREADY_DONE, NO_TISSUE, FAILED = "done", "already done", "no tissue", "failed"
 #: Not an end: another run is at the slide; ask again later.
@@ -42,6 +44,7 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
         "save it again as 8-bit RGB, with JPEG, deflate or Zstandard, or take it out of the run",
     ),
     (UnreadableSlideError, "copy the slide again from its source, or take it out of the run"),
+    (SlideNameError, "rename it, or do what else the cause names, then run the same command again"),
     (MissingMppError, "--mpp-override UM, or a column mpp in a CSV of slides"),
     (NoTissueError, "look at the slide; then --set min_tissue=0 or --set segmenter=all"),
     (MaskError, "mend the mask, or leave out --mask"),
@@ -57,11 +60,14 @@ _REMEDIES_BY_NUMBER = {
     errno.EACCES: "give this user permission (chmod, chown), then run the same command again",
     errno.EPERM: "give this user permission (chmod, chown), then run the same command again",
     errno.EROFS: "choose an --out that can be written",
+    errno.ENAMETOOLONG: "give the slide a shorter name, in a CSV of slides (slide_id, path)",
     errno.ENOENT: "check the path: was it moved, or is its disk not mounted?",
     errno.ESTALE: "check the file server, then run the same command again",
     errno.EIO: "check the disk, then copy the slide again from its source",
     errno.EMFILE: "raise the limit on open files (ulimit -n), then run the same command again",
 }
+#: In letters; the CSV reader takes no more than 131,072 in a cell.
+_LONGEST_CAUSE = 2000
 #: The table on the disk is written at most this often, in seconds, and at the end.
 _SAVE_EVERY_S = 2.0
 #: Seconds between two looks at slides that another run is at: the first, and the longest.
@@ -110,9 +116,32 @@ def failure(slide_id: str, error: BaseException) -> Outcome:
     return Outcome(
         slide_id=slide_id,
         outcome=NO_TISSUE if isinstance(error, NoTissueError) else FAILED,
-        detail=error.message if isinstance(error, SlideError) else str(error) or type(error).__name__,
+        detail=_cause(error),
         remedy=remedy_for(error),
     )
+
+
+def unforeseen(slide_id: str, error: BaseException, *, kept: str) -> Outcome:
+    """The outcome of a slide that an error of a kind that nobody foresaw ended.
+
+    Args:
+        slide_id: its name.
+        error: what ended it.
+        kept: where its traceback is.
+    """
+    return Outcome(
+        slide_id=slide_id,
+        outcome=FAILED,
+        detail=f"{type(error).__name__}: {_cause(error)} ({kept})",
+        remedy="look at the slide; if it is sound, report the traceback as a fault of this program",
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """One line of bearable length; a longer one, or one with odd letters, could not be read from the table again."""
+    words = error.message if isinstance(error, SlideError) else str(error) or type(error).__name__
+    words = printable(" ".join(words.split()))
+    return words if len(words) <= _LONGEST_CAUSE else f"{words[:_LONGEST_CAUSE]}…"
 
 
 def remedy_for(error: BaseException) -> str:
@@ -212,7 +241,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreError(f"cannot write into {folder}: {error.strerror}") from error
+        raise StoreError(f"cannot write into {folder}: {describe_os_error(error, folder=folder)}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

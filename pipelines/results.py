@@ -53,7 +53,6 @@ def finish(
     if config.json_out:
         write_json(Path(config.json_out), content)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / METRICS_JSON, content)
         if slides is not None:
             write_atomic(out / SLIDES, slides_csv(slides.slides))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ShowConfig
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.report.components import draw_components
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.store import open_features
@@ -14,6 +15,8 @@ from wsi_vmamba.store import open_features
 def run(config: ShowConfig) -> int:
     """Print the facts of ``config.features`` and draw its principal components; return 0."""
     path = Path(config.features)
+    out = Path(config.out) if config.out else path.parent
+    require_writable(out, option="--out")
     stored = open_features(path)
     meta = stored.meta
     console.say(f"{path}")
@@ -26,6 +29,6 @@ def run(config: ShowConfig) -> int:
         f"  features     {stored.dim} each, {meta.model} in {meta.precision}, weights {meta.weights_hash[:12]}"
     )
     with open_slide(config.slide or meta.slide_path, reader=meta.reader, scene=meta.scene) as slide:
-        files = draw_components(slide, stored, Path(config.out) if config.out else path.parent)
+        files = draw_components(slide, stored, out)
     console.say(f"  picture      {files.png}")
     return 0

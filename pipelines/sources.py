@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.config import parse_shard
 from wsi_vmamba.datasets.csv import read_manifest
-from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, UnreadableSlideError, UsageError
+from wsi_vmamba.errors import (
+    DatasetError,
+    IncompatibleStoreError,
+    SlideNameError,
+    UnreadableSlideError,
+    UsageError,
+)
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.slide.location import Location, absolute, is_url
 from wsi_vmamba.slide.same_name import ALIKE, near_names
+from wsi_vmamba.text import name_problem, printable
 
 #: Longest name that leaves room for the ending and the temporary names, in bytes; file systems take 255.
 _LONGEST_ID_BYTES = 150
@@ -65,7 +72,7 @@ def find_sources(slides: str, *, ids_from_path: bool = False) -> list[SlideSourc
     if not there:
         raise UsageError(f"no such file or folder: {slides}; give a folder of slides, one slide, or a CSV")
     if is_file and path.suffix.lower() in _TABLES:
-        return [_from_record(record) for record in read_manifest(path, root=path.parent)]
+        return [_named(_from_record(record)) for record in read_manifest(path, root=path.parent)]
     if is_file and path.suffix.lower() in _WORKBOOKS:
         raise UsageError(
             f"{slides} is a workbook of a spreadsheet; save its sheet as CSV (in Excel: CSV UTF-8)"
@@ -79,10 +86,31 @@ def find_sources(slides: str, *, ids_from_path: bool = False) -> list[SlideSourc
     if not sources and not problems:
         raise UsageError(f"no slides found in {path.absolute()} (searched recursively)")
     _refuse_same_names(sources, below=slides)
-    return sources + [
+    unlisted = [
         SlideSource(slide_id=f"{error.slide}/", path=Path(error.slide), problem=error.message)
         for error in problems
     ]
+    return [_named(source) for source in sources + unlisted]
+
+
+def _named(source: SlideSource) -> SlideSource:
+    """The source under a slide_id that can be shown and stored; `refuse_unusable` says what is wrong with it."""
+    return replace(source, slide_id=printable(source.slide_id)) if name_problem(source.slide_id) else source
+
+
+def refuse_unusable(source: SlideSource) -> None:
+    """Refuse a slide that nobody need try to read.
+
+    Raises:
+        UnreadableSlideError: it has a problem.
+        SlideNameError: its name or path cannot be written down, or not in this locale.
+    """
+    if source.problem:
+        raise UnreadableSlideError(source.path, source.problem)
+    texts = [source.slide_id] + ([] if is_url(source.path) else [str(absolute(source.path))])
+    for text in texts:
+        if problem := name_problem(text):
+            raise SlideNameError(source.path, problem)
 
 
 def take_shard(sources: list[SlideSource], shard: str | None) -> list[SlideSource]:
@@ -106,7 +134,7 @@ def _name(place: Location, *, below: str | None) -> str:
     if below is None:
         return name
     name = "__".join([*_below(place, below).parent.parts, name])
-    if len(name.encode()) > _LONGEST_ID_BYTES:
+    if len(printable(name).encode()) > _LONGEST_ID_BYTES:
         raise UsageError(
             f"{name[:60]}… would name a feature file with more than {_LONGEST_ID_BYTES} bytes; give a CSV with a "
             "slide_id for each slide"

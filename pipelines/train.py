@@ -13,6 +13,7 @@ from wsi_vmamba.bags import BagLoader, SlideRecord
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.datasets.presence import require_features
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
@@ -27,8 +28,14 @@ DEFAULT_AGGREGATOR = "abmil"
 RECORD = "train.run.json"
 
 
-def run(config: TrainConfig) -> int:
-    """Train on the data set's training slides and save the run, or one run per fold; return 0."""
+def run(config: TrainConfig, *, log_epochs: bool = True) -> int:
+    """Train on the data set's training slides and save the run, or one run per fold; return 0.
+
+    Args:
+        config: of the run.
+        log_epochs: write a line for each epoch where output is no terminal; a terminal shows them live either way.
+    """
+    require_writable(Path(config.runs), option="--runs")
     if config.dataset in FEATURE_TABLES:
         code: int = train_table.run(config)
         return code
@@ -47,7 +54,7 @@ def run(config: TrainConfig) -> int:
     if settings.supervises.cells:
         _say_notes(targets, known, loader)
     if config.folds is None:
-        best = _train_one(config, records, folder, loader=loader, targets=targets)
+        best = _train_one(config, records, folder, loader=loader, targets=targets, log_epochs=log_epochs)
         console.say(f"validation AUC {best.validation_auc:.4f}; next: wsi-vmamba evaluate --run {folder}")
         return 0
     if (folder / MODEL).exists():
@@ -59,7 +66,8 @@ def run(config: TrainConfig) -> int:
         (folder / RECORD).unlink(missing_ok=True)
     found = []
     for number, split in enumerate(splits, start=1):
-        best = _train_one(config, split, fold_folder(folder, number), loader=loader, targets=targets)
+        into = fold_folder(folder, number)
+        best = _train_one(config, split, into, loader=loader, targets=targets, log_epochs=log_epochs)
         found.append(best.validation_auc)
     facts = {"device": choose_device(config.device), "validation_auc": found}
     write_run_record(folder, command="train", config=config, facts=facts)
@@ -93,11 +101,12 @@ def _train_one(
     *,
     loader: BagLoader,
     targets: CellTargets,
+    log_epochs: bool,
 ) -> EpochReport:
     """Train into one folder, showing each epoch; return the best one."""
     device = choose_device(config.device)
     columns = ("epoch", "learning rate", "loss", "validation loss", "validation AUC", "best")
-    with live_table(str(folder), columns) as add:
+    with live_table(str(folder), columns, log=log_epochs) as add:
 
         def show(report: EpochReport) -> None:
             add(

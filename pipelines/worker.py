@@ -21,6 +21,7 @@ from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import ClusterError
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.slide.workers import limit_threads
+from wsi_vmamba.streams import guard_streams
 
 #: An encoder is no more than one region's memory; a second slide in the same process would need it twice.
 _ONE_AT_A_TIME = threading.Lock()
@@ -79,6 +80,7 @@ def _settle() -> None:
     torch.set_num_threads(threads)
     limit_threads(threads)
     console.mute_progress()
+    guard_streams()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # as the command line does
 
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from wsi_vmamba import __version__
-from wsi_vmamba.errors import UsageError, WsiVmambaError
+from wsi_vmamba.errors import FolderGoneError, UsageError, WsiVmambaError, words_of_system
+from wsi_vmamba.streams import guard_streams
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -377,6 +378,7 @@ def show(
 @app.command()
 def doctor() -> None:
     """Check the installation: versions, CPU features, the active kernel and why, GPU, optional extras."""
+    _require_current_folder()
     from wsi_vmamba.pipelines import doctor as recipe
 
     raise typer.Exit(recipe.run())
@@ -388,6 +390,7 @@ def _run(
     """Resolve the configuration, run the recipe of that name and exit with its code."""
     from importlib import import_module
 
+    _require_current_folder()
     from wsi_vmamba import config as configs
 
     resolved = configs.resolve_config(
@@ -403,6 +406,21 @@ def _run(
     raise typer.Exit(code)
 
 
+def _require_current_folder() -> None:
+    """Refuse to start in a folder that is gone; libraries would only say what they cannot load.
+
+    Raises:
+        FolderGoneError: it is.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise FolderGoneError(
+            f"the current folder cannot be found ({error.strerror}); it was removed, moved or replaced. Change to one "
+            'that is there; to the new one of the same name with cd "$PWD"'
+        ) from error
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -411,14 +429,20 @@ def main() -> None:
     """Entry point: run the command, turn errors into one clear line and an exit code."""
     # It prints what it finds odd in a file; what matters of that, our own errors say with the slide's name.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    guard_streams()
     try:
         app()
     except UsageError as error:
         _fail(error, EXIT_USAGE)
     except WsiVmambaError as error:
         _fail(error, EXIT_FAILED)
+    except (OSError, UnicodeEncodeError) as error:
+        words = words_of_system(error)
+        if words is None:
+            raise
+        _fail(words, EXIT_FAILED)
 
 
-def _fail(error: WsiVmambaError, code: int) -> None:
+def _fail(error: WsiVmambaError | str, code: int) -> None:
     typer.echo(f"error: {error}", err=True)
     sys.exit(code)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from wsi_vmamba.text import printable
+
 #: Notes on one file that are shown one by one.
 _SHOWN_NOTES = 8
 _muted = False
@@ -103,11 +105,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         say(title)
         for row in (columns, *rows):
             # Not through rich, which turns tabs into blanks.
-            print("\t".join(str(value) for value in row), file=sys.stdout, flush=True)
+            print("\t".join(printable(str(value)) for value in row), file=sys.stdout, flush=True)
         return
     shown = Table(title=title, title_justify="left", show_edge=False)
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(value) for value in row))
+        shown.add_row(*(printable(str(value)) for value in row))
     console.print(shown)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
+
+from wsi_vmamba.text import name_problem, printable
 
 
 class WsiVmambaError(Exception):
@@ -72,6 +76,10 @@ class BadTileError(UnreadableSlideError):
         return partial(type(self), box_px=self.box_px), (self.slide, self.message)
 
 
+class SlideNameError(SlideError, ValueError):
+    """The name or path of the slide cannot be that of its feature file, or cannot be written down."""
+
+
 class MissingMppError(SlideError, ValueError):
     """The slide records no usable micrometres per pixel and none was given."""
 
@@ -134,6 +142,10 @@ class DownloadError(WsiVmambaError, OSError):
     """A file of a public data set could not be fetched, or arrived damaged."""
 
 
+class FolderGoneError(WsiVmambaError, FileNotFoundError):
+    """The current folder of the process is not there any more."""
+
+
 class DiskSpaceError(WsiVmambaError, OSError):
     """What is asked for does not fit on the disk; refused before it was begun."""
 
@@ -148,3 +160,24 @@ class TrainingError(WsiVmambaError, RuntimeError):
 
 class MetricError(WsiVmambaError, ValueError):
     """A metric is not defined for the given scores and labels."""
+
+
+#: What the system says about files, disks and processes; anything else that is an OSError may be a mistake of ours.
+_ABOUT_THE_MACHINE = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOSPC,
+        errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ELOOP,
+        errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETXTBSY,
+    }
+)  # fmt: skip
+
+
+def words_of_system(error: OSError | UnicodeEncodeError) -> str | None:
+    """Say in one line what the system refused and for which file; None where the error is not of that kind."""
+    if isinstance(error, UnicodeEncodeError):
+        return name_problem(error.object) or None
+    if error.errno not in _ABOUT_THE_MACHINE or error.filename is None:
+        return None
+    place = error.filename2 if error.filename2 is not None else error.filename
+    shown = printable(os.fsdecode(place)) if isinstance(place, str | bytes | os.PathLike) else str(place)
+    return f"{shown}: {error.strerror}; check the path, its permissions and its disk, then run the same command again"

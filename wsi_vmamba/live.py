@@ -16,7 +16,9 @@ AddRow = Callable[[Sequence[object]], None]
 
 
 @contextmanager
-def live_table(title: str, columns: Sequence[str], *, terminal: Console | None = None) -> Iterator[AddRow]:
+def live_table(
+    title: str, columns: Sequence[str], *, terminal: Console | None = None, log: bool = True
+) -> Iterator[AddRow]:
     """Yield a function that adds a row.
 
     On a terminal the last rows are redrawn in place and stay when the block ends; elsewhere each row is a line at
@@ -26,8 +28,12 @@ def live_table(title: str, columns: Sequence[str], *, terminal: Console | None =
         title: what the rows are about.
         columns: their headings.
         terminal: where to draw; None: standard output.
+        log: whether to write anything where that is no terminal.
     """
     terminal = terminal or Console(highlight=False)
+    if not terminal.is_terminal and not log:
+        yield lambda row: None
+        return
     if not terminal.is_terminal:
         # Plain print: rich would turn tabs into spaces.
         print(title)

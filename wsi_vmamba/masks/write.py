@@ -8,6 +8,7 @@ import uuid
 import shapely
 
 from wsi_vmamba.masks.outline import tissue_polygons
+from wsi_vmamba.text import printable
 from wsi_vmamba.tissue.mask import TissueMask
 
 CLASS = "Tissue"
@@ -22,7 +23,7 @@ def tissue_geojson(tissue: TissueMask, *, slide_id: str) -> str:
     features = [
         {
             "type": "Feature",
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"wsi-vmamba/{slide_id}/tissue/{index}")),
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"wsi-vmamba/{printable(slide_id)}/tissue/{index}")),
             "geometry": shapely.geometry.mapping(polygon),
             "properties": {
                 "objectType": "annotation",

@@ -5,7 +5,7 @@ with the top-left corner (x, y) of each cell in level-0 pixels, and the group at
 Every chunk carries a CRC-32C. The content depends on slide and settings only: no times, no host names.
 """
 
-from wsi_vmamba.store.claims import Claim, end_dead_claims, take_claim
+from wsi_vmamba.store.claims import Claim, end_dead_claims, require_short_name, take_claim
 from wsi_vmamba.store.durable import remove_stale_partials
 from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
 from wsi_vmamba.store.reader import FeatureFile, check_compatible, is_complete, open_features
@@ -22,5 +22,6 @@ __all__ = [
     "is_complete",
     "open_features",
     "remove_stale_partials",
+    "require_short_name",
     "take_claim",
 ]

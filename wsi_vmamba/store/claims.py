@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Self
 
 from wsi_vmamba.durable import describe_os_error, partial_name
-from wsi_vmamba.errors import ClaimedError, StoreError
+from wsi_vmamba.errors import ClaimedError, SlideNameError, StoreError
 from wsi_vmamba.store.durable import remove_partials_of
 
 #: Seconds between two touches of a claim.
@@ -113,10 +113,10 @@ def take_claim(final: Path) -> Claim:
         ClaimedError: another run is at it, alive.
         StoreError: the folder cannot be written.
     """
-    path = final.with_name(f".{final.name}.claim")
+    path = _path_of(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        candidate = path.with_name(f"{partial_name(path)}-{secrets.token_hex(4)}")
+        candidate = _candidate(path)
         descriptor = _write(candidate)
         try:
             for _ in range(_ATTEMPTS):
@@ -134,6 +134,35 @@ def take_claim(final: Path) -> Claim:
         raise
     except OSError as error:
         raise StoreError(f"cannot claim {final}: {describe_os_error(error)}") from error
+
+
+def require_short_name(final: Path, *, slide: object) -> None:
+    """Refuse a name that leaves no room for those of the temporary files that go with it.
+
+    Raises:
+        SlideNameError: saying how long a name may be there.
+    """
+    try:
+        most = os.pathconf(final.parent, "PC_NAME_MAX")
+    except (OSError, ValueError):  # not told; then the first write decides
+        return
+    excess = len(os.fsencode(_candidate(_path_of(final)).name)) - most
+    if excess > 0:
+        length = len(os.fsencode(final.stem))
+        raise SlideNameError(
+            slide,
+            f"its name has {length} bytes, and {length - excess} are the most that leave room for temporary names in "
+            f"{final.parent}, where names have at most {most}; rename it, or give a shorter slide_id in a CSV",
+        )
+
+
+def _path_of(final: Path) -> Path:
+    return final.with_name(f".{final.name}.claim")
+
+
+def _candidate(claim: Path) -> Path:
+    """A name of its own for a claim to be; the longest of all temporary names."""
+    return claim.with_name(f"{partial_name(claim)}-{secrets.token_hex(4)}")
 
 
 def end_dead_claims(folder: Path) -> None:
@@ -183,7 +212,7 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
         ClaimedError: the claim is alive.
     """
     try:
-        old = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        old = _open_claim(path)
     except FileNotFoundError:
         return False
     try:
@@ -199,6 +228,14 @@ def _take_over(candidate: Path, path: Path, final: Path) -> bool:
     if owner is not None:
         remove_partials_of(final, host=owner.host, pid=owner.pid)
     return True
+
+
+def _open_claim(path: Path) -> int:
+    """Open somebody's claim to lock and read it; one of another user may not be written, which only NFS wants."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _is_dead(owner: Owner | None, *, age_s: float) -> bool:

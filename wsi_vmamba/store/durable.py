@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from wsi_vmamba.durable import active_lock, active_partials, partial_mark, partial_name, sync
+from wsi_vmamba.durable import active_lock, active_partials, partial_mark, partial_name, sync, sync_folder
 from wsi_vmamba.errors import StoreError
 
 
@@ -57,7 +57,7 @@ class PartialFolder:
             _remove(old)
         else:
             self.path.rename(self.final)
-        sync(self.final.parent)
+        sync_folder(self.final.parent)
         self._release()
 
     def discard(self) -> None:
@@ -172,4 +172,4 @@ def _sync_tree(folder: Path) -> None:
     for root, _, names in os.walk(folder):
         for name in names:
             sync(Path(root) / name)
-        sync(Path(root))
+        sync_folder(Path(root))

@@ -186,7 +186,9 @@ class FeatureWriter:
     def _failure(self, error: OSError) -> StoreError:
         if isinstance(error, StoreError):
             return error
-        return StoreError(f"cannot write {self.path}: {describe_os_error(error)}; no partial file is left")
+        return StoreError(
+            f"cannot write {self.path}: {describe_os_error(error, folder=self.path.parent)}; no partial file is left"
+        )
 
 
 def _create(group: Any, name: str, data: NDArray[Any], chunk_rows: int) -> Any:
