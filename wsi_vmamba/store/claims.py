@@ -104,6 +104,11 @@ class Claim:
         self.release()
 
 
+def claim_path(final: Path) -> Path:
+    """Where the claim of a feature file lies."""
+    return final.with_name(f".{final.name}.claim")
+
+
 def take_claim(final: Path) -> Claim:
     """Claim the feature file ``final`` for this process.
 
@@ -113,7 +118,7 @@ def take_claim(final: Path) -> Claim:
         ClaimedError: another run is at it, alive.
         StoreError: the folder cannot be written.
     """
-    path = final.with_name(f".{final.name}.claim")
+    path = claim_path(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         candidate = path.with_name(f"{partial_name(path)}-{secrets.token_hex(4)}")
