@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,3 +68,11 @@ def describe_left_out(cells: Sequence[NDArray[np.int64]], slide: TolerantSlide) 
         for area in slide.damage(index)
     ]
     return {"cells": cell_runs(np.concatenate(cells)), "tiles": tiles}
+
+
+def count_damage(left_out: Mapping[str, Any]) -> str:
+    """Say in a few words what was left out, see `FeatureMeta.left_out`."""
+    tiles = left_out["tiles"]
+    places = ", ".join(f"level {level} at ({x}, {y})" for level, x, y, _, _ in tiles[:3])
+    more = f" and {len(tiles) - 3} more" if len(tiles) > 3 else ""
+    return f"{len(tiles)} damaged tile(s): {places}{more}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,9 +28,11 @@ from wsi_vmamba.pipelines.tracebacks import keep_traceback
 from wsi_vmamba.pipelines.worker import DeafToInterrupts, Terms, describe_worker, extract_in_worker
 
 from wsi_vmamba import console
+from wsi_vmamba.board import open_board
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import ClusterError
 from wsi_vmamba.inference.memory import available_bytes
+from wsi_vmamba.progress import News
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.slide.location import absolute
 from wsi_vmamba.slide.workers import usable_cores
@@ -64,10 +67,13 @@ class Cluster:
         Raises:
             ClusterError: the scheduler is gone, or a worker would make other features.
         """
-        terms = Terms(config=self.config, since_s=since_s, facts=self.facts, versions=package_versions())
-        with console.progress("slides", len(sources)) as task:
+        topic = f"wsi-vmamba-{secrets.token_hex(8)}"
+        terms = Terms(
+            config=self.config, since_s=since_s, facts=self.facts, versions=package_versions(), topic=topic
+        )
+        with open_board(len(sources)) as board, _news_of(self.client, topic, board.take):
             for outcome in until_unclaimed(sources, lambda waiting: self._extract_once(terms, waiting)):
-                task.step(outcome.slide_id)
+                board.finish(outcome.slide_id)
                 yield outcome
 
     def _extract_once(
@@ -118,6 +124,18 @@ class Cluster:
 
 
 @contextmanager
+def _news_of(client: Client, topic: str, take: Callable[[News], None]) -> Iterator[None]:
+    """Have workers' news of their progress arrive while the block lasts."""
+    client.subscribe_topic(topic, lambda event: take(News(**event[1]["news"])))
+    try:
+        yield
+    finally:
+        # Where the scheduler is gone there is nobody to tell.
+        with suppress(OSError, RuntimeError):
+            client.unsubscribe_topic(topic)
+
+
+@contextmanager
 def open_cluster(config: ExtractConfig) -> Iterator[Cluster]:
     """Start workers, or reach those of a running scheduler, and have one say what it makes.
 
@@ -152,12 +170,16 @@ def _local_scheduler(config: ExtractConfig) -> Iterator[str]:
     """Start worker processes that share the cores of this one; afterwards nothing of theirs is left."""
     assert config.workers is not None
     require_semaphores(config.workers)
-    with _start_workers(config.workers) as cluster:
-        yield cluster.scheduler_address
-    if Path(config.out).is_dir():
-        end_dead_claims(Path(config.out))
-        remove_stale_partials(Path(config.out))
-        remove_stale_partials(Path(config.out) / FOLDER)
+    try:
+        with _start_workers(config.workers) as cluster:
+            yield cluster.scheduler_address
+    finally:
+        # Also after an interrupt: workers that were ended in the middle of a slide gave nothing free.
+        out = Path(config.out)
+        if out.is_dir():
+            end_dead_claims(out)
+            remove_stale_partials(out)
+            remove_stale_partials(out / FOLDER)
 
 
 def require_semaphores(n_workers: int) -> None:

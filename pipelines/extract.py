@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from wsi_vmamba.pipelines.bad_tiles import describe_left_out, touched_cells
+from wsi_vmamba.pipelines.bad_tiles import count_damage
+from wsi_vmamba.pipelines.encoding import Job, encode_slide
+from wsi_vmamba.pipelines.kept import remove_spent, say_kept
 from wsi_vmamba.pipelines.outcomes import (
     ALREADY_DONE,
     CLAIMED,
-    DONE,
     Outcome,
     OutcomeTable,
     failure,
@@ -37,32 +36,32 @@ from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
 from wsi_vmamba.pipelines.tracebacks import forget_traceback, keep_traceback
 
 from wsi_vmamba import console
+from wsi_vmamba.board import open_board
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.durable import cannot_write_into
-from wsi_vmamba.encode import Encoder, build_encoder, encode_each, pool_cells
+from wsi_vmamba.encode import Encoder, build_encoder
 from wsi_vmamba.errors import (
     ClaimedError,
     ClusterError,
     IncompatibleStoreError,
     SlideError,
     StoreError,
-    UnreadableSlideError,
     UsageError,
     WsiVmambaError,
 )
 from wsi_vmamba.masks import check_masks
 from wsi_vmamba.model.shipped import ResolvedWeights, resolve_weights
 from wsi_vmamba.ops import choose_backend
+from wsi_vmamba.progress import News, ignore
 from wsi_vmamba.provenance import package_versions, write_run_record
-from wsi_vmamba.regions import Region, RegionPlan, require_tissue
+from wsi_vmamba.regions import RegionPlan, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
-from wsi_vmamba.slide.location import absolute, is_url
+from wsi_vmamba.slide.location import absolute
 from wsi_vmamba.slide.resolution import mpp_note
 from wsi_vmamba.slide.scenes import scene_note, scene_of
 from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import (
     FeatureMeta,
-    FeatureWriter,
     check_compatible,
     end_dead_claims,
     is_complete,
@@ -71,7 +70,6 @@ from wsi_vmamba.store import (
     require_short_name,
     take_claim,
 )
-from wsi_vmamba.stream import StreamStats, stream_regions
 
 #: What ends a slide now and then: its file, the disk of its features, its size. It needs no traceback.
 _FAULTS = (SlideError, OSError, MemoryError, WsiVmambaError)
@@ -109,22 +107,26 @@ def run(config: ExtractConfig) -> int:
     refuse_other_spellings(sources, Path(config.out))
     sources = take_shard(sources, config.shard)
     table = OutcomeTable(Path(config.out) / "extract.csv")
-    with _open_workplace(config) as place:
-        facts = place.facts
-        console.say(
-            f"{len(sources)} slide(s); {facts['backbone']} on {facts['device']} in {facts['precision']}{place.note}: "
-            f"{facts['weights']}"
-        )
-        since_s = begin(config, facts)
-        try:
-            for outcome in place.extract_all(sources, since_s=since_s):
-                table.add(outcome)
-                _report(outcome)
-        finally:
-            # Also after Ctrl-C: what was learned so far is kept and shown.
-            saved = _save(table)
-            table.show(seconds=time.perf_counter() - started)
-            prepare.cache_clear()
+    try:
+        with _open_workplace(config) as place:
+            facts = place.facts
+            console.say(
+                f"{len(sources)} slide(s); {facts['backbone']} on {facts['device']} in {facts['precision']}"
+                f"{place.note}: {facts['weights']}"
+            )
+            since_s = begin(config, facts)
+            try:
+                for outcome in place.extract_all(sources, since_s=since_s):
+                    table.add(outcome)
+                    _report(outcome)
+            finally:
+                # Also after Ctrl-C: what was learned so far is kept and shown.
+                saved = _save(table)
+                table.show(seconds=time.perf_counter() - started)
+                prepare.cache_clear()
+    finally:
+        # Only now the workers are gone, and what they were at is free to be looked at.
+        say_kept(Path(config.out), [source.slide_id for source in sources])
     return 0 if saved and not any(outcome.failed for outcome in table.outcomes) else 1
 
 
@@ -197,13 +199,24 @@ def extract_all(
     config: ExtractConfig, sources: Sequence[SlideSource], *, since_s: float
 ) -> Iterator[Outcome]:
     """Extract one slide after another; slides that other runs are at come last, when those are through or dead."""
-    yield from until_unclaimed(
-        sources,
-        lambda waiting: ((source, extract_slide(config, source, since_s=since_s)) for source in waiting),
-    )
+    with open_board(len(sources)) as board:
+
+        def extract(waiting: Sequence[SlideSource]) -> Iterator[tuple[SlideSource, Outcome]]:
+            for source in waiting:
+                yield source, extract_slide(config, source, since_s=since_s, report=board.take)
+
+        for outcome in until_unclaimed(sources, extract):
+            board.finish(outcome.slide_id)
+            yield outcome
 
 
-def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float = 0.0) -> Outcome:
+def extract_slide(
+    config: ExtractConfig,
+    source: SlideSource,
+    *,
+    since_s: float = 0.0,
+    report: Callable[[News], None] = ignore,
+) -> Outcome:
     """Extract one slide; the one boundary where a slide's error becomes an outcome, so that the others go on.
 
     A plain function of values that can be pickled, for schedulers to call anywhere. The encoder is built once per
@@ -213,10 +226,11 @@ def extract_slide(config: ExtractConfig, source: SlideSource, *, since_s: float 
         config: of the run.
         source: the slide.
         since_s: with ``overwrite``, feature files made after this time (see `begin`) are kept: they are new.
+        report: takes news of the progress, from this thread.
     """
     started = time.perf_counter()
     try:
-        outcome = _extract(config, source, since_s)
+        outcome = _extract(config, source, since_s, report)
         forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
         outcome = Outcome(slide_id=source.slide_id, outcome=CLAIMED, detail=f"{error.owner} is at it")
@@ -243,11 +257,14 @@ def prepare(config: ExtractConfig) -> Tools:
     return Tools(encoder=encoder, weights=weights)
 
 
-def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outcome:
+def _extract(
+    config: ExtractConfig, source: SlideSource, since_s: float, report: Callable[[News], None]
+) -> Outcome:
     refuse_unusable(source)
     require_there(source)
     path = Path(config.out) / f"{source.slide_id}.zarr"
     if _is_done(path, config, since_s):
+        remove_spent(path)
         return _check_done(path, config, source)
     require_short_name(path, slide=source.path)
     with take_claim(path):
@@ -264,7 +281,21 @@ def _extract(config: ExtractConfig, source: SlideSource, since_s: float) -> Outc
             notes = console.shorten_notes(tissue.notes)
             del tissue  # the picture it was found in is not needed while encoding
             meta = _describe(config, source, slide, mpp, plan)
-            outcome = _encode_into(path, meta, slide, plan, config)
+            outcome = encode_slide(
+                Job(
+                    path=path,
+                    meta=meta,
+                    slide=slide,
+                    plan=plan,
+                    config=config,
+                    encoder=prepare(config).encoder,
+                    report=report,
+                )
+            )
+            if config.scene is None:
+                notes.append(scene_note(slide))
+            if config.mpp_override is None:
+                notes.append(mpp_note(slide))
     return replace(outcome, detail="; ".join(filter(None, [outcome.detail, *notes])))
 
 
@@ -291,7 +322,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
     # A segmenter finds the same regions again, and an edited mask has another hash.
     regions = stored.meta.plan.get("regions", [])
     check_compatible(path, replace(meta, plan={**meta.plan, "regions": regions}))
-    left_out = sum(count for _, _, count in stored.meta.left_out.get("cells", []))
+    left_out = stored.meta.n_left_out
     if left_out and config.on_bad_tile == "fail":
         raise IncompatibleStoreError(
             f"{path} lacks {left_out} cells that damaged tiles touch; take it as it is with --on-bad-tile skip, or "
@@ -303,83 +334,8 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
         regions=len(regions),
         cells=stored.n_cells,
         left_out=left_out,
-        detail=_count_damage(stored.meta) if left_out else "",
+        detail=count_damage(stored.meta.left_out) if left_out else "",
     )
-
-
-def _encode_into(
-    path: Path, meta: FeatureMeta, slide: Slide, plan: RegionPlan, config: ExtractConfig
-) -> Outcome:
-    encoder, stats, as_opened = prepare(config).encoder, StreamStats(), _state_of(slide.path)
-    left_out: list[NDArray[np.int64]] = []
-
-    def sound_regions() -> Iterator[tuple[tuple[Region, NDArray[np.bool_]], NDArray[np.uint8]]]:
-        """Regions with the cells that no damaged tile touches, and their pixels."""
-        for decoded in stream_regions(slide, plan, prefetch=config.prefetch, stats=stats):
-            damage = slide.damage(plan.level) if isinstance(slide, TolerantSlide) else ()
-            sound = ~touched_cells(plan, decoded.region, damage)
-            if not sound.all():
-                left_out.append(decoded.region.cells[~sound])
-            if sound.any():
-                yield (decoded.region, sound), decoded.pixels
-
-    with (
-        FeatureWriter(path, meta, encoder.dim, overwrite=config.overwrite) as writer,
-        console.progress(meta.slide_id, len(plan.regions)) as task,
-    ):
-        for (region, sound), feature_map in encode_each(encoder, sound_regions()):
-            features = pool_cells(feature_map, region, cell_px=config.cell_px, stride_px=encoder.stride_px)
-            writer.append(features[sound], plan.coords_l0(region)[sound])
-            task.step(f"region {region.width_px} x {region.height_px} px")
-        n_left_out = sum(map(len, left_out))
-        if n_left_out == plan.n_cells:
-            raise UnreadableSlideError(
-                slide.path, f"every one of its {n_left_out} cells touches a damaged tile"
-            )
-        if _state_of(slide.path) != as_opened:
-            raise UnreadableSlideError(slide.path, "it was changed, moved or removed while it was read")
-        if left_out and isinstance(slide, TolerantSlide):
-            writer.commit(left_out=describe_left_out(left_out, slide))
-        else:
-            writer.commit()
-    return Outcome(
-        slide_id=meta.slide_id,
-        outcome=DONE,
-        detail="; ".join(
-            filter(
-                None,
-                [
-                    _count_damage(writer.meta) if left_out else "",
-                    "" if config.scene is not None else scene_note(slide),
-                    "" if config.mpp_override is not None else mpp_note(slide),
-                ],
-            )
-        ),
-        regions=len(plan.regions),
-        cells=plan.n_cells - n_left_out,
-        left_out=n_left_out,
-        decode_s=round(stats.decode_s, 3),
-        wait_s=round(stats.wait_s, 3),
-        stream_s=round(stats.stream_s, 3),
-    )
-
-
-def _state_of(path: str) -> tuple[int, int, int] | None:
-    """What changes when a slide is replaced or still being copied; None where it is gone, or behind a URL."""
-    if is_url(path):
-        return None
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _count_damage(meta: FeatureMeta) -> str:
-    tiles = meta.left_out["tiles"]
-    places = ", ".join(f"level {level} at ({x}, {y})" for level, x, y, _, _ in tiles[:3])
-    more = f" and {len(tiles) - 3} more" if len(tiles) > 3 else ""
-    return f"{len(tiles)} damaged tile(s): {places}{more}"
 
 
 def _describe(

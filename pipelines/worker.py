@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,15 +18,17 @@ from wsi_vmamba.pipelines.extract import describe_tools, extract_slide
 from wsi_vmamba.pipelines.outcomes import Outcome
 from wsi_vmamba.pipelines.sources import SlideSource
 
-from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import ClusterError
+from wsi_vmamba.progress import News
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.slide.workers import limit_threads
 from wsi_vmamba.streams import guard_streams
 
 #: An encoder is no more than one region's memory; a second slide in the same process would need it twice.
 _ONE_AT_A_TIME = threading.Lock()
+#: Seconds between two messages of a worker about its progress, at least.
+_NEWS_EVERY_S = 0.5
 #: Facts that may differ between workers without a difference in the features.
 _HARMLESS = frozenset({"scan_kernel_why"})
 
@@ -38,12 +42,14 @@ class Terms:
         since_s: see `wsi_vmamba.pipelines.extract.begin`.
         facts: what `describe_tools` must say there.
         versions: what `package_versions` must say there.
+        topic: under which workers send news of their progress.
     """
 
     config: ExtractConfig
     since_s: float
     facts: Mapping[str, str]
     versions: Mapping[str, str]
+    topic: str
 
 
 class DeafToInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
@@ -71,7 +77,23 @@ def extract_in_worker(terms: Terms, source: SlideSource) -> Outcome:
     with _ONE_AT_A_TIME:
         _settle()
         _check(terms)
-        return extract_slide(terms.config, source, since_s=terms.since_s)
+        return extract_slide(terms.config, source, since_s=terms.since_s, report=_Reporter(terms.topic))
+
+
+class _Reporter:
+    """Sends news to the run, not more often than somebody could read them."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._worker = get_worker()
+        self._sent_s = -math.inf
+
+    def __call__(self, news: News) -> None:
+        now_s = time.monotonic()
+        is_last = news.regions == news.n_regions  # of the slide; a note is always sent
+        if now_s - self._sent_s >= _NEWS_EVERY_S or is_last:
+            self._sent_s = now_s
+            self._worker.log_event(self._topic, {"news": asdict(news)})  # Dask adds its own
 
 
 def _settle() -> None:
@@ -79,7 +101,6 @@ def _settle() -> None:
     threads = get_worker().state.nthreads
     torch.set_num_threads(threads)
     limit_threads(threads)
-    console.mute_progress()
     guard_streams()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # as the command line does
 

@@ -398,6 +398,9 @@ def _run(
     )
     # What a job scheduler sends before it kills; ending as for Ctrl-C keeps the table and gives slides free.
     signal.signal(signal.SIGTERM, _interrupt)
+    # A terminal that is closed, an ssh connection that breaks; nohup has us ignore it.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         code = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
     except KeyboardInterrupt:

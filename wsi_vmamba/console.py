@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,6 @@ from wsi_vmamba.text import printable
 
 #: Notes on one file that are shown one by one.
 _SHOWN_NOTES = 8
-_muted = False
 
 
 @dataclass
@@ -53,6 +52,21 @@ def _console() -> Console:
     return Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
+def draws_live(file: object) -> bool:
+    """Whether something that is redrawn in place can be seen there: on a terminal, and not in what only looks like one.
+
+    Colours may be wanted in a log file too (FORCE_COLOR), redrawing never: there each picture would be added to those
+    before. The output of ``!command`` in a notebook is a terminal to the command, and shows every picture as a line.
+    """
+    isatty = getattr(file, "isatty", None)
+    return (
+        isatty is not None
+        and isatty()
+        and os.environ.get("TERM", "") not in {"", "dumb", "unknown"}
+        and "JPY_PARENT_PID" not in os.environ
+    )
+
+
 def say(text: str) -> None:
     """Print one line of news to standard output."""
     _console().print(text, markup=False)
@@ -77,20 +91,11 @@ def warn(text: str) -> None:
     )
 
 
-def mute_progress() -> None:
-    """Show no progress from now on: for worker processes, whose output would mix with that of others."""
-    global _muted
-    _muted = True
-
-
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Task]:
     """Show the progress of ``total`` steps while the block runs."""
-    if _muted:
-        yield Task(label, total, _heartbeat_s=math.inf)
-        return
     console = _console()
-    if not console.is_terminal:
+    if not draws_live(sys.stdout):
         yield Task(label, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

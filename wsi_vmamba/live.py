@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from wsi_vmamba.console import draws_live
 
 #: Rows that stay in sight on a terminal.
 SHOWN_ROWS = 15
@@ -30,11 +33,12 @@ def live_table(
         terminal: where to draw; None: standard output.
         log: whether to write anything where that is no terminal.
     """
+    draws = terminal is not None or draws_live(sys.stdout)
     terminal = terminal or Console(highlight=False)
-    if not terminal.is_terminal and not log:
+    if not draws and not log:
         yield lambda row: None
         return
-    if not terminal.is_terminal:
+    if not draws:
         # Plain print: rich would turn tabs into spaces.
         print(title)
         print("\t".join(columns), flush=True)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -58,7 +58,12 @@ class StreamStats:
 
 
 def stream_regions(
-    slide: Slide, plan: RegionPlan, *, prefetch: int = 1, stats: StreamStats | None = None
+    slide: Slide,
+    plan: RegionPlan,
+    *,
+    regions: Sequence[Region] | None = None,
+    prefetch: int = 1,
+    stats: StreamStats | None = None,
 ) -> Iterator[DecodedRegion]:
     """Yield the regions of a plan in order, decoding ahead in a thread.
 
@@ -67,7 +72,8 @@ def stream_regions(
 
     Args:
         slide: the slide the plan was made for; read from several threads.
-        plan: which regions.
+        plan: how target pixels relate to the slide.
+        regions: which of its regions; None: all.
         prefetch: how many regions to be ahead, at least 1.
         stats: filled in as the regions come.
 
@@ -77,7 +83,8 @@ def stream_regions(
     """
     if prefetch < 1:
         raise UsageError(f"prefetch must be 1 or more regions, got {prefetch}")
-    return _stream(slide, plan, prefetch, stats if stats is not None else StreamStats())
+    regions = plan.regions if regions is None else regions
+    return _stream(slide, plan, regions, prefetch, stats if stats is not None else StreamStats())
 
 
 def read_target(
@@ -93,10 +100,12 @@ def read_target(
     return _Decoder(slide, plan).read(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px)
 
 
-def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -> Iterator[DecodedRegion]:
+def _stream(
+    slide: Slide, plan: RegionPlan, regions: Sequence[Region], prefetch: int, stats: StreamStats
+) -> Iterator[DecodedRegion]:
     decoder = _Decoder(slide, plan)
     pending: deque[Future[DecodedRegion]] = deque()
-    waiting = iter(plan.regions)
+    waiting = iter(regions)
     began = time.perf_counter()
     with ThreadPoolExecutor(1, thread_name_prefix="regions") as ahead:
 
@@ -105,7 +114,7 @@ def _stream(slide: Slide, plan: RegionPlan, prefetch: int, stats: StreamStats) -
                 pending.append(ahead.submit(decoder.decode, region, stats))
 
         try:
-            for _ in plan.regions:
+            for _ in regions:
                 submit_ahead()
                 started = time.perf_counter()
                 decoded = pending.popleft().result()

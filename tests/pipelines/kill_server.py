@@ -18,6 +18,7 @@ import zarr.storage._local as zarr_local
 
 from wsi_vmamba import cli, encode
 from wsi_vmamba.slide import tiff
+from wsi_vmamba.store import journal
 
 
 def main() -> None:
@@ -62,6 +63,8 @@ def plant(place: str, count: int) -> None:
             path, content = values[0], bytes(values[1].to_bytes())
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content[: len(content) // 2])
+        if place == "journal":  # a region half written
+            values[0].write(values[1][: len(values[1]) // 2])
         if place.endswith(" after"):
             original(*values, **options)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -74,6 +77,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "decode": (tiff, "decode_tile"),
     "encode": (encode.ColourEncoder, "encode"),
     "write": (zarr_local, "_put"),
+    "journal": (journal, "write_all"),
     "fsync": (os, "fsync"),
     "rename": (Path, "rename"),
     "replace": (Path, "replace"),

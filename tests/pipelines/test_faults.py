@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from wsi_vmamba.pipelines import extract, tissue_files
+from wsi_vmamba.pipelines import encoding, extract, tissue_files
 from wsi_vmamba.pipelines.outcomes import remedy_for
 
 from wsi_vmamba.errors import StoreError
@@ -144,7 +144,7 @@ def test_a_zarr_picture_that_goes_away_while_it_is_read_fails(tmp_path, extract_
     zarr.create_array(slide, data=pixels, chunks=(64, 64, 3))
     config = extract_config(slide.parent, tmp_path / "out", mpp_override=0.5)
     removed = threading.Event()
-    original = extract.pool_cells
+    original = encoding.pool_cells
 
     def remove(*values: object, **options: object) -> object:
         if not removed.is_set():
@@ -153,7 +153,7 @@ def test_a_zarr_picture_that_goes_away_while_it_is_read_fails(tmp_path, extract_
         return original(*values, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "pool_cells", remove)
+        patch.setattr(encoding, "pool_cells", remove)
         assert extract.run(config) == 1
     assert "while it was read" in read_outcomes(tmp_path / "out")["z"]["detail"]
     assert not (tmp_path / "out" / "z.zarr").exists()
@@ -229,8 +229,13 @@ def test_a_full_disk_fails_slides_with_the_remedy_and_space_is_all_it_needs(
     filling.write_bytes(bytes(1024 * 1024 - 160 * 1024))
     config = extract_config(tiny_slides, small_disk / "out")
     assert extract.run(config) == 1
-    assert "no space left" in capsys.readouterr().out
-    assert not any(part.name.startswith(".") for part in (small_disk / "out").iterdir())
+    said = capsys.readouterr().out
+    assert "no space left" in said
+    # Of what is left over, every whole region is of use, and is said.
+    hidden = {part.name for part in (small_disk / "out").iterdir() if part.name.startswith(".")}
+    assert hidden == {
+        f".{name}.zarr.regions" for name in re.findall(r"(\w+): \d of 4 regions are kept", said)
+    }
     filling.unlink()
     assert extract.run(config) == 0
     assert store_bytes(small_disk / "out") == store_bytes(tmp_path / "undisturbed")

@@ -15,13 +15,14 @@ import pytest
 
 Extract = Callable[..., int]
 PLACES = (
-    "decode", "encode", "write", "fsync", "rename", "rename after", "replace", "replace after", "link", "link after",
-    "unlink", "unlink after",
+    "decode", "encode", "journal", "journal after", "write", "fsync", "rename", "rename after", "replace",
+    "replace after", "link", "link after", "unlink", "unlink after",
 )  # fmt: skip
 #: How often an undisturbed run of three slides comes to each place, or a little less; a third of it is the first slide.
 VISITS = {
     "decode": 480,
     "encode": 12,
+    "journal": 15,  # a header and four regions of a slide
     "write": 9,
     "fsync": 32,
     "rename": 3,

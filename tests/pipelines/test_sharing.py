@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from wsi_vmamba.pipelines import extract
+from wsi_vmamba.pipelines import encoding, extract
 from wsi_vmamba.pipelines.sources import find_sources
 
 from wsi_vmamba.store import take_claim
@@ -133,7 +133,7 @@ def test_an_interrupt_inside_a_slide_gives_it_free(tiny_slides, tmp_path, extrac
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(extract, "pool_cells", interrupt)
+    monkeypatch.setattr(encoding, "pool_cells", interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         extract.run(extract_config(tiny_slides, tmp_path / "out"))
     names = {entry.name for entry in (tmp_path / "out").iterdir()}

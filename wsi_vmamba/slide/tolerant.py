@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -48,6 +48,11 @@ class TolerantSlide:
         """What was found damaged on a level so far, in reading order; nothing is known of what was not read."""
         with self._lock:
             return tuple(sorted(area for area in self._damage if area.level == level))
+
+    def add_damage(self, areas: Iterable[DamagedArea]) -> None:
+        """Take in what was found when the same slide was read before, and is not read again."""
+        with self._lock:
+            self._damage.update(areas)
 
     @property
     def path(self) -> str:

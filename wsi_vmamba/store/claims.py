@@ -104,6 +104,11 @@ class Claim:
         self.release()
 
 
+def claim_path(final: Path) -> Path:
+    """Where the claim of a feature file lies."""
+    return final.with_name(f".{final.name}.claim")
+
+
 def take_claim(final: Path) -> Claim:
     """Claim the feature file ``final`` for this process.
 
@@ -113,7 +118,7 @@ def take_claim(final: Path) -> Claim:
         ClaimedError: another run is at it, alive.
         StoreError: the folder cannot be written.
     """
-    path = _path_of(final)
+    path = claim_path(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         candidate = _candidate(path)
@@ -146,7 +151,7 @@ def require_short_name(final: Path, *, slide: object) -> None:
         most = os.pathconf(final.parent, "PC_NAME_MAX")
     except (OSError, ValueError):  # not told; then the first write decides
         return
-    excess = len(os.fsencode(_candidate(_path_of(final)).name)) - most
+    excess = len(os.fsencode(_candidate(claim_path(final)).name)) - most
     if excess > 0:
         length = len(os.fsencode(final.stem))
         raise SlideNameError(
@@ -154,10 +159,6 @@ def require_short_name(final: Path, *, slide: object) -> None:
             f"its name has {length} bytes, and {length - excess} are the most that leave room for temporary names in "
             f"{final.parent}, where names have at most {most}; rename it, or give a shorter slide_id in a CSV",
         )
-
-
-def _path_of(final: Path) -> Path:
-    return final.with_name(f".{final.name}.claim")
 
 
 def _candidate(claim: Path) -> Path:

@@ -73,6 +73,11 @@ class FeatureMeta:
         except (TypeError, ValueError) as error:
             raise UsageError(f"the settings of a feature file must be plain JSON values: {error}") from error
 
+    @property
+    def n_left_out(self) -> int:
+        """Cells of the plan that have no features."""
+        return sum(count for _, _, count in self.left_out.get("cells", []))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON values, keys sorted, so that equal settings give equal bytes."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False, sort_keys=True))
@@ -112,17 +117,19 @@ class FeatureMeta:
 
 def differing_settings(stored: FeatureMeta, asked: FeatureMeta) -> list[str]:
     """Name each setting that differs, as ``name: stored X, asked Y``; a nested one as ``plan.region_px``."""
-    return list(_differences("", _settings(stored), _settings(asked)))
+    return list(differences(_settings(stored), _settings(asked)))
 
 
 def _settings(meta: FeatureMeta) -> dict[str, Any]:
     return {name: value for name, value in meta.to_dict().items() if name not in NOT_SETTINGS}
 
 
-def _differences(prefix: str, stored: object, asked: object) -> Iterator[str]:
+def differences(stored: object, asked: object, *, prefix: str = "") -> Iterator[str]:
+    """Name each value of two nested mappings that differs, as ``name: stored X, asked Y``."""
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in sorted(stored.keys() | asked.keys()):
-            yield from _differences(f"{prefix}.{key}" if prefix else key, stored.get(key), asked.get(key))
+            name = f"{prefix}.{key}" if prefix else key
+            yield from differences(stored.get(key), asked.get(key), prefix=name)
     elif stored != asked:
         yield f"{prefix}: stored {_brief(stored)}, asked {_brief(asked)}"
 

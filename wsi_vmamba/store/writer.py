@@ -19,11 +19,11 @@ from wsi_vmamba.errors import StoreError, UsageError
 from wsi_vmamba.store.durable import PartialFolder
 from wsi_vmamba.store.meta import FeatureMeta
 from wsi_vmamba.store.reader import check_compatible
+from wsi_vmamba.store.values import as_stored
 
 #: Rows per chunk of ``features`` and of ``coords_l0``.
 CHUNK_ROWS = 512
 COORD_CHUNK_ROWS = 8192
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class FeatureWriter:
@@ -89,8 +89,7 @@ class FeatureWriter:
         if self._partial is None:
             raise UsageError(f"{self.path}: append only inside the with block and before commit")
         self._check(features, coords_l0)
-        self._refuse_unstorable(features, coords_l0)
-        self._pending.append(features.astype(np.float16))
+        self._pending.append(as_stored(features, coords_l0, where=self.path, model=self.meta.model))
         self._coords.append(coords_l0.copy())
         waiting = sum(len(block) for block in self._pending)
         if waiting >= CHUNK_ROWS:
@@ -165,18 +164,6 @@ class FeatureWriter:
                 f"{self.path}: expected coords_l0 of shape ({len(features)}, 2), int64; "
                 f"got {coords_l0.shape} {coords_l0.dtype}"
             )
-
-    def _refuse_unstorable(self, features: NDArray[np.floating[Any]], coords_l0: NDArray[np.int64]) -> None:
-        storable = np.abs(features) <= FLOAT16_MAX  # False for NaN too
-        if storable.all():
-            return
-        row, column = np.argwhere(~storable)[0]
-        x_l0, y_l0 = coords_l0[row]
-        raise StoreError(
-            f"{self.path}: the cell at level-0 ({x_l0}, {y_l0}) has {features[row, column]} as feature "
-            f"{column}; {(~storable).sum()} value(s) are not finite or beyond float16's {FLOAT16_MAX:.0f}; "
-            f"nothing was stored. Check the weights of {self.meta.model}, or run it with --precision fp32"
-        )
 
     def _abort(self) -> None:
         if self._partial is not None:
