@@ -248,7 +248,7 @@ def test_a_table_that_cannot_be_written_fails_the_run_after_all_slides(
     assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
     said = capsys.readouterr()
     assert "3 of 3 slides have features" in said.out
-    assert "cannot read" in said.err
+    assert "cannot be read" in said.err
     assert "extract.csv" in said.err
 
 
