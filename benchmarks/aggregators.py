@@ -1,15 +1,15 @@
 """How well each aggregator tells tumour slides from normal ones: three difficulties, five seeds, one table.
 
-    python benchmarks/aggregators.py                      # made-up cells, no images
+    python benchmarks/aggregators.py                      # made-up patches, no images
     python benchmarks/aggregators.py --source slides      # the synthetic cohort: images, extracted once and kept
     python benchmarks/aggregators.py --supervision slide both dense     # outlines too: FROC beside the AUC
     python benchmarks/aggregators.py --quick              # does it run at all
 
-**cells**: slides are drawn as cells with features, no images. Tissue is one blob of 250 to 900 cells; features are
-noise of unit variance with a small shift per slide (stain). A tumour slide has one lesion, a compact patch of
-cells, shifted along a direction; every slide, normal or not, also has single cells shifted just as much, scattered
-at random (cells that look like tumour and are not). What differs between the labels is therefore how many such
-cells there are and that those of a lesion touch. From level to level lesions get smaller. This favours aggregators
+**patches**: slides are drawn as patches with features, no images. Tissue is one blob of 250 to 900; features are
+noise of unit variance with a small shift per slide (stain). A tumour slide has one lesion, a compact group of
+patches, shifted along a direction; every slide, normal or not, also has single patches shifted just as much, scattered
+at random (patches that look like tumour and are not). What differs between the labels is therefore how many such
+patches there are and that those of a lesion touch. From level to level lesions get smaller. This favours aggregators
 that know places, by design: it asks whether they use what they are given. The level "apart" is the control: its
 lesions are scattered over the tissue like look-alikes, so that places tell nothing.
 
@@ -17,9 +17,9 @@ lesions are scattered over the tissue like look-alikes, so that places tell noth
 there was made with an aggregator in mind. Beside the AUC of all slides stands that of small lesions alone: tumour
 slides with nothing larger than "small" or "micro" against all normal ones.
 
-Each row is the mean and standard deviation over the seeds; a seed draws the bags (cells), the validation split, the
+Each row is the mean and standard deviation over the seeds; a seed draws the bags (patches), the validation split, the
 weights and the order. Settings are the defaults of `wsi-vmamba train`. The lesion FROC is that of `wsi-vmamba
-evaluate`, from the cells' own probabilities or, without outlines, from attention (without the quirks of the
+evaluate`, from the patches' own probabilities or, without outlines, from attention (without the quirks of the
 challenge's script; its lengths are for 0.243 um per pixel, whatever the slides are).
 
 Seeds start at 20: those below were used while the levels and `wsi_vmamba.mil.ss2d` were made.
@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from wsi_vmamba.pipelines import extract
-from wsi_vmamba.pipelines.lesions_run import cell_scores
+from wsi_vmamba.pipelines.lesions_run import patch_scores
 from wsi_vmamba.pipelines.scoring_run import Scored
 from wsi_vmamba.pipelines.train import settings_of
 
@@ -60,45 +60,45 @@ from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE, LesionMap, 
 from wsi_vmamba.metrics.peaks import detect_peaks
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
 from wsi_vmamba.store import open_features
-from wsi_vmamba.training import CellTargets, Prediction, predict, train
+from wsi_vmamba.training import PatchTargets, Prediction, predict, train
 from wsi_vmamba.training.objective import LoadTargets
 
 #: Level, contender, and the figures of each seed.
 Figures = dict[str, dict[str, list[dict[str, float]]]]
 FIRST_SEED = 20
 DIM = 32
-#: Standard deviation, per feature, of what all cells of a slide share.
+#: Standard deviation, per feature, of what all patches of a slide share.
 SLIDE_SHIFT = 0.1
-CELL_L0 = 512
+PATCH_L0 = 512
 #: Side of the square the tissue lies in.
-TISSUE_CELLS = 48
+TISSUE_PATCHES = 48
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A difficulty of the made-up cells: cells of a lesion, share of look-alikes, length of the shift."""
+    """A difficulty of the made-up patches: patches of a lesion, share of look-alikes, length of the shift."""
 
-    lesion_cells: int
+    lesion_patches: int
     look_alikes: float
     shift: float
     compact: bool = True
 
 
 LEVELS = {
-    "large": Level(lesion_cells=25, look_alikes=0.01, shift=5.0),
-    "medium": Level(lesion_cells=12, look_alikes=0.01, shift=5.0),
-    "small": Level(lesion_cells=6, look_alikes=0.01, shift=5.0),
-    "apart": Level(lesion_cells=12, look_alikes=0.01, shift=5.0, compact=False),
+    "large": Level(lesion_patches=25, look_alikes=0.01, shift=5.0),
+    "medium": Level(lesion_patches=12, look_alikes=0.01, shift=5.0),
+    "small": Level(lesion_patches=6, look_alikes=0.01, shift=5.0),
+    "apart": Level(lesion_patches=12, look_alikes=0.01, shift=5.0, compact=False),
 }
 SLIDE_DIFFICULTIES = {"easy": 0.2, "medium": 0.5, "hard": 0.8}
 SMALL_LESIONS = ("small", "micro")
-#: Detections closer than this are one: a cell and a half.
-MERGE_CELLS = 1.5
+#: Detections closer than this are one: a patch and a half.
+MERGE_PATCHES = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Slides, their cells, what is known of these, and their lesions at level 5 (None on normal slides)."""
+    """Slides, their patches, what is known of these, and their lesions at level 5 (None on normal slides)."""
 
     records: Sequence[SlideRecord]
     load: Callable[[SlideRecord], Bag]
@@ -121,7 +121,7 @@ class Contender:
 
 def made_up_cohort(level: Level, *, seed: int, slides: int) -> Cohort:
     """Draw slides, half with a lesion; the second half is for testing."""
-    generator = np.random.default_rng([seed, level.lesion_cells])
+    generator = np.random.default_rng([seed, level.lesion_patches])
     direction = generator.normal(size=DIM)
     direction *= level.shift / np.linalg.norm(direction)
     records, bags, lesions = [], {}, {}
@@ -138,17 +138,17 @@ def made_up_cohort(level: Level, *, seed: int, slides: int) -> Cohort:
         bags[record.slide_id] = Bag(
             slide_id=record.slide_id,
             features=features.astype(np.float32),
-            coords_l0=places * CELL_L0,
-            cell_l0=float(CELL_L0),
+            coords_l0=places * PATCH_L0,
+            patch_l0=float(PATCH_L0),
         )
 
     def draw(record: SlideRecord) -> LesionMap | None:
         if not record.label:
             return None
-        mask = np.zeros((TISSUE_CELLS, TISSUE_CELLS), np.uint8)
+        mask = np.zeros((TISSUE_PATCHES, TISSUE_PATCHES), np.uint8)
         columns, rows = bags[record.slide_id].coords_grid[lesions[record.slide_id]].T
         mask[rows, columns] = TUMOR_VALUE
-        side = CELL_L0 // MASK_DOWNSAMPLE
+        side = PATCH_L0 // MASK_DOWNSAMPLE
         return find_lesions(mask.repeat(side, axis=0).repeat(side, axis=1), name=record.slide_id)
 
     return Cohort(
@@ -160,9 +160,9 @@ def made_up_cohort(level: Level, *, seed: int, slides: int) -> Cohort:
 
 
 def _tissue(generator: np.random.Generator) -> NDArray[np.int64]:
-    """Cells (col, row) of an uneven blob, (N, 2), in the order of reading."""
+    """Patches (col, row) of an uneven blob, (N, 2), in the order of reading."""
     radius = generator.uniform(9, 17)
-    rows, cols = np.mgrid[0:TISSUE_CELLS, 0:TISSUE_CELLS] - TISSUE_CELLS // 2
+    rows, cols = np.mgrid[0:TISSUE_PATCHES, 0:TISSUE_PATCHES] - TISSUE_PATCHES // 2
     angle = np.arctan2(rows, cols)
     waves = sum(
         generator.uniform(0, 0.15) * np.sin(k * angle + generator.uniform(0, 2 * np.pi)) for k in (2, 3, 5)
@@ -173,11 +173,11 @@ def _tissue(generator: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _lesion(places: NDArray[np.int64], level: Level, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """The cells nearest to a random one, or as many anywhere."""
+    """The patches nearest to a random one, or as many anywhere."""
     marked = np.zeros(len(places), dtype=np.bool_)
     distance = np.hypot(*(places - places[generator.integers(len(places))]).T)
     order = np.argsort(distance, kind="stable") if level.compact else generator.permutation(len(places))
-    marked[order[: level.lesion_cells]] = True
+    marked[order[: level.lesion_patches]] = True
     return marked
 
 
@@ -191,7 +191,9 @@ def paint(difficulty: float, *, folder: Path, slides: int, backbone: str) -> tup
     manifest = generate_cohort(CohortSpec(slides=slides, difficulty=difficulty), home / "slides")
     features = home / f"features-{backbone}"
     code = extract.run(
-        ExtractConfig(slides=str(manifest), out=str(features), target_mpp=1.0, cell_px=128, backbone=backbone)
+        ExtractConfig(
+            slides=str(manifest), out=str(features), target_mpp=1.0, patch_px=128, backbone=backbone
+        )
     )
     if code:
         raise SystemExit(f"extraction into {features} failed")
@@ -213,11 +215,11 @@ def painted_cohort(manifest: Path, features: Path) -> Cohort:
         )
         return find_lesions(mask.astype(np.uint8) * TUMOR_VALUE, name=record.slide_id)
 
-    return Cohort(records=records, load=BagLoader(features), load_targets=CellTargets(), lesions=draw)
+    return Cohort(records=records, load=BagLoader(features), load_targets=PatchTargets(), lesions=draw)
 
 
 def judge(cohort: Cohort, contender: Contender, *, seed: int, epochs: int) -> dict[str, float]:
-    """Train with the defaults of the command; AUC of the test slides, and FROC where cells can be told apart."""
+    """Train with the defaults of the command; AUC of the test slides, and FROC where patches can be told apart."""
     started = time.perf_counter()
     config = TrainConfig(
         aggregator=contender.aggregator, supervision=contender.supervision, seed=seed, epochs=epochs,
@@ -235,7 +237,7 @@ def judge(cohort: Cohort, contender: Contender, *, seed: int, epochs: int) -> di
     small = [not one.label or one.attributes.get("lesion_size") in SMALL_LESIONS for one in test]
     if any(one.label and kept for one, kept in zip(test, small, strict=True)):
         found["auc, small lesions"] = _auc(list(compress(test, small)), scores[small])
-    if all(item.cells is not None or item.attention is not None for item in predictions):
+    if all(item.patches is not None or item.attention is not None for item in predictions):
         found["froc"] = _froc(cohort, test, predictions)
     return {**found, "seconds": time.perf_counter() - started}
 
@@ -248,12 +250,12 @@ def _froc(cohort: Cohort, test: Sequence[SlideRecord], predictions: Sequence[Pre
     matches = []
     for record, prediction in zip(test, predictions, strict=True):
         bag, lesions = cohort.load(record), cohort.lesions(record)
-        centres = bag.coords_l0 + bag.cell_l0 / 2
-        if lesions is not None:  # the last cells of a slide may reach past its edge
+        centres = bag.coords_l0 + bag.patch_l0 / 2
+        if lesions is not None:  # the last patches of a slide may reach past its edge
             rows, columns = lesions.labels.shape
             centres = np.minimum(centres, np.array([columns, rows]) * MASK_DOWNSAMPLE - 1)
-        scored = cell_scores(Scored(record=record, cells=len(centres), prediction=prediction), bag)
-        detections = detect_peaks(scored, centres, merge_l0=MERGE_CELLS * bag.cell_l0)
+        scored = patch_scores(Scored(record=record, patches=len(centres), prediction=prediction), bag)
+        detections = detect_peaks(scored, centres, merge_l0=MERGE_PATCHES * bag.patch_l0)
         matches.append(match_slide(FrocSlide(name=record.slide_id, lesions=lesions, detections=detections)))
     return curve_without_quirks(matches).score
 
@@ -294,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if any(figure in run for rows in found.values() for runs in rows.values() for run in runs):
             print(table(found, figure) + "\n")
     content = {"options": {name: str(value) for name, value in vars(options).items()}, "figures": found}
-    if options.source == "cells":
+    if options.source == "patches":
         content["levels"] = {name: asdict(level) for name, level in LEVELS.items()}
     write_atomic(options.out / f"aggregators-{options.source}.json", json.dumps(content, indent=2) + "\n")
 
@@ -335,8 +337,8 @@ def table(found: Figures, figure: str) -> str:
     for label, runs in next(iter(found.values())).items():
         if all(figure in run for run in runs):
             values = [np.array([run[figure] for run in rows[label]]) for rows in found.values()]
-            cells = (f"{column.mean():.3f} ± {column.std():.3f}" for column in values)
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+            patches = (f"{column.mean():.3f} ± {column.std():.3f}" for column in values)
+            lines.append(f"| {label} | {' | '.join(patches)} |")
     return "\n".join(lines)
 
 
@@ -344,7 +346,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", choices=("cells", "slides"), default="cells")
+    parser.add_argument("--source", choices=("patches", "slides"), default="patches")
     parser.add_argument("--aggregators", nargs="+", choices=list(AGGREGATORS), default=list(AGGREGATORS))
     parser.add_argument("--supervision", nargs="+", choices=list(SUPERVISIONS), default=["slide"])
     parser.add_argument("--levels", nargs="+", help="some of the levels only")

@@ -105,9 +105,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown table of dictionaries; columns in the order they first appear."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(_patch(row.get(column, "")) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def _patch(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

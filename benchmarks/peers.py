@@ -83,7 +83,7 @@ def run_ours(slide: Path, encoder: str, options: argparse.Namespace) -> Run:
     command += ["--mask", str(tissue_picture(slide, options))] if options.same_tissue else []
     run = measured(command, slide, options)
     with (out / "extract.csv").open(newline="") as file:
-        return {**run, "tiles": sum(int(row["cells"]) for row in csv.DictReader(file))}
+        return {**run, "tiles": sum(int(row["patches"]) for row in csv.DictReader(file))}
 
 
 def run_peer(slide: Path, encoder: str, options: argparse.Namespace) -> Run:

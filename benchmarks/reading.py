@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [row for part in wanted for row in ROWS[part](part, result[part])]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("  ".join(patch.ljust(width) for patch, width in zip(row, widths, strict=True)).rstrip())
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
@@ -148,7 +148,7 @@ def measure_extraction(slide: str, backbone: str) -> dict[str, Any]:
         "decode_s": outcome.decode_s,
         "wait_s": outcome.wait_s,
         "stream_s": outcome.stream_s,
-        "cells": outcome.cells,
+        "patches": outcome.patches,
         "peak_bytes": _peak_bytes(),
     }
 

@@ -1,4 +1,4 @@
-"""Which cells of a plan a damaged tile touches, for `extract --on-bad-tile skip`."""
+"""Which patches of a plan a damaged tile touches, for `extract --on-bad-tile skip`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.regions import Region, RegionPlan, cell_runs
+from wsi_vmamba.regions import Region, RegionPlan, patch_runs
 from wsi_vmamba.rescale import source_range
 from wsi_vmamba.slide.tolerant import DamagedArea, TolerantSlide
 from wsi_vmamba.tissue import TissueMask
 
 
-def touched_cells(plan: RegionPlan, region: Region, damage: Sequence[DamagedArea]) -> NDArray[np.bool_]:
-    """Which cells of a region have a pixel that a damaged area takes part in, bool, shape (n,).
+def touched_patches(plan: RegionPlan, region: Region, damage: Sequence[DamagedArea]) -> NDArray[np.bool_]:
+    """Which patches of a region have a pixel that a damaged area takes part in, bool, shape (n,).
 
     Args:
         plan: the plan of the region.
         region: it; everything it is made of has been read.
         damage: what was found damaged on the plan's level.
     """
-    touched = np.zeros(len(region.cells), dtype=np.bool_)
+    touched = np.zeros(len(region.patches), dtype=np.bool_)
     if not damage:
         return touched
-    columns = _sources(plan, region.cells[:, 0])
-    rows = _sources(plan, region.cells[:, 1])
+    columns = _sources(plan, region.patches[:, 0])
+    rows = _sources(plan, region.patches[:, 1])
     for area in damage:
         touched |= (
             (columns[:, 0] < area.x_px + area.width_px)
@@ -39,17 +39,17 @@ def touched_cells(plan: RegionPlan, region: Region, damage: Sequence[DamagedArea
     return touched
 
 
-def _sources(plan: RegionPlan, cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """First and one past the last pixel of the plan's level that each cell is made of, along one axis, (n, 2)."""
-    unique, places = np.unique(cells, return_inverse=True)
-    cell_px = plan.spec.cell_px
-    ranges = [source_range(int(cell) * cell_px, cell_px, scale=plan.scale) for cell in unique]
+def _sources(plan: RegionPlan, patches: NDArray[np.int64]) -> NDArray[np.int64]:
+    """First and one past the last pixel of the plan's level that each patch is made of, along one axis, (n, 2)."""
+    unique, places = np.unique(patches, return_inverse=True)
+    patch_px = plan.spec.patch_px
+    ranges = [source_range(int(patch) * patch_px, patch_px, scale=plan.scale) for patch in unique]
     found: NDArray[np.int64] = np.array(ranges, dtype=np.int64)[places]
     return found
 
 
 def count_damage_as_tissue(tissue: TissueMask, slide: TolerantSlide) -> TissueMask:
-    """Take what could not be seen for tissue, so that a damaged overview hides no cells; finer levels may be sound."""
+    """Take what could not be seen for tissue: a damaged overview hides no patches, and finer levels may be sound."""
     mask = tissue.mask.copy()
     for index, level in enumerate(slide.levels):
         per_px = level.downsample / tissue.downsample
@@ -60,14 +60,14 @@ def count_damage_as_tissue(tissue: TissueMask, slide: TolerantSlide) -> TissueMa
     return replace(tissue, mask=mask)
 
 
-def describe_left_out(cells: Sequence[NDArray[np.int64]], slide: TolerantSlide) -> dict[str, Any]:
-    """What a feature file records about cells without features, see `FeatureMeta.left_out`."""
+def describe_left_out(patches: Sequence[NDArray[np.int64]], slide: TolerantSlide) -> dict[str, Any]:
+    """What a feature file records about patches without features, see `FeatureMeta.left_out`."""
     tiles = [
         [area.level, area.x_px, area.y_px, area.width_px, area.height_px]
         for index in range(len(slide.levels))
         for area in slide.damage(index)
     ]
-    return {"cells": cell_runs(np.concatenate(cells)), "tiles": tiles}
+    return {"patches": patch_runs(np.concatenate(patches)), "tiles": tiles}
 
 
 def count_damage(left_out: Mapping[str, Any]) -> str:

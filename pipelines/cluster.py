@@ -61,7 +61,7 @@ class Cluster:
     facts: dict[str, str]
     note: str
 
-    def extract_all(self, sources: Sequence[SlideSource], *, since_s: float) -> Iterator[Outcome]:
+    def extract_all(self, sources: Sequence[SlideSource], *, started_mtime: float) -> Iterator[Outcome]:
         """Yield the outcome of each slide as it comes; slides that other runs are at come last.
 
         Raises:
@@ -69,7 +69,11 @@ class Cluster:
         """
         topic = f"wsi-vmamba-{secrets.token_hex(8)}"
         terms = Terms(
-            config=self.config, since_s=since_s, facts=self.facts, versions=package_versions(), topic=topic
+            config=self.config,
+            started_mtime=started_mtime,
+            facts=self.facts,
+            versions=package_versions(),
+            topic=topic,
         )
         with open_board(len(sources)) as board, _news_of(self.client, topic, board.take):
             for outcome in until_unclaimed(sources, lambda waiting: self._extract_once(terms, waiting)):

@@ -88,7 +88,7 @@ def _extract(config: DemoConfig, name: str, contender: Contender, out: Path) -> 
             slides=str(out / "slides" / "manifest.csv"),
             out=str(out / "features" / name),
             target_mpp=config.target_mpp,
-            cell_px=128,
+            patch_px=128,
             backbone=contender.backbone,
             weights=contender.weights,
             seed=config.seed,

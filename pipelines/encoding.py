@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.bad_tiles import count_damage, describe_left_out, touched_cells
+from wsi_vmamba.pipelines.bad_tiles import count_damage, describe_left_out, touched_patches
 from wsi_vmamba.pipelines.identity import slide_identity
 from wsi_vmamba.pipelines.outcomes import DONE, Outcome
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, encode_each, pool_cells
+from wsi_vmamba.encode import Encoder, encode_each, pool_patches
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.progress import News
@@ -71,7 +71,7 @@ def encode_slide(job: Job) -> Outcome:
     journal = open_journal(
         job.path,
         _facts(job, as_opened),
-        n_cells=[len(region.cells) for region in job.plan.regions],
+        n_patches=[len(region.patches) for region in job.plan.regions],
         dim=job.encoder.dim,
         say=lambda text: job.report(News(slide_id=job.meta.slide_id, note=text)),
     )
@@ -92,7 +92,7 @@ def encode_slide(job: Job) -> Outcome:
         outcome=DONE,
         detail=count_damage(meta.left_out) if n_left_out else "",
         regions=len(job.plan.regions),
-        cells=job.plan.n_cells - n_left_out,
+        patches=job.plan.n_patches - n_left_out,
         left_out=n_left_out,
         decode_s=round(stats.decode_s, 3),
         wait_s=round(stats.wait_s, 3),
@@ -145,19 +145,19 @@ def _processor(device: torch.device) -> str:
 
 
 def _encode_missing(job: Job, journal: RegionJournal, stats: StreamStats) -> None:
-    plan, slide, cell_px = job.plan, job.slide, job.config.cell_px
+    plan, slide, patch_px = job.plan, job.slide, job.config.patch_px
     missing = _missing_regions(job, journal)
     news = _Progress(job, missing)
     news.step()
 
     def sound_regions() -> Iterator[tuple[tuple[Region, NDArray[np.bool_]], NDArray[np.uint8]]]:
-        """Regions with the cells that no damaged tile touches, and their pixels."""
+        """Regions with the patches that no damaged tile touches, and their pixels."""
         decoded_regions = stream_regions(
             slide, plan, regions=missing, prefetch=job.config.prefetch, stats=stats
         )
         for decoded in decoded_regions:
             damage = slide.damage(plan.level) if isinstance(slide, TolerantSlide) else ()
-            sound = ~touched_cells(plan, decoded.region, damage)
+            sound = ~touched_patches(plan, decoded.region, damage)
             if sound.any():
                 yield (decoded.region, sound), decoded.pixels
             else:
@@ -170,7 +170,7 @@ def _encode_missing(job: Job, journal: RegionJournal, stats: StreamStats) -> Non
         news.step(region)
 
     for (region, sound), feature_map in encode_each(job.encoder, sound_regions()):
-        pooled = pool_cells(feature_map, region, cell_px=cell_px, stride_px=job.encoder.stride_px)
+        pooled = pool_patches(feature_map, region, patch_px=patch_px, stride_px=job.encoder.stride_px)
         corners = plan.coords_l0(region)[sound]
         keep(region, sound, as_stored(pooled[sound], corners, where=job.path, model=job.meta.model))
 
@@ -203,7 +203,7 @@ def _area(values: list[Any]) -> DamagedArea:
 
 
 def _assemble(job: Job, journal: RegionJournal) -> tuple[FeatureMeta, int]:
-    """Make the feature file; gives its attributes and the number of cells left out."""
+    """Make the feature file; gives its attributes and the number of patches left out."""
     plan, left_out = job.plan, []
     if is_complete(job.path) and not job.config.overwrite:
         # Another run was quicker: one that took this one for dead.
@@ -214,13 +214,13 @@ def _assemble(job: Job, journal: RegionJournal) -> tuple[FeatureMeta, int]:
         for region in plan.regions:
             kept = journal.read(region.index)
             if not kept.sound.all():
-                left_out.append(region.cells[~kept.sound])
+                left_out.append(region.patches[~kept.sound])
             if kept.sound.any():
                 writer.append(kept.features, plan.coords_l0(region)[kept.sound])
         n_left_out = sum(map(len, left_out))
-        if n_left_out == plan.n_cells:
+        if n_left_out == plan.n_patches:
             raise UnreadableSlideError(
-                job.slide.path, f"every one of its {n_left_out} cells touches a damaged tile"
+                job.slide.path, f"every one of its {n_left_out} patches touches a damaged tile"
             )
         if left_out and isinstance(job.slide, TolerantSlide):
             writer.commit(left_out=describe_left_out(left_out, job.slide))

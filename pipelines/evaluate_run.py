@@ -35,7 +35,7 @@ def run(config: EvaluateConfig) -> int:
 
 
 def draw_heatmaps(out: Path, scored: Sequence[Scored], features: Path, *, count: int) -> None:
-    """Draw what the model says of cells over the ``count`` slides with the highest scores."""
+    """Draw what the model says of patches over the ``count`` slides with the highest scores."""
     from wsi_vmamba.report import heatmap
 
     ranked = sorted(scored, key=lambda item: -item.prediction.probability)

@@ -12,7 +12,7 @@ from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import ExportConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import StoreError, UsageError
-from wsi_vmamba.export import export_cells, read_cells, write_files
+from wsi_vmamba.export import export_patches, read_patches, write_files
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.store import remove_stale_partials
 
@@ -71,9 +71,9 @@ def find_feature_files(features: Path) -> list[Path]:
 
 def _export(path: Path, out: Path, config: ExportConfig, model: Any) -> tuple[int, int]:
     """Export one slide; return how many files were written and how many were there already."""
-    per_cell, per_slide = ({}, {}) if model is None else _measure(path, model)
-    cells = read_cells(path, measurements=per_cell, slide_measurements=per_slide)
-    files = export_cells(config.format, cells)
+    per_patch, per_slide = ({}, {}) if model is None else _measure(path, model)
+    patches = read_patches(path, measurements=per_patch, slide_measurements=per_slide)
+    files = export_patches(config.format, patches)
     written = write_files(files, out, overwrite=config.overwrite)
     return len(written), len(files) - len(written)
 
@@ -88,12 +88,12 @@ def _load_model(run_folder: str | None) -> Any:
 
 
 def _measure(path: Path, model: Any) -> tuple[dict[str, Any], dict[str, float]]:
-    """What the model says of each cell and of the slide."""
+    """What the model says of each patch and of the slide."""
     from wsi_vmamba.training import predict
 
     prediction = predict(model, load_bag(SlideRecord(slide_id=path.stem), path.parent))
-    per_cell = {}
+    per_patch = {}
     if prediction.attention is not None:
         attention = prediction.attention.astype(np.float64)
-        per_cell[ATTENTION] = attention / attention.mean()
-    return per_cell, {PROBABILITY: prediction.probability}
+        per_patch[ATTENTION] = attention / attention.mean()
+    return per_patch, {PROBABILITY: prediction.probability}

@@ -22,7 +22,7 @@ from wsi_vmamba.pipelines.outcomes import (
     unforeseen,
     until_unclaimed,
 )
-from wsi_vmamba.pipelines.planning import outline_slide, plan_slide
+from wsi_vmamba.pipelines.planning import plan_slide, plan_without_regions
 from wsi_vmamba.pipelines.sources import (
     SlideSource,
     find_sources,
@@ -114,9 +114,9 @@ def run(config: ExtractConfig) -> int:
                 f"{len(sources)} slide(s); {facts['backbone']} on {facts['device']} in {facts['precision']}"
                 f"{place.note}: {facts['weights']}"
             )
-            since_s = begin(config, facts)
+            started_mtime = begin(config, facts)
             try:
-                for outcome in place.extract_all(sources, since_s=since_s):
+                for outcome in place.extract_all(sources, started_mtime=started_mtime):
                     table.add(outcome)
                     _report(outcome)
             finally:
@@ -196,14 +196,14 @@ def begin(config: ExtractConfig, facts: Mapping[str, str]) -> float:
 
 
 def extract_all(
-    config: ExtractConfig, sources: Sequence[SlideSource], *, since_s: float
+    config: ExtractConfig, sources: Sequence[SlideSource], *, started_mtime: float
 ) -> Iterator[Outcome]:
     """Extract one slide after another; slides that other runs are at come last, when those are through or dead."""
     with open_board(len(sources)) as board:
 
         def extract(waiting: Sequence[SlideSource]) -> Iterator[tuple[SlideSource, Outcome]]:
             for source in waiting:
-                yield source, extract_slide(config, source, since_s=since_s, report=board.take)
+                yield source, extract_slide(config, source, started_mtime=started_mtime, report=board.take)
 
         for outcome in until_unclaimed(sources, extract):
             board.finish(outcome.slide_id)
@@ -214,7 +214,7 @@ def extract_slide(
     config: ExtractConfig,
     source: SlideSource,
     *,
-    since_s: float = 0.0,
+    started_mtime: float = 0.0,
     report: Callable[[News], None] = ignore,
 ) -> Outcome:
     """Extract one slide; the one boundary where a slide's error becomes an outcome, so that the others go on.
@@ -225,12 +225,12 @@ def extract_slide(
     Args:
         config: of the run.
         source: the slide.
-        since_s: with ``overwrite``, feature files made after this time (see `begin`) are kept: they are new.
+        started_mtime: with ``overwrite``, feature files made after this time (see `begin`) are kept: they are new.
         report: takes news of the progress, from this thread.
     """
     started = time.perf_counter()
     try:
-        outcome = _extract(config, source, since_s, report)
+        outcome = _extract(config, source, started_mtime, report)
         forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
         outcome = Outcome(slide_id=source.slide_id, outcome=CLAIMED, detail=f"{error.owner} is at it")
@@ -258,17 +258,17 @@ def prepare(config: ExtractConfig) -> Tools:
 
 
 def _extract(
-    config: ExtractConfig, source: SlideSource, since_s: float, report: Callable[[News], None]
+    config: ExtractConfig, source: SlideSource, started_mtime: float, report: Callable[[News], None]
 ) -> Outcome:
     refuse_unusable(source)
     require_there(source)
     path = Path(config.out) / f"{source.slide_id}.zarr"
-    if _is_done(path, config, since_s):
+    if _is_done(path, config, started_mtime):
         remove_spent(path)
         return _check_done(path, config, source)
     require_short_name(path, slide=source.path)
     with take_claim(path):
-        if _is_done(path, config, since_s):  # by the run that had the claim a moment ago
+        if _is_done(path, config, started_mtime):  # by the run that had the claim a moment ago
             return _check_done(path, config, source)
         with _open(config, source) as slide:
             mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
@@ -304,8 +304,8 @@ def _open(config: ExtractConfig, source: SlideSource) -> Slide:
     return TolerantSlide(slide) if config.on_bad_tile == "skip" else slide
 
 
-def _is_done(path: Path, config: ExtractConfig, since_s: float) -> bool:
-    return is_complete(path) and (not config.overwrite or 0 < since_s < path.stat().st_mtime)
+def _is_done(path: Path, config: ExtractConfig, started_mtime: float) -> bool:
+    return is_complete(path) and (not config.overwrite or 0 < started_mtime < path.stat().st_mtime)
 
 
 def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outcome:
@@ -315,7 +315,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
     with open_slide(source.path, reader=config.reader, scene=config.scene) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
-            outline = outline_slide(config, slide, mpp)
+            outline = plan_without_regions(config, slide, mpp)
         except UsageError as error:
             raise SlideError(source.path, str(error)) from error
         meta = _describe(config, source, slide, mpp, outline)
@@ -325,14 +325,14 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource) -> Outco
     left_out = stored.meta.n_left_out
     if left_out and config.on_bad_tile == "fail":
         raise IncompatibleStoreError(
-            f"{path} lacks {left_out} cells that damaged tiles touch; take it as it is with --on-bad-tile skip, or "
+            f"{path} lacks {left_out} patches that damaged tiles touch; take it as it is with --on-bad-tile skip, or "
             "mend the slide and use --overwrite"
         )
     return Outcome(
         slide_id=source.slide_id,
         outcome=ALREADY_DONE,
         regions=len(regions),
-        cells=stored.n_cells,
+        patches=stored.n_patches,
         left_out=left_out,
         detail=count_damage(stored.meta.left_out) if left_out else "",
     )
@@ -350,8 +350,8 @@ def _describe(
         mpp=mpp.value,
         mpp_source=mpp.source,
         target_mpp=config.target_mpp,
-        cell_px=config.cell_px,
-        cell_l0=plan.cell_l0,
+        patch_px=config.patch_px,
+        patch_l0=plan.patch_l0,
         plan=plan.to_dict(),
         segmenter=tissue_source(config, slide_id=source.slide_id),
         model=encoder.name,
@@ -362,8 +362,8 @@ def _describe(
 
 
 def _report(outcome: Outcome) -> None:
-    left_out = f", {outcome.left_out} cells left out" if outcome.left_out else ""
-    counted = f"{outcome.regions} region(s), {outcome.cells} cells{left_out}, {outcome.seconds:.1f} s"
+    left_out = f", {outcome.left_out} patches left out" if outcome.left_out else ""
+    counted = f"{outcome.regions} region(s), {outcome.patches} patches{left_out}, {outcome.seconds:.1f} s"
     console.say(f"{outcome.slide_id}: {outcome.outcome} ({outcome.detail if outcome.failed else counted})")
     if outcome.detail and not outcome.failed:
         console.say(f"{outcome.slide_id}: note: {outcome.detail}")

@@ -36,11 +36,11 @@ def run(config: ExtractConfig) -> int:
         console.say(f"  tissue       {tissue.share:.1%} of the slide")
         console.say(
             f"  plan         {len(plan.regions)} region(s) at {config.target_mpp:g} um/px from level {plan.level}, "
-            f"{plan.n_cells} cells of {config.cell_px} px"
+            f"{plan.n_patches} patches of {config.patch_px} px"
         )
         for region in plan.regions:
             console.say(
                 f"    region {region.index}: {region.width_px} x {region.height_px} px at "
-                f"({region.x_px}, {region.y_px}), {len(region.cells)} cells"
+                f"({region.x_px}, {region.y_px}), {len(region.patches)} patches"
             )
     return 0

@@ -1,4 +1,4 @@
-"""FROC of a trained run: its cells become detections, the outlines of its slides become level-5 masks."""
+"""FROC of a trained run: its patches become detections, the outlines of its slides become level-5 masks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult
     """Write the detections of a run, and its masks unless they were given, into ``out``; compute their FROC.
 
     Raises:
-        MetricError: a tumour slide has neither mask nor outlines, or the model gives no score to single cells.
+        MetricError: a tumour slide has neither mask nor outlines, or the model gives no score to single patches.
     """
     if not knows_lesions(config, run):
         raise MetricError(
@@ -64,23 +64,23 @@ def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult
     return result
 
 
-def cell_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
-    """Tumour probability of each cell, (N,).
+def patch_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
+    """Tumour probability of each patch, (N,).
 
-    From a model supervised by outlines it is the cell's own; from one that only attends to cells it is the slide's,
-    shared out by attention relative to the most attended cell.
+    From a model supervised by outlines it is the patch's own; from one that only attends to patches it is the slide's,
+    shared out by attention relative to the most attended patch.
 
     Raises:
-        MetricError: the model tells cells apart in no way.
+        MetricError: the model tells patches apart in no way.
     """
-    if item.prediction.cells is not None:
-        own: NDArray[np.float64] = item.prediction.cells.astype(np.float64)
+    if item.prediction.patches is not None:
+        own: NDArray[np.float64] = item.prediction.patches.astype(np.float64)
         return own
     attention = item.prediction.attention
     if attention is None:
         raise MetricError(
-            f"{bag.slide_id}: this model gives cells no score of their own, so there are no detections; train with "
-            "outlines, or with an aggregator that attends to cells"
+            f"{bag.slide_id}: this model gives patches no score of their own, so there are no detections; train with "
+            "outlines, or with an aggregator that attends to patches"
         )
     weights = np.asarray(attention, dtype=np.float64)
     shared: NDArray[np.float64] = item.prediction.probability * weights / weights.max()
@@ -111,14 +111,14 @@ def _find_lesions(config: EvaluateConfig, judged: Sequence[Scored]) -> Mapping[s
 
 
 def _detect(item: Scored, features: Path, *, merge_um: float) -> Detections:
-    """Peaks of the cell scores of a slide, in the middle of their cells."""
+    """Peaks of the patch scores of a slide, in the middle of their patches."""
     bag = load_bag(item.record, features)
     meta = open_features(features / f"{bag.slide_id}.zarr").meta
-    centres = (bag.coords_l0 + bag.cell_l0 / 2).astype(np.float64)
+    centres = (bag.coords_l0 + bag.patch_l0 / 2).astype(np.float64)
     if "width_l0" in meta.plan:
-        # A cell may reach past the edge of the slide, its detection may not.
+        # A patch may reach past the edge of the slide, its detection may not.
         centres = np.minimum(centres, [meta.plan["width_l0"] - 1, meta.plan["height_l0"] - 1])
-    return detect_peaks(cell_scores(item, bag), centres, merge_l0=merge_um / meta.mpp)
+    return detect_peaks(patch_scores(item, bag), centres, merge_l0=merge_um / meta.mpp)
 
 
 def _draw_mask(slide_id: str, outlines: Path, features: Path, masks: Path) -> None:

@@ -37,7 +37,7 @@ CLAIMED = "claimed"
 
 #: What the user can do, by the kind of error, the most special first.
 _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
-    (BadTileError, "copy the slide again; or --on-bad-tile skip to leave out the cells it touches"),
+    (BadTileError, "copy the slide again; or --on-bad-tile skip to leave out the patches it touches"),
     (SceneError, "--scene N, one that the file holds; other slides in a run of their own"),
     (
         UnsupportedSlideError,
@@ -85,8 +85,8 @@ class Outcome:
             pictures in its file it is.
         remedy: what the user can do about it.
         regions: regions of its plan.
-        cells: features stored.
-        left_out: cells without features because a damaged tile touches them.
+        patches: features stored.
+        left_out: patches without features because a damaged tile touches them.
         seconds: how long it took.
         decode_s: how long decoding worked.
         wait_s: how long the encoder waited for pixels.
@@ -98,7 +98,7 @@ class Outcome:
     detail: str = ""
     remedy: str = ""
     regions: int = 0
-    cells: int = 0
+    patches: int = 0
     left_out: int = 0
     seconds: float = 0.0
     decode_s: float = 0.0
@@ -215,7 +215,7 @@ class OutcomeTable:
         gaps = [outcome for outcome in self.outcomes if outcome.left_out]
         if gaps:
             rows: Sequence[Sequence[object]] = [(gap.slide_id, gap.left_out, gap.detail) for gap in gaps]
-            console.print_table("Slides with cells left out", ("slide", "cells", "cause"), rows)
+            console.print_table("Slides with patches left out", ("slide", "patches", "cause"), rows)
         if failures:
             rows = [(each.slide_id, each.outcome, each.detail, each.remedy) for each in failures]
             console.print_table("Slides without features", ("slide", "outcome", "cause", "remedy"), rows)

@@ -30,12 +30,12 @@ def _spec(config: ExtractConfig) -> RegionSpec:
     return RegionSpec(
         target_mpp=config.target_mpp,
         region_px=config.region_px,
-        cell_px=config.cell_px,
+        patch_px=config.patch_px,
         min_tissue=config.min_tissue,
     )
 
 
-def outline_slide(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> RegionPlan:
+def plan_without_regions(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) -> RegionPlan:
     """The plan of a slide but for its regions, which depend on the tissue.
 
     Raises:

@@ -136,10 +136,10 @@ def slides_csv(slides: ScoredSlides) -> str:
         map(repr, slides.scores.tolist()),
         called,
         slides.groups or [""] * n,
-        slides.cells or [""] * n,
+        slides.patches or [""] * n,
         strict=True,
     )
-    return csv_text(("slide_id", "patient_id", "label", "probability", "called", "group", "cells"), rows)
+    return csv_text(("slide_id", "patient_id", "label", "probability", "called", "group", "patches"), rows)
 
 
 def lesions_csv(result: FrocResult) -> str:

@@ -68,7 +68,7 @@ class ScoredSlides:
         scores: (N,), higher meaning more likely positive.
         patient_ids: whose slide each is, where known.
         groups: size of the metastasis of each slide, where known.
-        cells: number of cells of each slide, where there are any.
+        patches: number of patches of each slide, where there are any.
         threshold: from which score on a slide is called positive, where one was chosen.
         folds: of a cross-validation, how each of its models did.
     """
@@ -79,7 +79,7 @@ class ScoredSlides:
     scores: NDArray[np.float64]
     patient_ids: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
-    cells: tuple[int, ...] | None = None
+    patches: tuple[int, ...] | None = None
     threshold: Threshold | None = None
     folds: FoldScores | None = None
 

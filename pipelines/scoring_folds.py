@@ -39,7 +39,7 @@ def score_folds(config: EvaluateConfig, folder: Path) -> ScoredRun:
     """Predict a split with the runs of a cross-validation.
 
     A validation slide is scored by the one model that was not trained on it (out-of-fold). The prediction for a test
-    slide is the mean of all models' probabilities, attentions and cell probabilities. The threshold for test slides is
+    slide is the mean of all models' probabilities, attentions and patch probabilities. The threshold for test slides is
     chosen on the out-of-fold scores.
 
     Raises:
@@ -95,11 +95,11 @@ def _average(items: Sequence[Scored]) -> Scored:
     """The mean of what several models say of one slide."""
     said = [item.prediction for item in items]
     attentions = [one.attention for one in said if one.attention is not None]
-    cells = [one.cells for one in said if one.cells is not None]
+    patches = [one.patches for one in said if one.patches is not None]
     together = Prediction(
         probability=mean(one.probability for one in said),
         attention=np.mean(attentions, axis=0) if attentions else None,
-        cells=np.mean(cells, axis=0) if cells else None,
+        patches=np.mean(patches, axis=0) if patches else None,
     )
     return items[0]._replace(prediction=together)
 

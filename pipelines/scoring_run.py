@@ -1,4 +1,4 @@
-"""Slides scored by a trained run: a model on features of cells, or a classifier on rows of numbers."""
+"""Slides scored by a trained run: a model on features of patches, or a classifier on rows of numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scored(NamedTuple):
     """One slide with what the model says of it; the bag itself is not kept, a data set may not fit in memory."""
 
     record: SlideRecord
-    cells: int
+    patches: int
     prediction: Prediction
 
 
@@ -60,7 +60,7 @@ class ScoredRun:
             scores=probabilities_of(self.scored),
             patient_ids=tuple(item.record.patient_id for item in self.scored),
             groups=_groups(self.scored),
-            cells=tuple(item.cells for item in self.scored),
+            patches=tuple(item.patches for item in self.scored),
             threshold=self.threshold,
             folds=self.folds,
         )

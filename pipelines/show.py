@@ -22,7 +22,7 @@ def run(config: ShowConfig) -> int:
     console.say(f"{path}")
     console.say(f"  slide        {config.slide or meta.slide_path} ({meta.reader})")
     console.say(
-        f"  cells        {stored.n_cells} of {meta.cell_px} px at {meta.target_mpp:g} um/px, "
+        f"  patches        {stored.n_patches} of {meta.patch_px} px at {meta.target_mpp:g} um/px, "
         f"{len(meta.plan['regions'])} region(s)"
     )
     console.say(

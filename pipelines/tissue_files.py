@@ -59,8 +59,8 @@ def save_tissue(
     Polygons that are there are replaced with ``overwrite`` only. The preview is drawn anew by every run that makes
     the features: looking at the slide for it may find damaged tiles, which the feature file then names.
 
-    A preview that cannot be drawn, because the slide cannot be read in small, is no reason to fail a slide whose cells
-    may be sound; it is left out with a warning.
+    A preview that cannot be drawn, because the slide cannot be read at low resolution, is no reason to fail a slide
+    whose patches may be sound; it is left out with a warning.
 
     Raises:
         StoreError: a file cannot be written.

@@ -19,7 +19,7 @@ from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.training import CellTargets, EpochReport, TrainSettings, source_of_folds, split_folds, train
+from wsi_vmamba.training import EpochReport, PatchTargets, TrainSettings, source_of_folds, split_folds, train
 from wsi_vmamba.training.run import MODEL
 
 #: Where slides are supervised and no aggregator is named.
@@ -44,14 +44,14 @@ def run(config: TrainConfig, *, log_epochs: bool = True) -> int:
     features = Path(config.features)
     require_features(known, features, dataset=config.dataset)
     settings = settings_of(config)
-    targets = CellTargets(Path(config.annotations) if config.annotations else None)
-    if settings.supervises.cells:
+    targets = PatchTargets(Path(config.annotations) if config.annotations else None)
+    if settings.supervises.patches:
         targets.require(known, every=not settings.supervises.slides)
     folder, loader = run_folder(config), BagLoader(features)
     console.say(
-        f"training {settings.aggregator or 'a cell head'} on {len(known)} slides of {config.dataset} -> {folder}"
+        f"training {settings.aggregator or 'a patch head'} on {len(known)} slides of {config.dataset} -> {folder}"
     )
-    if settings.supervises.cells:
+    if settings.supervises.patches:
         _say_notes(targets, known, loader)
     if config.folds is None:
         best = _train_one(config, records, folder, loader=loader, targets=targets, log_epochs=log_epochs)
@@ -80,7 +80,7 @@ def run(config: TrainConfig, *, log_epochs: bool = True) -> int:
     return 0
 
 
-def _say_notes(targets: CellTargets, records: list[SlideRecord], loader: BagLoader) -> None:
+def _say_notes(targets: PatchTargets, records: list[SlideRecord], loader: BagLoader) -> None:
     """Read all outlines before anything is trained, and print what was repaired or left out of them."""
     tumors = [record for record in records if record.label == 1]
     without = [record.slide_id for record in tumors if targets.find(record) is None]
@@ -100,7 +100,7 @@ def _train_one(
     folder: Path,
     *,
     loader: BagLoader,
-    targets: CellTargets,
+    targets: PatchTargets,
     log_epochs: bool,
 ) -> EpochReport:
     """Train into one folder, showing each epoch; return the best one."""

@@ -35,7 +35,7 @@ def run(config: TrainConfig) -> int:
 
 
 def _refuse_slide_options(config: TrainConfig) -> None:
-    """Refuse what is for slides with cells, rather than train without it.
+    """Refuse what is for slides with patches, rather than train without it.
 
     Raises:
         UsageError: naming the options.

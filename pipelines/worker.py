@@ -39,14 +39,14 @@ class Terms:
 
     Attributes:
         config: of the run, with absolute paths, and with device and precision as resolved.
-        since_s: see `wsi_vmamba.pipelines.extract.begin`.
+        started_mtime: see `wsi_vmamba.pipelines.extract.begin`.
         facts: what `describe_tools` must say there.
         versions: what `package_versions` must say there.
         topic: under which workers send news of their progress.
     """
 
     config: ExtractConfig
-    since_s: float
+    started_mtime: float
     facts: Mapping[str, str]
     versions: Mapping[str, str]
     topic: str
@@ -77,7 +77,9 @@ def extract_in_worker(terms: Terms, source: SlideSource) -> Outcome:
     with _ONE_AT_A_TIME:
         _settle()
         _check(terms)
-        return extract_slide(terms.config, source, since_s=terms.since_s, report=_Reporter(terms.topic))
+        return extract_slide(
+            terms.config, source, started_mtime=terms.started_mtime, report=_Reporter(terms.topic)
+        )
 
 
 class _Reporter:

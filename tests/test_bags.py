@@ -31,8 +31,8 @@ def store(folder: Path, slide_id: str, features, coords_l0, **changes) -> None:
         "mpp": 0.23,
         "mpp_source": "file",
         "target_mpp": 0.5,
-        "cell_px": 256,
-        "cell_l0": 256 * 0.5 / 0.23,
+        "patch_px": 256,
+        "patch_l0": 256 * 0.5 / 0.23,
         "plan": {},
         "segmenter": "otsu",
         "model": "null",
@@ -46,15 +46,15 @@ def store(folder: Path, slide_id: str, features, coords_l0, **changes) -> None:
         writer.commit()
 
 
-def cells(n_cells: int = 50, seed: int = 0, cell_l0: float = 256 * 0.5 / 0.23):
+def patches(n_patches: int = 50, seed: int = 0, patch_l0: float = 256 * 0.5 / 0.23):
     generator = np.random.default_rng(seed)
-    places = generator.integers(0, 400, size=(n_cells, 2))
-    features = generator.normal(size=(n_cells, 6)).astype(np.float32)
-    return features, np.floor(places * cell_l0 + 0.5).astype(np.int64), places
+    places = generator.integers(0, 400, size=(n_patches, 2))
+    features = generator.normal(size=(n_patches, 6)).astype(np.float32)
+    return features, np.floor(places * patch_l0 + 0.5).astype(np.int64), places
 
 
 def test_load_bag_gives_float32_values_labels_and_grid(tmp_path):
-    features, coords_l0, places = cells()
+    features, coords_l0, places = patches()
     store(tmp_path, "a", features, coords_l0)
     bag = load_bag(SlideRecord(slide_id="a", label=1, patient_id="p", split="test"), tmp_path)
     assert bag.features.dtype == np.float32
@@ -71,24 +71,24 @@ def test_missing_features_say_where_and_what_to_run(tmp_path):
 
 
 @given(
-    cell_l0=st.floats(32, 5000),
+    patch_l0=st.floats(32, 5000),
     places=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000)), min_size=1, max_size=20),
     rounding=st.sampled_from([np.floor, np.rint, np.ceil]),
 )
 @settings(deadline=None)
-def test_grid_places_survive_the_trip_through_level_0(cell_l0, places, rounding):
+def test_grid_places_survive_the_trip_through_level_0(patch_l0, places, rounding):
     expected = np.array(places, np.int64)
-    coords_l0 = rounding(expected * cell_l0).astype(np.int64)
-    np.testing.assert_array_equal(grid_coords(coords_l0, cell_l0=cell_l0, slide_id="s"), expected)
+    coords_l0 = rounding(expected * patch_l0).astype(np.int64)
+    np.testing.assert_array_equal(grid_coords(coords_l0, patch_l0=patch_l0, slide_id="s"), expected)
 
 
 def test_grid_is_col_row_from_x_y_and_off_grid_corners_are_refused():
     coords_l0 = np.array([[512, 2048]], np.int64)
-    np.testing.assert_array_equal(grid_coords(coords_l0, cell_l0=512.0, slide_id="s"), [[1, 4]])
+    np.testing.assert_array_equal(grid_coords(coords_l0, patch_l0=512.0, slide_id="s"), [[1, 4]])
     with pytest.raises(
-        DatasetError, match=r"s: the cell at level-0 \(512, 2048\) lies 188\.0 px off the grid"
+        DatasetError, match=r"s: the patch at level-0 \(512, 2048\) lies 188\.0 px off the grid"
     ):
-        grid_coords(coords_l0, cell_l0=700.0, slide_id="s")
+        grid_coords(coords_l0, patch_l0=700.0, slide_id="s")
 
 
 def test_empty_bag_is_refused():
@@ -97,7 +97,7 @@ def test_empty_bag_is_refused():
             slide_id="s",
             features=np.zeros((0, 4), np.float32),
             coords_l0=np.zeros((0, 2), np.int64),
-            cell_l0=1.0,
+            patch_l0=1.0,
         )
 
 
@@ -112,7 +112,7 @@ def test_empty_bag_is_refused():
 )
 def test_bag_refuses_wrong_shapes_and_types(features, coords_l0):
     with pytest.raises(UsageError, match="s: expected"):
-        Bag(slide_id="s", features=features, coords_l0=coords_l0, cell_l0=1.0)
+        Bag(slide_id="s", features=features, coords_l0=coords_l0, patch_l0=1.0)
 
 
 # --- loader ---
@@ -120,7 +120,7 @@ def test_bag_refuses_wrong_shapes_and_types(features, coords_l0):
 
 def test_loader_caches_up_to_its_limit_and_takes_labels_from_the_record(tmp_path):
     for name in "abc":
-        features, coords_l0, _ = cells(50)
+        features, coords_l0, _ = patches(50)
         store(tmp_path, name, features, coords_l0)
     load = BagLoader(tmp_path, cache_bytes=2 * 50 * 6 * 4)
     first = {name: load(SlideRecord(slide_id=name)) for name in "abc"}
@@ -139,7 +139,7 @@ def test_loader_caches_up_to_its_limit_and_takes_labels_from_the_record(tmp_path
     ],
 )
 def test_loader_refuses_to_mix_features(tmp_path, changes, message):
-    features, coords_l0, _ = cells()
+    features, coords_l0, _ = patches()
     store(tmp_path, "a", features, coords_l0)
     store(tmp_path, "b", features, coords_l0, **changes)
     load = BagLoader(tmp_path)
@@ -149,7 +149,7 @@ def test_loader_refuses_to_mix_features(tmp_path, changes, message):
 
 
 def test_loader_reports_damage(tmp_path):
-    features, coords_l0, _ = cells()
+    features, coords_l0, _ = patches()
     store(tmp_path, "a", features, coords_l0)
     (tmp_path / "a.zarr" / "features" / "c" / "0" / "0").write_bytes(b"no")
     with pytest.raises(StoreError, match="damaged"):

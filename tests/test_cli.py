@@ -62,8 +62,8 @@ def test_importing_the_command_line_loads_neither_torch_nor_numpy():
     [
         (("extrct",), "No such command"),
         (("extract", "--colour", "red"), "No such option"),
-        (("extract", "--set", "cel_px=64"), "did you mean 'cell_px'"),
-        (("extract", "--cell-px", "100"), "multiple of 32"),
+        (("extract", "--set", "cel_px=64"), "did you mean 'patch_px'"),
+        (("extract", "--patch-px", "100"), "multiple of 32"),
         (("extract", "--backbone", "resnet"), "unknown backbone 'resnet'"),
         (("extract", "nowhere"), "nowhere"),
         (("train", "--dataset", "camelyon17"), "did you mean 'camelyon16'"),

@@ -49,19 +49,20 @@ def test_a_dumped_configuration_reads_back_equal(kind: str, tmp_path: Path):
 
 def test_precedence_is_file_then_set_then_option(tmp_path: Path):
     file = tmp_path / "c.yaml"
-    file.write_text("cell_px: 64\nregion_px: 640\nseed: 1\n")
+    file.write_text("patch_px: 64\nregion_px: 640\nseed: 1\n")
     config = resolve_config(
         ExtractConfig, file=file, assignments=["region_px=1280", "seed=2"], options={"seed": 3, "out": None}
     )
-    assert (config.cell_px, config.region_px, config.seed, config.out) == (64, 1280, 3, "features")
+    assert (config.patch_px, config.region_px, config.seed, config.out) == (64, 1280, 3, "features")
 
 
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
         ("target_mp=0.5", "did you mean 'target_mpp'"),
-        ("cell_px=100", "multiple of 32"),
-        ("cell_px='256'", "valid integer"),
+        ("patch_px=100", "multiple of 32"),
+        ("cell_px=64", "'cell_px' is called 'patch_px' now"),
+        ("patch_px='256'", "valid integer"),
         ("target_mpp=40", "less than or equal to 4"),
         ("backbone=vmamba_pic0", "did you mean 'vmamba_pico'"),
         ("reader=openslid", "choose from"),

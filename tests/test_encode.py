@@ -1,4 +1,4 @@
-"""Encoders and pooling: values per cell, choices that are resolved and recorded, refusals."""
+"""Encoders and pooling: values per patch, choices that are resolved and recorded, refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsi_vmamba.encode import (
     WholeMapEncoder,
     build_encoder,
     encode_each,
-    pool_cells,
+    pool_patches,
 )
 from wsi_vmamba.errors import MemoryLimitError, UnknownNameError, UsageError
 from wsi_vmamba.inference.memory import resident_bytes
@@ -32,22 +32,22 @@ def _pixels(height_px: int, width_px: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
 
 
-def _region(cells: list[tuple[int, int]], *, x_px: int, y_px: int, width_px: int, height_px: int) -> Region:
+def _region(patches: list[tuple[int, int]], *, x_px: int, y_px: int, width_px: int, height_px: int) -> Region:
     return Region(
         index=0,
         x_px=x_px,
         y_px=y_px,
         width_px=width_px,
         height_px=height_px,
-        cells=np.array(cells, dtype=np.int64),
+        patches=np.array(patches, dtype=np.int64),
     )
 
 
-def test_pooling_averages_the_tokens_of_each_cell_and_no_other() -> None:
-    # Cells of 64 px are 2 x 2 tokens of 32 px; the region starts at cell (5, 7) of the slide.
+def test_pooling_averages_the_tokens_of_each_patch_and_no_other() -> None:
+    # Patches of 64 px are 2 x 2 tokens of 32 px; the region starts at patch (5, 7) of the slide.
     region = _region([(7, 7), (5, 8), (6, 8)], x_px=320, y_px=448, width_px=192, height_px=128)
     row, column = np.mgrid[0:4, 0:6].astype(np.float32)
-    pooled = pool_cells(np.stack([column, row], axis=-1), region, cell_px=64, stride_px=32)
+    pooled = pool_patches(np.stack([column, row], axis=-1), region, patch_px=64, stride_px=32)
     np.testing.assert_array_equal(pooled, [[4.5, 0.5], [0.5, 2.5], [2.5, 2.5]])
     assert pooled.dtype == np.float32
 
@@ -55,11 +55,11 @@ def test_pooling_averages_the_tokens_of_each_cell_and_no_other() -> None:
 def test_pooling_refuses_what_does_not_match() -> None:
     region = _region([(0, 0)], x_px=0, y_px=0, width_px=64, height_px=64)
     with pytest.raises(UsageError, match="multiple of the encoder's stride of 32 px, got 100; try 96"):
-        pool_cells(np.zeros((2, 2, 1), np.float32), region, cell_px=100, stride_px=32)
+        pool_patches(np.zeros((2, 2, 1), np.float32), region, patch_px=100, stride_px=32)
     with pytest.raises(UsageError, match="map of 2 x 3 tokens"):
-        pool_cells(np.zeros((3, 2, 1), np.float32), region, cell_px=64, stride_px=32)
-    with pytest.raises(UsageError, match="whole cells of 128 px"):
-        pool_cells(np.zeros((2, 2, 1), np.float32), region, cell_px=128, stride_px=32)
+        pool_patches(np.zeros((3, 2, 1), np.float32), region, patch_px=64, stride_px=32)
+    with pytest.raises(UsageError, match="whole patches of 128 px"):
+        pool_patches(np.zeros((2, 2, 1), np.float32), region, patch_px=128, stride_px=32)
 
 
 def test_bands_do_not_change_the_squares_of_the_null_backbone() -> None:

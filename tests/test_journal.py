@@ -14,13 +14,13 @@ from wsi_vmamba.store import DoneRegion, count_kept, journal, open_journal
 from wsi_vmamba.store.journal import journal_path
 
 DIM = 3
-N_CELLS = [2, 9, 1, 4]
-FACTS = {"model": "null", "plan": {"cell_px": 64}}
+N_PATCHES = [2, 9, 1, 4]
+FACTS = {"model": "null", "plan": {"patch_px": 64}}
 
 
 def region(index: int, *, sound: bool = True) -> DoneRegion:
     generator = np.random.default_rng(index)
-    mask = np.ones(N_CELLS[index], np.bool_)
+    mask = np.ones(N_PATCHES[index], np.bool_)
     mask[0] = sound
     return DoneRegion(
         index=index,
@@ -47,7 +47,7 @@ def final(tmp_path: Path) -> Path:
 
 def begin(final: Path, said: list[str] | None = None, **facts: object):
     say = (said if said is not None else []).append
-    return open_journal(final, {**FACTS, **facts}, n_cells=N_CELLS, dim=DIM, say=say)
+    return open_journal(final, {**FACTS, **facts}, n_patches=N_PATCHES, dim=DIM, say=say)
 
 
 def fill(final: Path, *indices: int) -> list[int]:
@@ -64,7 +64,7 @@ def fill(final: Path, *indices: int) -> list[int]:
 def usable(final: Path, said: list[str] | None = None) -> set[int]:
     """Which regions a next run has, each with the values that were kept."""
     kept = begin(final, said)
-    found = {index for index in range(len(N_CELLS)) if index in kept}
+    found = {index for index in range(len(N_PATCHES)) if index in kept}
     for index in found:
         assert same(kept.read(index), region(index, sound=index != 1))
     kept.close()
@@ -124,7 +124,7 @@ def test_damage_that_comes_while_the_file_is_in_use_is_an_error(final: Path):
     ("changes", "message"),
     [
         ({"model": "vmamba_pico"}, 'model: stored "null", asked "vmamba_pico"'),
-        ({"plan": {"cell_px": 32}}, "plan.cell_px: stored 64, asked 32"),
+        ({"plan": {"patch_px": 32}}, "plan.patch_px: stored 64, asked 32"),
         ({"more": 1}, "more: stored null, asked 1"),
     ],
 )

@@ -38,8 +38,8 @@ def make_meta(**changes) -> FeatureMeta:
         "mpp": 0.25,
         "mpp_source": "file",
         "target_mpp": 0.5,
-        "cell_px": 256,
-        "cell_l0": 512.0,
+        "patch_px": 256,
+        "patch_l0": 512.0,
         "plan": {"region_px": 10_000, "regions": [{"index": 0}]},
         "segmenter": "otsu",
         "model": "vmamba_pico",
@@ -50,10 +50,12 @@ def make_meta(**changes) -> FeatureMeta:
     return FeatureMeta(**{**fields, **changes})
 
 
-def make_cells(n_cells: int = 1300, seed: int = 0):
+def make_patches(n_patches: int = 1300, seed: int = 0):
     generator = np.random.default_rng(seed)
-    features = generator.normal(size=(n_cells, DIM)).astype(np.float32)
-    coords_l0 = 512 * np.stack([np.arange(n_cells) % 37, np.arange(n_cells) // 37], axis=1).astype(np.int64)
+    features = generator.normal(size=(n_patches, DIM)).astype(np.float32)
+    coords_l0 = 512 * np.stack([np.arange(n_patches) % 37, np.arange(n_patches) // 37], axis=1).astype(
+        np.int64
+    )
     return features, coords_l0
 
 
@@ -68,13 +70,13 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("n_cells", [1, 511, 512, 513, 1300])
+@pytest.mark.parametrize("n_patches", [1, 511, 512, 513, 1300])
 @pytest.mark.parametrize("step", [1300, 100])
-def test_what_was_appended_is_read_back_in_order(tmp_path, n_cells, step):
-    features, coords_l0 = make_cells(n_cells)
+def test_what_was_appended_is_read_back_in_order(tmp_path, n_patches, step):
+    features, coords_l0 = make_patches(n_patches)
     write(tmp_path / "s1.zarr", features, coords_l0, step=step)
     file = open_features(tmp_path / "s1.zarr")
-    assert (file.n_cells, file.dim) == (n_cells, DIM)
+    assert (file.n_patches, file.dim) == (n_patches, DIM)
     np.testing.assert_array_equal(file.features, features.astype(np.float16))
     np.testing.assert_array_equal(file.coords_l0, coords_l0)
     assert file.meta == make_meta()
@@ -83,7 +85,7 @@ def test_what_was_appended_is_read_back_in_order(tmp_path, n_cells, step):
 def test_layout_is_the_documented_one(tmp_path):
     import zarr
 
-    write(tmp_path / "s1.zarr", *make_cells())
+    write(tmp_path / "s1.zarr", *make_patches())
     group = zarr.open_group(tmp_path / "s1.zarr", mode="r")
     assert group.metadata.zarr_format == 3
     assert group["features"].chunks == (512, DIM)
@@ -92,10 +94,10 @@ def test_layout_is_the_documented_one(tmp_path):
     assert dict(group.attrs)["weights_hash"] == "ab" * 32
 
 
-def test_two_runs_give_equal_bytes_however_the_cells_arrive(tmp_path):
-    cells = make_cells()
-    write(tmp_path / "a" / "s1.zarr", *cells, step=1300)
-    write(tmp_path / "b" / "s1.zarr", *cells, step=77)
+def test_two_runs_give_equal_bytes_however_the_patches_arrive(tmp_path):
+    patches = make_patches()
+    write(tmp_path / "a" / "s1.zarr", *patches, step=1300)
+    write(tmp_path / "b" / "s1.zarr", *patches, step=77)
     assert content(tmp_path / "a" / "s1.zarr") == content(tmp_path / "b" / "s1.zarr")
     assert (
         len(content(tmp_path / "a" / "s1.zarr")) == 3 + 3 + 1
@@ -105,7 +107,7 @@ def test_two_runs_give_equal_bytes_however_the_cells_arrive(tmp_path):
 def test_nothing_has_the_final_name_before_commit_and_leaving_early_leaves_nothing(tmp_path):
     path = tmp_path / "s1.zarr"
     with FeatureWriter(path, make_meta(), DIM) as writer:
-        writer.append(*make_cells())
+        writer.append(*make_patches())
         assert not is_complete(path)
         assert [entry.name for entry in tmp_path.iterdir()] == [
             f".s1.zarr.partial-{socket.gethostname()}-{os.getpid()}"
@@ -115,7 +117,7 @@ def test_nothing_has_the_final_name_before_commit_and_leaving_early_leaves_nothi
 
 def interrupted(path: Path) -> None:
     with FeatureWriter(path, make_meta(), DIM) as writer:
-        writer.append(*make_cells())
+        writer.append(*make_patches())
         raise KeyboardInterrupt
 
 
@@ -125,22 +127,22 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_cells_is_never_an_empty_file(tmp_path):
+def test_no_patches_is_never_an_empty_file(tmp_path):
     with FeatureWriter(tmp_path / "s1.zarr", make_meta(), DIM) as writer:
-        with pytest.raises(StoreError, match="no cell was appended"):
+        with pytest.raises(StoreError, match="no patch was appended"):
             writer.commit()
         writer.append(np.zeros((0, DIM), np.float32), np.zeros((0, 2), np.int64))
-        with pytest.raises(StoreError, match="no cell was appended"):
+        with pytest.raises(StoreError, match="no patch was appended"):
             writer.commit()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_file_is_refused_or_replaced_whole(tmp_path):
     path = tmp_path / "s1.zarr"
-    write(path, *make_cells(seed=1))
+    write(path, *make_patches(seed=1))
     with pytest.raises(StoreError, match="--overwrite"), FeatureWriter(path, make_meta(), DIM):
         pass
-    features, coords_l0 = make_cells(seed=2, n_cells=40)
+    features, coords_l0 = make_patches(seed=2, n_patches=40)
     write(path, features, coords_l0, overwrite=True, meta=make_meta(precision="bf16"))
     np.testing.assert_array_equal(open_features(path).features, features.astype(np.float16))
     assert open_features(path).meta.precision == "bf16"
@@ -149,7 +151,7 @@ def test_existing_file_is_refused_or_replaced_whole(tmp_path):
 
 def test_failed_overwrite_keeps_the_old_file(tmp_path):
     path = tmp_path / "s1.zarr"
-    write(path, *make_cells())
+    write(path, *make_patches())
     before = content(path)
     bad = np.full((3, DIM), np.nan, np.float32)
     with pytest.raises(StoreError), FeatureWriter(path, make_meta(), DIM, overwrite=True) as writer:
@@ -161,10 +163,10 @@ def test_failed_overwrite_keeps_the_old_file(tmp_path):
 def test_when_another_run_was_first_its_equal_file_stays_and_a_different_one_is_reported(tmp_path):
     path = tmp_path / "s1.zarr"
     other = tmp_path / "other" / "s1.zarr"
-    cells = make_cells()
-    write(other, *cells)
+    patches = make_patches()
+    write(other, *patches)
     with FeatureWriter(path, make_meta(), DIM) as writer:
-        writer.append(*cells)
+        writer.append(*patches)
         other.rename(path)
         writer.commit()
     other.parent.rmdir()
@@ -172,7 +174,7 @@ def test_when_another_run_was_first_its_equal_file_stays_and_a_different_one_is_
 
     theirs = tmp_path / "s2.zarr"
     with FeatureWriter(theirs, make_meta(target_mpp=1.0), DIM) as writer:
-        writer.append(*cells)
+        writer.append(*patches)
         path.rename(theirs)
         with pytest.raises(IncompatibleStoreError, match=r"target_mpp: stored 0\.5, asked 1\.0"):
             writer.commit()
@@ -183,7 +185,7 @@ def test_when_another_run_was_first_its_equal_file_stays_and_a_different_one_is_
 
 
 def test_same_settings_are_compatible_wherever_the_slide_lies_and_whatever_made_the_file(tmp_path):
-    write(tmp_path / "s1.zarr", *make_cells())
+    write(tmp_path / "s1.zarr", *make_patches())
     check_compatible(
         tmp_path / "s1.zarr", make_meta(slide_path="/moved/s1.tif", versions={"wsi-vmamba": "9"})
     )
@@ -202,7 +204,7 @@ def test_same_settings_are_compatible_wherever_the_slide_lies_and_whatever_made_
     ],
 )
 def test_other_settings_are_named_with_both_values(tmp_path, changes, message):
-    write(tmp_path / "s1.zarr", *make_cells())
+    write(tmp_path / "s1.zarr", *make_patches())
     with pytest.raises(IncompatibleStoreError, match=re.escape(f"({message})")) as caught:
         check_compatible(tmp_path / "s1.zarr", make_meta(**changes))
     assert "--out" in str(caught.value)
@@ -210,14 +212,14 @@ def test_other_settings_are_named_with_both_values(tmp_path, changes, message):
 
 
 def test_every_differing_setting_is_named(tmp_path):
-    write(tmp_path / "s1.zarr", *make_cells())
+    write(tmp_path / "s1.zarr", *make_patches())
     with pytest.raises(IncompatibleStoreError) as caught:
-        check_compatible(tmp_path / "s1.zarr", make_meta(mpp=0.3, cell_px=512, reader="openslide"))
-    for name in ("mpp: stored 0.25", "cell_px: stored 256", 'reader: stored "tiff"'):
+        check_compatible(tmp_path / "s1.zarr", make_meta(mpp=0.3, patch_px=512, reader="openslide"))
+    for name in ("mpp: stored 0.25", "patch_px: stored 256", 'reader: stored "tiff"'):
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"plan": {"a": {1, 2}}}, {"mpp": float("nan")}, {"cell_px": 0}])
+@pytest.mark.parametrize("changes", [{"plan": {"a": {1, 2}}}, {"mpp": float("nan")}, {"patch_px": 0}])
 def test_settings_that_cannot_be_stored_are_refused_at_birth(changes):
     with pytest.raises(UsageError):
         make_meta(**changes)
@@ -227,12 +229,12 @@ def test_settings_that_cannot_be_stored_are_refused_at_birth(changes):
 
 
 @pytest.mark.parametrize("value", [65504.1, -70000.0, np.inf, np.nan])
-def test_what_float16_cannot_hold_is_refused_naming_the_cell(tmp_path, value):
-    features, coords_l0 = make_cells(100)
+def test_what_float16_cannot_hold_is_refused_naming_the_patch(tmp_path, value):
+    features, coords_l0 = make_patches(100)
     features[41, 7] = value
     with FeatureWriter(tmp_path / "s1.zarr", make_meta(), DIM) as writer:
         x_l0, y_l0 = coords_l0[41]
-        where = re.escape(f"the cell at level-0 ({x_l0}, {y_l0})")
+        where = re.escape(f"the patch at level-0 ({x_l0}, {y_l0})")
         with pytest.raises(StoreError, match=where + ".* as feature 7; 1 value.*float16"):
             writer.append(features, coords_l0)
 
@@ -261,7 +263,7 @@ def test_wrong_shapes_and_types_are_refused(tmp_path, features, coords_l0):
 
 
 def test_appended_arrays_may_be_reused_by_the_caller(tmp_path):
-    features, coords_l0 = make_cells(10)
+    features, coords_l0 = make_patches(10)
     with FeatureWriter(tmp_path / "s1.zarr", make_meta(), DIM) as writer:
         kept = coords_l0.copy()
         writer.append(features.astype(np.float16), coords_l0)
@@ -277,7 +279,7 @@ def test_appended_arrays_may_be_reused_by_the_caller(tmp_path):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "zero", "remove"])
 def test_a_damaged_chunk_is_an_error_and_never_wrong_values(tmp_path, array, damage):
     path = tmp_path / "s1.zarr"
-    write(path, *make_cells())
+    write(path, *make_patches())
     chunk = path / array / "c" / "0" / "0"
     good = chunk.read_bytes()
     if damage == "remove":
@@ -293,7 +295,7 @@ def test_a_damaged_chunk_is_an_error_and_never_wrong_values(tmp_path, array, dam
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", None])
 def test_damaged_metadata_is_an_error(tmp_path, name, text):
     path = tmp_path / "s1.zarr"
-    write(path, *make_cells(10))
+    write(path, *make_patches(10))
     if text is None:
         (path / name).unlink()
     else:
@@ -305,7 +307,7 @@ def test_damaged_metadata_is_an_error(tmp_path, name, text):
 @pytest.mark.parametrize("change", [{"shape": [10, 0]}, {"shape": [-1, DIM]}, {"chunk_grid": {}}])
 def test_array_metadata_that_makes_no_sense_is_an_error(tmp_path, change):
     path = tmp_path / "s1.zarr"
-    write(path, *make_cells(10))
+    write(path, *make_patches(10))
     array = json.loads((path / "features" / "zarr.json").read_text())
     (path / "features" / "zarr.json").write_text(json.dumps({**array, **change}))
     with pytest.raises(StoreError, match="damaged"):
@@ -316,12 +318,16 @@ def test_missing_file_and_other_schema_say_what_to_do(tmp_path):
     with pytest.raises(StoreError, match=r"no feature file at .* `wsi-vmamba extract`"):
         open_features(tmp_path / "gone.zarr")
     path = tmp_path / "s1.zarr"
-    write(path, *make_cells(10))
+    write(path, *make_patches(10))
     group = json.loads((path / "zarr.json").read_text())
-    group["attributes"]["schema_version"] = 99
-    (path / "zarr.json").write_text(json.dumps(group))
-    with pytest.raises(StoreError, match="schema version 1, got 99"):
-        open_features(path)
+    for version, words in (
+        (99, "schema version 2, got 99"),
+        (1, r"cell_px is patch_px now.*extract the slide"),
+    ):
+        group["attributes"]["schema_version"] = version
+        (path / "zarr.json").write_text(json.dumps(group))
+        with pytest.raises(StoreError, match=words):
+            open_features(path)
 
 
 # --- a full disk ---
@@ -344,7 +350,7 @@ def test_full_disk_names_the_path_and_leaves_no_partial(tmp_path, monkeypatch, w
             )
 
         def write_all():
-            writer.append(*make_cells())
+            writer.append(*make_patches())
             writer.commit()
 
         with pytest.raises(StoreError, match=f"cannot write {re.escape(str(path))}: no space left"):
@@ -367,7 +373,7 @@ def tiny_disk(tmp_path):
 
 def test_a_disk_that_really_fills_up(tiny_disk):
     path = tiny_disk / "s1.zarr"
-    features, coords_l0 = make_cells(8000)
+    features, coords_l0 = make_patches(8000)
     with pytest.raises(StoreError, match="no space left"):
         write(path, features, coords_l0, step=1000)
     assert list(tiny_disk.iterdir()) == []
@@ -382,9 +388,9 @@ CHILD = """
     import sys, time
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from test_store import DIM, FeatureWriter, make_cells, make_meta
+    from test_store import DIM, FeatureWriter, make_patches, make_meta
 
-    features, coords_l0 = make_cells()
+    features, coords_l0 = make_patches()
     with FeatureWriter(Path(sys.argv[1]), make_meta(), DIM) as writer:
         for start in range(0, 1300, 65):
             writer.append(features[start : start + 65], coords_l0[start : start + 65])
@@ -423,15 +429,15 @@ def test_kill_in_mid_write_leaves_no_final_file_and_the_next_run_is_as_if_undist
     assert not is_complete(path)
     assert len(partials(tmp_path)) == 1
 
-    write(path, *make_cells())
+    write(path, *make_patches())
     assert partials(tmp_path) == []
-    write(tmp_path / "undisturbed" / "s1.zarr", *make_cells())
+    write(tmp_path / "undisturbed" / "s1.zarr", *make_patches())
     assert content(path) == content(tmp_path / "undisturbed" / "s1.zarr")
 
 
 @pytest.mark.slow
 def test_kill_at_random_moments_never_leaves_a_partial_under_the_final_name(tmp_path):
-    write(tmp_path / "undisturbed" / "s1.zarr", *make_cells())
+    write(tmp_path / "undisturbed" / "s1.zarr", *make_patches())
     whole = content(tmp_path / "undisturbed" / "s1.zarr")
     finals = 0
     for attempt, delay in enumerate(np.random.default_rng(0).uniform(0, 0.15, size=12)):
@@ -444,7 +450,7 @@ def test_kill_at_random_moments_never_leaves_a_partial_under_the_final_name(tmp_
         if is_complete(path):
             assert content(path) == whole
         else:
-            write(path, *make_cells())
+            write(path, *make_patches())
             assert content(path) == whole
         remove_stale_partials(path.parent)
         assert partials(path.parent) == []
@@ -494,9 +500,9 @@ def test_one_process_does_not_write_the_same_file_twice_at_once(tmp_path):
     with FeatureWriter(path, make_meta(), DIM) as first:
         with pytest.raises(StoreError, match="already writing"), FeatureWriter(path, make_meta(), DIM):
             pass
-        first.append(*make_cells(10))
+        first.append(*make_patches(10))
         first.commit()
-    assert open_features(path).n_cells == 10
+    assert open_features(path).n_patches == 10
 
 
 def test_write_atomic_replaces_whole(tmp_path):

@@ -31,7 +31,7 @@ def _noise(width, height, seed=3):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _plan(slide, *, target_mpp, region_px, cell_px=16, mpp=None, seed=None):
+def _plan(slide, *, target_mpp, region_px, patch_px=16, mpp=None, seed=None):
     base = slide.levels[0]
     shape = (-(-base.height_px // 8), -(-base.width_px // 8))
     mask = np.ones(shape, bool) if seed is None else np.random.default_rng(seed).random(shape) > 0.7
@@ -41,20 +41,20 @@ def _plan(slide, *, target_mpp, region_px, cell_px=16, mpp=None, seed=None):
         height_l0=base.height_px,
         mpp=mpp,
         levels=slide.levels,
-        spec=RegionSpec(target_mpp=target_mpp, region_px=region_px, cell_px=cell_px, min_tissue=0.0),
+        spec=RegionSpec(target_mpp=target_mpp, region_px=region_px, patch_px=patch_px, min_tissue=0.0),
         tissue=TissueMask(mask=mask, downsample=8.0, mpp=8 * mpp),
     )
 
 
-def _cells(slide, plan):
-    """Every kept cell's pixels, by (column, row)."""
-    cell = plan.spec.cell_px
+def _patches(slide, plan):
+    """Every kept patch's pixels, by (column, row)."""
+    patch = plan.spec.patch_px
     found = {}
     for decoded in stream_regions(slide, plan):
         region = decoded.region
-        for column, row in region.cells.tolist():
-            x, y = column * cell - region.x_px, row * cell - region.y_px
-            found[column, row] = decoded.pixels[y : y + cell, x : x + cell]
+        for column, row in region.patches.tolist():
+            x, y = column * patch - region.x_px, row * patch - region.y_px
+            found[column, row] = decoded.pixels[y : y + patch, x : x + patch]
     return found
 
 
@@ -73,7 +73,7 @@ class Wrapped(ArraySlide):
 def test_at_scale_one_the_pixels_are_the_slide_and_white_beyond():
     array = _coordinates(1500, 1100)
     slide = ArraySlide(array, 0.5)
-    plan = _plan(slide, target_mpp=0.5, region_px=640, cell_px=64)
+    plan = _plan(slide, target_mpp=0.5, region_px=640, patch_px=64)
     padded = np.full((1152, 1536, 3), 255, dtype=np.uint8)
     padded[:1100, :1500] = array
     seen = np.zeros(padded.shape[:2], dtype=int)
@@ -88,7 +88,7 @@ def test_at_scale_one_the_pixels_are_the_slide_and_white_beyond():
 def test_scale_two_is_the_mean_of_four():
     array = _noise(900, 700)
     slide = ArraySlide(array, 0.25)
-    plan = _plan(slide, target_mpp=0.5, region_px=300, cell_px=50)
+    plan = _plan(slide, target_mpp=0.5, region_px=300, patch_px=50)
     assert (plan.level, plan.scale) == (0, 2.0)
     mean = array.astype(float).reshape(350, 2, 450, 2, 3).mean(axis=(1, 3))
     for decoded in stream_regions(slide, plan):
@@ -101,7 +101,7 @@ def test_strips_are_joined_without_a_seam():
     # Several strips of 1,024 source rows, and several blocks of 2,048 columns.
     array = np.tile(_noise(500, 500), (7, 10, 1))
     slide = ArraySlide(array, 0.5 / 1.37)
-    plan = _plan(slide, target_mpp=0.5, region_px=4096, cell_px=128)
+    plan = _plan(slide, target_mpp=0.5, region_px=4096, patch_px=128)
     assert plan.scale == pytest.approx(1.37)
     whole = read_target(slide, plan, x_px=0, y_px=0, width_px=3600, height_px=2500)
     for x, y in ((700, 720), (1470, 740), (3580, 1480), (0, 2230)):
@@ -117,12 +117,12 @@ def test_strips_are_joined_without_a_seam():
     seed=st.integers(0, 99),
     downsamples=st.sampled_from([(1,), (1, 2), (1, 2, 4)]),
 )
-def test_a_cell_has_the_same_bytes_through_every_plan(scale, sizes, seed, downsamples):
+def test_a_patch_has_the_same_bytes_through_every_plan(scale, sizes, seed, downsamples):
     slide = ArraySlide(_noise(197, 171, seed), 0.5, downsamples=downsamples)
     one, two = (
         _plan(slide, target_mpp=0.5 * scale, region_px=size, seed=seed + i) for i, size in enumerate(sizes)
     )
-    first, second = _cells(slide, one), _cells(slide, two)
+    first, second = _patches(slide, one), _patches(slide, two)
     for place in first.keys() & second.keys():
         np.testing.assert_array_equal(first[place], second[place])
 
@@ -152,7 +152,7 @@ def test_a_fractional_level_is_read_from_the_same_corners_by_every_plan():
 
 def test_stats_count_what_was_handed_out():
     slide = ArraySlide(_noise(600, 400), 0.5)
-    plan = _plan(slide, target_mpp=0.5, region_px=200, cell_px=100)
+    plan = _plan(slide, target_mpp=0.5, region_px=200, patch_px=100)
     stats = StreamStats()
     assert len(list(stream_regions(slide, plan, stats=stats))) == len(plan.regions) == stats.regions == 6
     assert stats.target_px == plan.encoded_px
@@ -162,7 +162,7 @@ def test_stats_count_what_was_handed_out():
 
 def test_decoding_hides_behind_the_consumer():
     slide = Wrapped(_noise(600, 100), 0.5, on_read=lambda **_: time.sleep(0.02))
-    plan = _plan(slide, target_mpp=0.5, region_px=100, cell_px=100)
+    plan = _plan(slide, target_mpp=0.5, region_px=100, patch_px=100)
     stats = StreamStats()
     started = time.perf_counter()
     for _ in stream_regions(slide, plan, stats=stats):
@@ -178,7 +178,7 @@ def test_decoding_hides_behind_the_consumer():
 def test_no_more_regions_than_asked_for_are_ahead(prefetch):
     reads = []
     slide = Wrapped(_noise(1000, 100), 0.5, on_read=lambda **place: reads.append(place["x_l0"]))
-    plan = _plan(slide, target_mpp=0.5, region_px=100, cell_px=100)
+    plan = _plan(slide, target_mpp=0.5, region_px=100, patch_px=100)
     stream = stream_regions(slide, plan, prefetch=prefetch)
     for taken in range(1, 5):
         next(stream)
@@ -193,7 +193,7 @@ def test_no_more_regions_than_asked_for_are_ahead(prefetch):
 
 def test_a_region_is_let_go_when_the_consumer_is_done_with_it():
     slide = ArraySlide(_noise(400, 100), 0.5)
-    plan = _plan(slide, target_mpp=0.5, region_px=100, cell_px=100)
+    plan = _plan(slide, target_mpp=0.5, region_px=100, patch_px=100)
     stream = stream_regions(slide, plan)
     first = weakref.ref(next(stream).pixels)
     next(stream)
@@ -207,7 +207,7 @@ def test_an_error_comes_in_place_of_its_region():
             raise BadTileError("s.svs", "level 0 tile (3, 0)")
 
     slide = Wrapped(_noise(600, 100), 0.5, on_read=fail)
-    plan = _plan(slide, target_mpp=0.5, region_px=100, cell_px=100)
+    plan = _plan(slide, target_mpp=0.5, region_px=100, patch_px=100)
     stream = stream_regions(slide, plan, prefetch=4)
     assert [next(stream).region.index for _ in range(3)] == [0, 1, 2]
     with pytest.raises(BadTileError, match=r"tile \(3, 0\)"):
@@ -231,7 +231,7 @@ def test_closing_stops_in_the_middle_of_a_region():
 
     # Two regions of ten strips of 1,024 rows each.
     slide = Wrapped(np.zeros((20 * 1024, 1024, 3), np.uint8), 0.5, on_read=slow)
-    plan = _plan(slide, target_mpp=0.5, region_px=10 * 1024, cell_px=1024)
+    plan = _plan(slide, target_mpp=0.5, region_px=10 * 1024, patch_px=1024)
     assert len(plan.regions) == 2
     stream = stream_regions(slide, plan)
     next(stream)
@@ -246,7 +246,7 @@ def test_closing_stops_in_the_middle_of_a_region():
 
 def test_a_stream_that_is_dropped_ends_too():
     slide = ArraySlide(_noise(600, 100), 0.5)
-    plan = _plan(slide, target_mpp=0.5, region_px=100, cell_px=100)
+    plan = _plan(slide, target_mpp=0.5, region_px=100, patch_px=100)
     stream = stream_regions(slide, plan)
     next(stream)
     del stream

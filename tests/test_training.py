@@ -27,15 +27,21 @@ from wsi_vmamba.training.slides import class_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SOURCE = FeatureSource(model="null", weights_hash="00", target_mpp=0.5, cell_px=256)
+SOURCE = FeatureSource(model="null", weights_hash="00", target_mpp=0.5, patch_px=256)
 QUICK = TrainSettings(epochs=6, hidden_dim=16, patience=6, learning_rate=5e-4)
 
 
 class Cohort:
-    """Slides whose positives have a few cells shifted along one direction; a stand-in for a BagLoader."""
+    """Slides whose positives have a few patches shifted along one direction; a stand-in for a BagLoader."""
 
     def __init__(
-        self, n_slides: int, *, dim: int = 256, n_cells: int = 300, lesion_cells: int = 15, shift: float = 1.0
+        self,
+        n_slides: int,
+        *,
+        dim: int = 256,
+        n_patches: int = 300,
+        lesion_patches: int = 15,
+        shift: float = 1.0,
     ):
         generator = np.random.default_rng(7)
         direction = generator.normal(size=dim).astype(np.float32)
@@ -44,13 +50,13 @@ class Cohort:
         self.records = [SlideRecord(slide_id=f"s{i:02}", label=i % 2) for i in range(n_slides)]
         self.bags = {}
         for record in self.records:
-            features = generator.normal(size=(n_cells, dim)).astype(np.float32)
-            features[: lesion_cells * record.label] += shift * direction
+            features = generator.normal(size=(n_patches, dim)).astype(np.float32)
+            features[: lesion_patches * record.label] += shift * direction
             self.bags[record.slide_id] = Bag(
                 slide_id=record.slide_id,
                 features=features * scale + offset,
-                coords_l0=np.stack([np.arange(n_cells) % 20, np.arange(n_cells) // 20], axis=1) * 512,
-                cell_l0=512.0,
+                coords_l0=np.stack([np.arange(n_patches) % 20, np.arange(n_patches) // 20], axis=1) * 512,
+                patch_l0=512.0,
                 source=SOURCE,
             )
 
@@ -60,7 +66,7 @@ class Cohort:
 
 @pytest.fixture(scope="module")
 def small() -> Cohort:
-    return Cohort(14, dim=24, n_cells=60, lesion_cells=8)
+    return Cohort(14, dim=24, n_patches=60, lesion_patches=8)
 
 
 def plain(value):
@@ -98,7 +104,7 @@ def stop_after(epoch: int):
 # --- it learns ---
 
 
-def test_default_abmil_learns_a_few_marked_cells_and_attends_to_them(tmp_path):
+def test_default_abmil_learns_a_few_marked_patches_and_attends_to_them(tmp_path):
     cohort = Cohort(48)
     train_records = [replace(r, split="train" if i < 24 else "test") for i, r in enumerate(cohort.records)]
     result = train(train_records, cohort, TrainSettings(epochs=30), tmp_path)
@@ -113,7 +119,7 @@ def test_default_abmil_learns_a_few_marked_cells_and_attends_to_them(tmp_path):
 
 @pytest.mark.parametrize("name", list(AGGREGATORS))
 def test_every_aggregator_trains_and_comes_back(name, tmp_path):
-    cohort = Cohort(16, dim=24, n_cells=60, lesion_cells=30, shift=2.0)
+    cohort = Cohort(16, dim=24, n_patches=60, lesion_patches=30, shift=2.0)
     settings = TrainSettings(aggregator=name, epochs=30, hidden_dim=32, learning_rate=2e-3)
     result = train(cohort.records, cohort, settings, tmp_path)
     assert result.best.validation_auc == 1.0
@@ -369,11 +375,11 @@ def test_standardisation_is_learned_on_the_training_slides_only(small, tmp_path)
         for r in shifted.records
     }
     model = train(shifted.records, shifted, QUICK, tmp_path).model
-    cells = np.concatenate([small(r).features for r in shifted.records if r.split == "train"]).astype(
+    patches = np.concatenate([small(r).features for r in shifted.records if r.split == "train"]).astype(
         np.float64
     )
-    np.testing.assert_allclose(model.feature_mean.numpy(), cells.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(model.feature_std.numpy(), cells.std(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(model.feature_mean.numpy(), patches.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(model.feature_std.numpy(), patches.std(axis=0), rtol=1e-4)
     loaded = load_run(tmp_path).model
     assert torch.equal(loaded.feature_mean, model.feature_mean)
     assert torch.equal(loaded.feature_std, model.feature_std)
@@ -383,7 +389,7 @@ def test_each_slide_counts_the_same_and_a_constant_feature_is_only_centred():
     def bag(values: list[float]) -> Bag:
         features = np.stack([values, np.full(len(values), 5.0)], axis=1).astype(np.float32)
         return Bag(
-            slide_id="s", features=features, coords_l0=np.zeros((len(values), 2), np.int64), cell_l0=1.0
+            slide_id="s", features=features, coords_l0=np.zeros((len(values), 2), np.int64), patch_l0=1.0
         )
 
     bags = {"a": bag([0.0]), "b": bag([2.0] * 99)}

@@ -1,4 +1,4 @@
-"""Slides as rows of a table and as bags of cell features; splits that never divide a patient."""
+"""Slides as rows of a table and as bags of patch features; splits that never divide a patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsi_vmamba.slide.location import Location
 from wsi_vmamba.slide.same_name import near_names
 from wsi_vmamba.store import FeatureMeta, open_features
 
-#: How far a stored corner may lie from the cell grid, in level-0 pixels: it is rounded, nothing more.
+#: How far a stored corner may lie from the patch grid, in level-0 pixels: it is rounded, nothing more.
 GRID_TOLERANCE_L0 = 1.0
 
 
@@ -67,13 +67,16 @@ class FeatureSource:
     model: str
     weights_hash: str
     target_mpp: float
-    cell_px: int
+    patch_px: int
 
     @classmethod
     def of(cls, meta: FeatureMeta) -> FeatureSource:
         """Take the four from the attributes of a feature file."""
         return cls(
-            model=meta.model, weights_hash=meta.weights_hash, target_mpp=meta.target_mpp, cell_px=meta.cell_px
+            model=meta.model,
+            weights_hash=meta.weights_hash,
+            target_mpp=meta.target_mpp,
+            patch_px=meta.patch_px,
         )
 
     def check_same(self, other: FeatureSource, *, where: str) -> None:
@@ -101,8 +104,8 @@ class Bag:
     Attributes:
         slide_id: name of the slide.
         features: (N, D) float32, N at least 1.
-        coords_l0: (N, 2) int64, top-left corner (x, y) of each cell in level-0 pixels.
-        cell_l0: side of a cell in level-0 pixels.
+        coords_l0: (N, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
+        patch_l0: side of a patch in level-0 pixels.
         label: 0 or 1; None where unknown.
         patient_id: whose slide it is.
         split: "train", "validation", "test" or None.
@@ -113,7 +116,7 @@ class Bag:
     slide_id: str
     features: NDArray[np.float32]
     coords_l0: NDArray[np.int64]
-    cell_l0: float
+    patch_l0: float
     label: int | None = None
     patient_id: str = ""
     split: str | None = None
@@ -128,7 +131,7 @@ class Bag:
             )
         if not len(self.features):
             raise DatasetError(
-                f"{self.slide_id}: the bag is empty; a slide without cells cannot be classified"
+                f"{self.slide_id}: the bag is empty; a slide without patches cannot be classified"
             )
         if self.coords_l0.shape != (len(self.features), 2) or self.coords_l0.dtype != np.int64:
             raise UsageError(
@@ -138,26 +141,26 @@ class Bag:
 
     @property
     def coords_grid(self) -> NDArray[np.int64]:
-        """Place of each cell on the slide's cell grid, (N, 2) int64, (col, row)."""
-        return grid_coords(self.coords_l0, cell_l0=self.cell_l0, slide_id=self.slide_id)
+        """Place of each patch on the slide's patch grid, (N, 2) int64, (col, row)."""
+        return grid_coords(self.coords_l0, patch_l0=self.patch_l0, slide_id=self.slide_id)
 
 
-def grid_coords(coords_l0: NDArray[np.int64], *, cell_l0: float, slide_id: str) -> NDArray[np.int64]:
+def grid_coords(coords_l0: NDArray[np.int64], *, patch_l0: float, slide_id: str) -> NDArray[np.int64]:
     """Turn level-0 corners (x, y) into grid places (col, row), both (N, 2) int64; the grid starts at (0, 0).
 
     Raises:
         DatasetError: a corner lies off the grid by more than rounding.
     """
-    if not cell_l0 > 0:
-        raise DatasetError(f"{slide_id}: cell_l0 must be positive, got {cell_l0!r}")
-    places: NDArray[np.int64] = np.rint(coords_l0 / cell_l0).astype(np.int64)
-    off = np.abs(places * cell_l0 - coords_l0).max(axis=1, initial=0.0)
+    if not patch_l0 > 0:
+        raise DatasetError(f"{slide_id}: patch_l0 must be positive, got {patch_l0!r}")
+    places: NDArray[np.int64] = np.rint(coords_l0 / patch_l0).astype(np.int64)
+    off = np.abs(places * patch_l0 - coords_l0).max(axis=1, initial=0.0)
     if (off > GRID_TOLERANCE_L0).any():
         worst = int(off.argmax())
         x_l0, y_l0 = coords_l0[worst]
         raise DatasetError(
-            f"{slide_id}: the cell at level-0 ({x_l0}, {y_l0}) lies {off[worst]:.1f} px off the grid "
-            f"of {cell_l0} px cells; coordinates and cell_l0 do not belong together"
+            f"{slide_id}: the patch at level-0 ({x_l0}, {y_l0}) lies {off[worst]:.1f} px off the grid "
+            f"of {patch_l0} px patches; coordinates and patch_l0 do not belong together"
         )
     return places
 
@@ -180,7 +183,7 @@ def load_bag(record: SlideRecord, features_dir: Path) -> Bag:
         slide_id=record.slide_id,
         features=file.features.astype(np.float32),
         coords_l0=file.coords_l0,
-        cell_l0=file.meta.cell_l0,
+        patch_l0=file.meta.patch_l0,
         label=record.label,
         patient_id=record.patient_id,
         split=record.split,
@@ -222,7 +225,7 @@ class BagLoader:
         Raises:
             MissingDataError: the slide has no feature file.
             StoreError: the file is damaged.
-            IncompatibleStoreError: made by another model, weights, mpp or cell size than the ones before.
+            IncompatibleStoreError: made by another model, weights, mpp or patch size than the ones before.
         """
         with self._lock:
             kept = self._kept.get(record.slide_id)

@@ -74,7 +74,7 @@ def extract(
     region_px: Annotated[
         int | None, typer.Option(help="Largest side of a region, read in one pass [default: 10000].")
     ] = None,
-    cell_px: Annotated[
+    patch_px: Annotated[
         int | None, typer.Option(help="Side of the square of one feature [default: 256].")
     ] = None,
     mask: Annotated[
@@ -97,7 +97,7 @@ def extract(
     ] = None,
     on_bad_tile: Annotated[
         str | None,
-        typer.Option(help="fail (the slide) or skip (the cells it touches, recorded) [default: fail]."),
+        typer.Option(help="fail (the slide) or skip (the patches it touches, recorded) [default: fail]."),
     ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Replace existing feature files.")
@@ -119,7 +119,7 @@ def extract(
     """Extract features: slides in, one feature file per slide out."""
     options = {
         "slides": slides, "out": out, "reader": reader, "scene": scene, "mpp_override": mpp_override,
-        "target_mpp": target_mpp, "region_px": region_px, "cell_px": cell_px, "mask": mask, "backbone": backbone,
+        "target_mpp": target_mpp, "region_px": region_px, "patch_px": patch_px, "mask": mask, "backbone": backbone,
         "weights": weights, "precision": precision, "device": device, "memory_limit_gb": memory_limit,
         "on_bad_tile": on_bad_tile, "overwrite": overwrite, "shard": shard, "workers": workers, "scheduler": scheduler,
     }  # fmt: skip

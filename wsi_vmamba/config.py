@@ -99,9 +99,9 @@ class ExtractConfig(RunConfig):
     mpp_override: Mpp | None = None
     target_mpp: Mpp = 0.5
     region_px: Annotated[int, Field(ge=64, le=1_000_000)] = 10_000
-    cell_px: Annotated[int, Field(ge=32, le=8192)] = 256
+    patch_px: Annotated[int, Field(ge=32, le=8192)] = 256
     min_tissue: Share = 0.1
-    """Smallest share of a cell that must be tissue for the cell to be kept."""
+    """Smallest share of a patch that must be tissue for the patch to be kept."""
     segmenter: Segmenter = "otsu"
     mask: PathText | None = None
     """The user's own tissue masks, instead of a segmenter: a file, or a folder with one per slide."""
@@ -117,7 +117,7 @@ class ExtractConfig(RunConfig):
     prefetch: Annotated[int, Field(ge=1, le=8)] = 1
     """Regions decoded ahead of the one being encoded."""
     on_bad_tile: Literal["fail", "skip"] = "fail"
-    """What a tile that does not decode means: the slide fails, or the cells it touches are left out and recorded."""
+    """What a tile that does not decode means: the slide fails, or the patches it touches are left out and recorded."""
     overwrite: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     shard: Annotated[str, BeforeValidator(_shard)] | None = None
@@ -134,11 +134,13 @@ class ExtractConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
-    def _cells_fit(self) -> ExtractConfig:
-        if self.cell_px % 32:
-            raise ValueError(f"cell_px must be a multiple of 32 (the backbone's stride), got {self.cell_px}")
-        if self.region_px < self.cell_px:
-            raise ValueError(f"region_px ({self.region_px}) must be at least cell_px ({self.cell_px})")
+    def _patches_fit(self) -> ExtractConfig:
+        if self.patch_px % 32:
+            raise ValueError(
+                f"patch_px must be a multiple of 32 (the backbone's stride), got {self.patch_px}"
+            )
+        if self.region_px < self.patch_px:
+            raise ValueError(f"region_px ({self.region_px}) must be at least patch_px ({self.patch_px})")
         return self
 
 
@@ -218,7 +220,7 @@ class EvaluateConfig(RunConfig):
     exclude: list[str] = []
     """Slides left out of FROC; for a data set that names such slides they are left out anyway."""
     merge_um: Annotated[float, Field(gt=0)] = 150.0
-    """Of a run's cells closer than this, only the one with the highest probability is a detection."""
+    """Of a run's patches closer than this, only the one with the highest probability is a detection."""
     compare: Annotated[list[PathText], Field(min_length=2, max_length=2)] | None = None
     """Two runs, two CSVs of scores (FILE or FILE:COLUMN), or two columns of `scores`."""
     out: PathText | None = None
@@ -369,8 +371,16 @@ def _parse_assignment(text: str, *, text_keys: Collection[str]) -> tuple[str, An
         raise ConfigError(f"--set {text}: {error}") from error
 
 
+#: Keys of before the first release, and what they are called now.
+_RENAMED = {"cell_px": "patch_px"}
+
+
 def _refuse_unknown(model: type[RunConfig], values: Mapping[str, Any], *, where: str) -> None:
     for key in values:
+        if key in _RENAMED:
+            raise ConfigError(
+                f"{where}: {key!r} is called {_RENAMED[key]!r} now; cells of a slide are patches"
+            )
         if key not in model.model_fields:
             near = get_close_matches(str(key), model.model_fields, n=1, cutoff=0.4)
             hint = (

@@ -1,4 +1,4 @@
-"""Region of pixels -> map of features -> one feature per cell."""
+"""Region of pixels -> map of features -> one feature per patch."""
 
 from __future__ import annotations
 
@@ -253,30 +253,30 @@ def encode_each(
         yield key, pending.result()
 
 
-def pool_cells(
-    feature_map: NDArray[np.float32], region: Region, *, cell_px: int, stride_px: int
+def pool_patches(
+    feature_map: NDArray[np.float32], region: Region, *, patch_px: int, stride_px: int
 ) -> NDArray[np.float32]:
-    """Average the tokens of each kept cell of a region.
+    """Average the tokens of each kept patch of a region.
 
     Args:
         feature_map: (h, w, D), the encoding of ``region``.
-        region: its cells are (column, row) on the global grid.
-        cell_px: side of a cell in target pixels, a multiple of ``stride_px``.
+        region: its patches are (column, row) on the global grid.
+        patch_px: side of a patch in target pixels, a multiple of ``stride_px``.
         stride_px: target pixels per token.
 
     Returns:
-        (n, D), in the order of ``region.cells``.
+        (n, D), in the order of ``region.patches``.
 
     Raises:
-        UsageError: the cell is no multiple of the stride, or the map is not that of the region.
+        UsageError: the patch is no multiple of the stride, or the map is not that of the region.
     """
-    if cell_px % stride_px:
+    if patch_px % stride_px:
         raise UsageError(
-            f"cell_px must be a multiple of the encoder's stride of {stride_px} px, got {cell_px}; "
-            f"try {max(1, round(cell_px / stride_px)) * stride_px}"
+            f"patch_px must be a multiple of the encoder's stride of {stride_px} px, got {patch_px}; "
+            f"try {max(1, round(patch_px / stride_px)) * stride_px}"
         )
-    tokens = cell_px // stride_px
-    columns, rows = -(-region.width_px // cell_px), -(-region.height_px // cell_px)
+    tokens = patch_px // stride_px
+    columns, rows = -(-region.width_px // patch_px), -(-region.height_px // patch_px)
     height, width, dim = feature_map.shape
     if (height, width) != (-(-region.height_px // stride_px), -(-region.width_px // stride_px)):
         raise UsageError(
@@ -284,11 +284,11 @@ def pool_cells(
         )
     if (height, width) != (rows * tokens, columns * tokens):
         raise UsageError(
-            f"a region must be whole cells of {cell_px} px; got {region.width_px} x {region.height_px}"
+            f"a region must be whole patches of {patch_px} px; got {region.width_px} x {region.height_px}"
         )
     means = feature_map.reshape(rows, tokens, columns, tokens, dim).mean(axis=(1, 3), dtype=np.float32)
-    column = region.cells[:, 0] - region.x_px // cell_px
-    row = region.cells[:, 1] - region.y_px // cell_px
+    column = region.patches[:, 0] - region.x_px // patch_px
+    row = region.patches[:, 1] - region.y_px // patch_px
     picked: NDArray[np.float32] = means[row, column]
     return picked
 

@@ -1,7 +1,7 @@
 """Which rectangles of a slide are read, at which level and scale: pure arithmetic, no pixels.
 
-The target canvas is the slide at ``target_mpp``, anchored at the slide's origin. A global grid of cells of
-``cell_px`` target pixels lies on it; a cell keeps its place and its pixels whatever the regions are.
+The target canvas is the slide at ``target_mpp``, anchored at the slide's origin. A global grid of patches of
+``patch_px`` target pixels lies on it; a patch keeps its place and its pixels whatever the regions are.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.cuts import WORTH_PX, cut_cells
 from wsi_vmamba.errors import NoTissueError, UsageError
+from wsi_vmamba.region_split import WORTH_PX, cut_patches
 from wsi_vmamba.slide.base import Level
 from wsi_vmamba.tissue.mask import TissueMask
 
@@ -33,19 +33,19 @@ class RegionSpec:
 
     Attributes:
         target_mpp: micrometres per pixel of what the encoder sees.
-        region_px: longest side of a region in target pixels; regions are whole cells, so 10,000 with cells of
+        region_px: longest side of a region in target pixels; regions are whole patches, so 10,000 with patches of
             256 gives at most 9,984.
-        cell_px: side in target pixels of the square that one stored feature stands for.
-        min_tissue: smallest share of tissue, 0 to 1, of a cell that is kept; 0 keeps cells with any tissue.
+        patch_px: side in target pixels of the square that one stored feature stands for.
+        min_tissue: smallest share of tissue, 0 to 1, of a patch that is kept; 0 keeps patches with any tissue.
     """
 
     target_mpp: float = 0.5
     region_px: int = 10_000
-    cell_px: int = 256
+    patch_px: int = 256
     min_tissue: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("region_px", "cell_px"):
+        for name in ("region_px", "patch_px"):
             value = getattr(self, name)
             if type(value) is not int or value <= 0:
                 raise UsageError(f"{name} must be a positive whole number of pixels, got {value!r}")
@@ -57,15 +57,15 @@ class RegionSpec:
             raise UsageError(f"target_mpp must be positive, got {self.target_mpp}")
         if not 0 <= self.min_tissue <= 1:
             raise UsageError(f"min_tissue is a share from 0 to 1, got {self.min_tissue}")
-        if self.region_px < self.cell_px:
+        if self.region_px < self.patch_px:
             raise UsageError(
-                f"region_px ({self.region_px}) must hold at least one cell ({self.cell_px}); raise region_px"
+                f"region_px ({self.region_px}) must hold at least one patch ({self.patch_px}); raise region_px"
             )
 
     @property
-    def region_cells(self) -> int:
-        """Most cells along one side of a region."""
-        return self.region_px // self.cell_px
+    def region_patches(self) -> int:
+        """Most patches along one side of a region."""
+        return self.region_px // self.patch_px
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,11 +74,11 @@ class Region:
 
     Attributes:
         index: place in the plan, from 0.
-        x_px: left edge; a multiple of the cell, like the three that follow.
+        x_px: left edge; a multiple of the patch, like the three that follow.
         y_px: top edge.
         width_px: width; it may reach past the slide, where pixels are white.
         height_px: height, likewise.
-        cells: int64, shape (n, 2): (column, row) on the GLOBAL cell grid of each tissue cell, row by row.
+        patches: int64, shape (n, 2): (column, row) on the GLOBAL patch grid of each tissue patch, row by row.
     """
 
     index: int
@@ -86,21 +86,21 @@ class Region:
     y_px: int
     width_px: int
     height_px: int
-    cells: NDArray[np.int64] = field(repr=False)
+    patches: NDArray[np.int64] = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.cells.ndim != 2 or self.cells.shape[1] != 2 or len(self.cells) == 0:
+        if self.patches.ndim != 2 or self.patches.shape[1] != 2 or len(self.patches) == 0:
             raise UsageError(
-                f"a region needs an (n, 2) array of at least one cell, got shape {self.cells.shape}"
+                f"a region needs an (n, 2) array of at least one patch, got shape {self.patches.shape}"
             )
-        if self.cells.dtype != np.int64:
-            raise UsageError(f"cells must be int64, got {self.cells.dtype}")
-        self.cells.setflags(write=False)
+        if self.patches.dtype != np.int64:
+            raise UsageError(f"patches must be int64, got {self.patches.dtype}")
+        self.patches.setflags(write=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Region):
             return NotImplemented
-        return self._rect() == other._rect() and np.array_equal(self.cells, other.cells)
+        return self._rect() == other._rect() and np.array_equal(self.patches, other.patches)
 
     def __hash__(self) -> int:
         return hash(self._rect())
@@ -121,7 +121,7 @@ class RegionPlan:
         level: the level to read.
         downsample: level-0 pixels per pixel of the level read.
         scale: pixels of the level per target pixel; at least 1 but for the little upsampling that is allowed.
-        regions: the rectangles; together they hold every kept cell once.
+        regions: the rectangles; together they hold every kept patch once.
     """
 
     spec: RegionSpec
@@ -134,14 +134,14 @@ class RegionPlan:
     regions: tuple[Region, ...]
 
     def __post_init__(self) -> None:
-        cell, longest = self.spec.cell_px, self.spec.region_cells * self.spec.cell_px
+        patch, longest = self.spec.patch_px, self.spec.region_patches * self.spec.patch_px
         for place, region in enumerate(self.regions):
-            low = region.cells.min(axis=0) * cell
-            high = (region.cells.max(axis=0) + 1) * cell
+            low = region.patches.min(axis=0) * patch
+            high = (region.patches.max(axis=0) + 1) * patch
             edges = (region.x_px, region.y_px, region.x_px + region.width_px, region.y_px + region.height_px)
             if region.index != place or edges != (*low, *high):
                 raise UsageError(
-                    f"region {place} is not the bounding box of its cells; make plans with plan_regions"
+                    f"region {place} is not the bounding box of its patches; make plans with plan_regions"
                 )
             if max(region.width_px, region.height_px) > longest:
                 raise UsageError(f"region {place} is longer than {longest} px; make plans with plan_regions")
@@ -152,9 +152,9 @@ class RegionPlan:
         return self.scale * self.downsample
 
     @property
-    def cell_l0(self) -> float:
-        """Side of a cell in level-0 pixels."""
-        return self.spec.cell_px * self.l0_per_px
+    def patch_l0(self) -> float:
+        """Side of a patch in level-0 pixels."""
+        return self.spec.patch_px * self.l0_per_px
 
     @property
     def width_px(self) -> int:
@@ -167,9 +167,9 @@ class RegionPlan:
         return math.ceil(self.height_l0 / self.l0_per_px)
 
     @property
-    def n_cells(self) -> int:
-        """Kept cells, that is features, of the whole slide."""
-        return sum(len(region.cells) for region in self.regions)
+    def n_patches(self) -> int:
+        """Kept patches, that is features, of the whole slide."""
+        return sum(len(region.patches) for region in self.regions)
 
     @property
     def encoded_px(self) -> int:
@@ -177,17 +177,17 @@ class RegionPlan:
         return sum(region.width_px * region.height_px for region in self.regions)
 
     def coords_l0(self, region: Region) -> NDArray[np.int64]:
-        """Level-0 (x, y) of the top-left corner of each kept cell, int64, shape (n, 2), in cell order."""
-        corners: NDArray[np.int64] = np.rint(region.cells * self.cell_l0).astype(np.int64)
+        """Level-0 (x, y) of the top-left corner of each kept patch, int64, shape (n, 2), in patch order."""
+        corners: NDArray[np.int64] = np.rint(region.patches * self.patch_l0).astype(np.int64)
         return corners
 
-    def cells_at(self, coords_l0: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Global (column, row) of the cells whose top-left corners are given: the inverse of `coords_l0`."""
-        cells: NDArray[np.int64] = np.rint(coords_l0 / self.cell_l0).astype(np.int64)
-        return cells
+    def patches_at(self, coords_l0: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Global (column, row) of the patches whose top-left corners are given: the inverse of `coords_l0`."""
+        patches: NDArray[np.int64] = np.rint(coords_l0 / self.patch_l0).astype(np.int64)
+        return patches
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain JSON; cells are runs of [row, first column, count]."""
+        """The plan as plain JSON; patches are runs of [row, first column, count]."""
         return {
             "spec": asdict(self.spec),
             "width_l0": self.width_l0,
@@ -196,7 +196,7 @@ class RegionPlan:
             "level": self.level,
             "downsample": self.downsample,
             "scale": self.scale,
-            "regions": [cell_runs(region.cells) for region in self.regions],
+            "regions": [patch_runs(region.patches) for region in self.regions],
         }
 
     @classmethod
@@ -208,7 +208,7 @@ class RegionPlan:
         """
         try:
             spec = RegionSpec(**plain["spec"])
-            regions = tuple(_region(i, _cells(runs), spec) for i, runs in enumerate(plain["regions"]))
+            regions = tuple(_region(i, _patches(runs), spec) for i, runs in enumerate(plain["regions"]))
             scalars = {k: plain[k] for k in ("width_l0", "height_l0", "mpp", "level", "downsample", "scale")}
         except UsageError:
             raise
@@ -228,8 +228,8 @@ def plan_regions(
 ) -> RegionPlan:
     """Plan the regions of a slide.
 
-    Cells of the global grid with enough tissue are kept and divided among boxes of at most ``spec.region_cells`` a
-    side (see `cut_cells`): each is the bounding box of its own cells. The level is the coarsest that is as fine as
+    Patches of the global grid with enough tissue are kept and divided among boxes of at most ``spec.region_patches`` a
+    side (see `cut_patches`): each is the bounding box of its own patches. The level is the coarsest that is as fine as
     the target.
 
     Args:
@@ -241,7 +241,7 @@ def plan_regions(
         tissue: where the tissue is.
 
     Returns:
-        The plan; without regions where no cell has enough tissue (see `require_tissue`).
+        The plan; without regions where no patch has enough tissue (see `require_tissue`).
 
     Raises:
         UsageError: the slide is more than 1.05 times coarser than the target.
@@ -249,11 +249,11 @@ def plan_regions(
     level, scale = choose_level(mpp=mpp, levels=levels, target_mpp=spec.target_mpp)
     downsample = levels[level].downsample
     shares = _tissue_shares(
-        tissue, width_l0=width_l0, height_l0=height_l0, cell_l0=spec.cell_px * scale * downsample
+        tissue, width_l0=width_l0, height_l0=height_l0, patch_l0=spec.patch_px * scale * downsample
     )
-    # float32-exact masks still give 0.9999999 for a full cell; compare with a hair of tolerance.
+    # float32-exact masks still give 0.9999999 for a full patch; compare with a hair of tolerance.
     kept = (shares > 0) & (shares >= spec.min_tissue - 1e-9)
-    boxes = cut_cells(kept, longest=spec.region_cells, worth=max(1, WORTH_PX // spec.cell_px**2))
+    boxes = cut_patches(kept, longest=spec.region_patches, worth=max(1, WORTH_PX // spec.patch_px**2))
     return RegionPlan(
         spec=spec,
         width_l0=width_l0,
@@ -262,7 +262,7 @@ def plan_regions(
         level=level,
         downsample=downsample,
         scale=scale,
-        regions=tuple(_region(index, cells, spec) for index, cells in enumerate(boxes)),
+        regions=tuple(_region(index, patches, spec) for index, patches in enumerate(boxes)),
     )
 
 
@@ -295,8 +295,8 @@ def require_tissue(plan: RegionPlan, *, slide: object, tissue: TissueMask) -> No
     found = "the tissue mask is empty"
     if tissue.mask.any():
         found = (
-            f"the tissue mask covers {tissue.area_um2:.0f} um2 ({tissue.share:.2%} of the slide), but no cell "
-            f"of {plan.spec.cell_px} px is {plan.spec.min_tissue:.0%} tissue"
+            f"the tissue mask covers {tissue.area_um2:.0f} um2 ({tissue.share:.2%} of the slide), but no patch "
+            f"of {plan.spec.patch_px} px is {plan.spec.min_tissue:.0%} tissue"
         )
     raise NoTissueError(
         slide,
@@ -305,17 +305,17 @@ def require_tissue(plan: RegionPlan, *, slide: object, tissue: TissueMask) -> No
 
 
 def _tissue_shares(
-    tissue: TissueMask, *, width_l0: int, height_l0: int, cell_l0: float
+    tissue: TissueMask, *, width_l0: int, height_l0: int, patch_l0: float
 ) -> NDArray[np.float64]:
-    """Exact share of tissue in each cell, shape (rows, columns); what lies outside the slide is no tissue."""
+    """Exact share of tissue in each patch, shape (rows, columns); what lies outside the slide is no tissue."""
     down = tissue.downsample
-    rows = _cell_means(tissue.mask, limit=height_l0 / down, cell=cell_l0 / down)
-    return _cell_means(rows.T, limit=width_l0 / down, cell=cell_l0 / down).T
+    rows = _patch_means(tissue.mask, limit=height_l0 / down, patch=patch_l0 / down)
+    return _patch_means(rows.T, limit=width_l0 / down, patch=patch_l0 / down).T
 
 
-def _cell_means(values: NDArray[Any], *, limit: float, cell: float) -> NDArray[np.float64]:
-    """Mean over consecutive cells along axis 0, all in mask pixels, cut off at ``limit``."""
-    edges = np.minimum(np.arange(math.ceil(limit / cell) + 1) * cell, min(limit, len(values)))
+def _patch_means(values: NDArray[Any], *, limit: float, patch: float) -> NDArray[np.float64]:
+    """Mean over consecutive patches along axis 0, all in mask pixels, cut off at ``limit``."""
+    edges = np.minimum(np.arange(math.ceil(limit / patch) + 1) * patch, min(limit, len(values)))
     below = np.minimum(edges.astype(np.int64), len(values) - 1)
     # Totals at the edges only: one for every row of the mask would be many times the mask.
     total = np.zeros((len(edges), values.shape[1]))
@@ -323,30 +323,30 @@ def _cell_means(values: NDArray[Any], *, limit: float, cell: float) -> NDArray[n
         total[i] = total[i - 1] + values[below[i - 1] : below[i]].sum(axis=0, dtype=np.float64)
     # The running total is linear inside a mask pixel, so interpolating it integrates exactly.
     total += (edges - below)[:, None] * values[below]
-    means: NDArray[np.float64] = np.diff(total, axis=0) / cell
+    means: NDArray[np.float64] = np.diff(total, axis=0) / patch
     return means
 
 
-def _region(index: int, cells: NDArray[np.int64], spec: RegionSpec) -> Region:
-    """The region that just holds some cells."""
-    low, high = cells.min(axis=0), cells.max(axis=0) + 1
-    x_px, y_px = (int(v) * spec.cell_px for v in low)
-    width_px, height_px = (int(v) * spec.cell_px for v in high - low)
+def _region(index: int, patches: NDArray[np.int64], spec: RegionSpec) -> Region:
+    """The region that just holds some patches."""
+    low, high = patches.min(axis=0), patches.max(axis=0) + 1
+    x_px, y_px = (int(v) * spec.patch_px for v in low)
+    width_px, height_px = (int(v) * spec.patch_px for v in high - low)
     return Region(
-        index=index, x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, cells=np.array(cells)
+        index=index, x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, patches=np.array(patches)
     )
 
 
-def cell_runs(cells: NDArray[np.int64]) -> list[list[int]]:
-    """Cells (column, row) in reading order as runs [row, first column, count]: a tenth of the JSON of pairs."""
-    columns, rows = cells[:, 0], cells[:, 1]
+def patch_runs(patches: NDArray[np.int64]) -> list[list[int]]:
+    """Patches (column, row) in reading order as runs [row, first column, count]: a tenth of the JSON of pairs."""
+    columns, rows = patches[:, 0], patches[:, 1]
     starts = np.concatenate([[0], np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 1)) + 1])
-    counts = np.diff(np.append(starts, len(cells)))
+    counts = np.diff(np.append(starts, len(patches)))
     runs: list[list[int]] = np.stack([rows[starts], columns[starts], counts], axis=1).tolist()
     return runs
 
 
-def _cells(runs: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Undo `cell_runs`."""
+def _patches(runs: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Undo `patch_runs`."""
     parts = [np.stack([np.arange(c, c + n), np.full(n, r)], axis=1) for r, c, n in runs]
     return np.concatenate(parts).astype(np.int64)

@@ -20,7 +20,7 @@ def test_quick_run_writes_every_figure(tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    figures = json.loads((tmp_path / "aggregators-cells.json").read_text())["figures"]["large"]
+    figures = json.loads((tmp_path / "aggregators-patches.json").read_text())["figures"]["large"]
     assert set(figures) == {"abmil, slide", "ss2d, slide", "dense"}
     assert figures["dense"][0]["froc"] > 0.5
     for label, runs in figures.items():

@@ -1,4 +1,4 @@
-"""A feature file whose every value is known: cells on a grid that does not fall on whole pixels."""
+"""A feature file whose every value is known: patches on a grid that does not fall on whole pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsi_vmamba.store import FeatureMeta, FeatureWriter
 from wsi_vmamba.tissue import TissueMask
 
 DIM = 12
-MPP = 0.2431  # 0.5 / 0.2431 is no whole number, so neither is a cell in level-0 pixels
+MPP = 0.2431  # 0.5 / 0.2431 is no whole number, so neither is a patch in level-0 pixels
 SIDE_L0 = (5000, 3100)
 
 
@@ -26,12 +26,12 @@ def write_features(folder: Path, slide_id: str = "case 1", *, mpp: float = MPP, 
         height_l0=SIDE_L0[1],
         mpp=mpp,
         levels=[Level(width_px=SIDE_L0[0], height_px=SIDE_L0[1], downsample=1.0)],
-        spec=RegionSpec(target_mpp=0.5, cell_px=64, region_px=640),
+        spec=RegionSpec(target_mpp=0.5, patch_px=64, region_px=640),
         tissue=TissueMask(mask=mask, downsample=100.0, mpp=mpp * 100),
     )
     meta = FeatureMeta(
         slide_id=slide_id, slide_path="/slides/x.tif", reader="tiff", mpp=mpp, mpp_source="override",
-        target_mpp=0.5, cell_px=64, cell_l0=plan.cell_l0, plan=plan.to_dict(), segmenter="otsu",
+        target_mpp=0.5, patch_px=64, patch_l0=plan.patch_l0, plan=plan.to_dict(), segmenter="otsu",
         model="vmamba_pico", weights_hash="ab" * 32, precision="fp32", versions={},
     )  # fmt: skip
     coords_l0 = np.concatenate([plan.coords_l0(region) for region in plan.regions])

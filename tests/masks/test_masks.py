@@ -40,8 +40,8 @@ def tissue(slide):
     return segment_tissue(slide, mpp=MPP)
 
 
-def plan_of(slide, tissue, cell_px=64):
-    spec = RegionSpec(target_mpp=MPP, cell_px=cell_px, region_px=512)
+def plan_of(slide, tissue, patch_px=64):
+    spec = RegionSpec(target_mpp=MPP, patch_px=patch_px, region_px=512)
     return plan_regions(
         width_l0=WIDTH, height_l0=HEIGHT, mpp=MPP, levels=slide.levels, spec=spec, tissue=tissue
     )
@@ -84,7 +84,7 @@ def test_drawing_the_outline_gives_the_mask_again(mask, downsample):
     assert sum(p.area for p in polygons) == pytest.approx(mask.sum() * downsample**2)
 
 
-def test_our_own_polygons_fed_back_keep_the_same_cells(slide, tissue, tmp_path):
+def test_our_own_polygons_fed_back_keep_the_same_patches(slide, tissue, tmp_path):
     (tmp_path / "s.geojson").write_text(tissue_geojson(tissue, slide_id="s"))
     again = read_mask(tmp_path / "s.geojson", slide, mpp=MPP)
     np.testing.assert_array_equal(again.mask, tissue.mask)

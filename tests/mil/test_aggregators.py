@@ -12,7 +12,7 @@ from wsi_vmamba.errors import DatasetError, UnknownNameError, UsageError
 from wsi_vmamba.mil import AGGREGATORS, base
 
 DIM = 12
-#: Aggregators that look at where the cells are.
+#: Aggregators that look at where the patches are.
 POSITIONAL = {"ss2d", "transmil"}
 aggregators = pytest.mark.parametrize("name", list(AGGREGATORS))
 
@@ -32,21 +32,21 @@ def loss_of(output, label: int = 1):
     return loss if output.auxiliary is None else loss + output.auxiliary(label)
 
 
-def bag(n_cells: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
+def bag(n_patches: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(n_cells, DIM, generator=generator, dtype=dtype)
-    places = torch.randperm(4 * n_cells, generator=generator)[:n_cells]
+    features = torch.randn(n_patches, DIM, generator=generator, dtype=dtype)
+    places = torch.randperm(4 * n_patches, generator=generator)[:n_patches]
     return features, torch.stack([places % 40, places // 40], dim=1)
 
 
 @aggregators
-@pytest.mark.parametrize("n_cells", [1, 2, 700])
-def test_logits_and_attention(name, n_cells):
-    logits, attention, auxiliary = build(name)(*bag(n_cells))
+@pytest.mark.parametrize("n_patches", [1, 2, 700])
+def test_logits_and_attention(name, n_patches):
+    logits, attention, auxiliary = build(name)(*bag(n_patches))
     assert logits.shape == (2,)
     assert torch.isfinite(logits).all()
     if attention is not None:
-        assert attention.shape == (n_cells,)
+        assert attention.shape == (n_patches,)
         assert (attention >= 0).all()
         assert attention.sum().item() == pytest.approx(1.0, abs=1e-5)
     if auxiliary is not None:
@@ -75,7 +75,7 @@ def test_wrong_shapes_and_types_are_refused(name, features, coords):
 
 
 @aggregators
-def test_order_of_the_cells_does_not_matter(name):
+def test_order_of_the_patches_does_not_matter(name):
     model = build(name).double()
     features, coords = bag(500, dtype=torch.float64)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
@@ -100,33 +100,33 @@ def test_only_those_that_use_places_depend_on_them(name):
 
 
 @pytest.mark.parametrize("name", sorted(POSITIONAL))
-def test_two_cells_at_one_place_are_refused(name):
+def test_two_patches_at_one_place_are_refused(name):
     features, coords = bag(5)
     coords[3] = coords[1]
     col, row = coords[1].tolist()
-    with pytest.raises(DatasetError, match=f"two cells are at column {col}, row {row}"):
+    with pytest.raises(DatasetError, match=f"two patches are at column {col}, row {row}"):
         build(name)(features, coords)
 
 
 @aggregators
-def test_cells_matter(name):
+def test_patches_matter(name):
     model = build(name)
     assert not torch.equal(model(*bag(50, seed=1)).logits, model(*bag(50, seed=2)).logits)
 
 
 @pytest.mark.parametrize(
-    ("name", "chunk_cells"), [*((name, 4) for name in AGGREGATORS), ("abmil", base.CHUNK_CELLS)]
+    ("name", "chunk_patches"), [*((name, 4) for name in AGGREGATORS), ("abmil", base.CHUNK_PATCHES)]
 )
-def test_gradients_equal_finite_differences(name, chunk_cells, monkeypatch):
-    monkeypatch.setattr(base, "CHUNK_CELLS", chunk_cells)
+def test_gradients_equal_finite_differences(name, chunk_patches, monkeypatch):
+    monkeypatch.setattr(base, "CHUNK_PATCHES", chunk_patches)
     model = build(name, hidden_dim=8).double()
     features, coords = bag(9, dtype=torch.float64)
 
-    def logits_of(cells, *parameters):
+    def logits_of(patches, *parameters):
         named = dict(zip(dict(model.named_parameters()), parameters, strict=True))
-        output = torch.func.functional_call(model, named, (cells, coords))
+        output = torch.func.functional_call(model, named, (patches, coords))
         # The auxiliary loss is taken while the parameters are those under test.
-        return output.logits, torch.func.functional_call(_Loss(model), _prefixed(named), (cells, coords))
+        return output.logits, torch.func.functional_call(_Loss(model), _prefixed(named), (patches, coords))
 
     inputs = [features.requires_grad_(), *(p.detach().clone().requires_grad_() for p in model.parameters())]
     assert torch.autograd.gradcheck(logits_of, inputs, fast_mode=True)
@@ -150,8 +150,8 @@ def _prefixed(named):
 def test_pieces_give_the_same_as_the_whole(name, dropout, monkeypatch):
     features, coords = bag(100, dtype=torch.float64)
     found = []
-    for chunk_cells in (1000, 7):
-        monkeypatch.setattr(base, "CHUNK_CELLS", chunk_cells)
+    for chunk_patches in (1000, 7):
+        monkeypatch.setattr(base, "CHUNK_PATCHES", chunk_patches)
         model = build(name, dropout=dropout).double()
         if dropout:  # pieces draw other numbers; only that backward repeats forward's draw can be seen
             model.train()
@@ -169,10 +169,10 @@ def test_pieces_give_the_same_as_the_whole(name, dropout, monkeypatch):
 @aggregators
 def test_dropout_is_off_in_evaluation_and_on_in_training(name):
     model = build(name, dropout=0.5)
-    cells = bag(40)
-    assert torch.equal(model(*cells).logits, model(*cells).logits)
+    patches = bag(40)
+    assert torch.equal(model(*patches).logits, model(*patches).logits)
     model.train()
-    assert not torch.equal(model(*cells).logits, model(*cells).logits)
+    assert not torch.equal(model(*patches).logits, model(*patches).logits)
 
 
 BIG = """
@@ -208,7 +208,7 @@ LARGEST_GROWTH = {"ss2d": 18, "transmil": 30}
         for name in AGGREGATORS
     ],
 )
-def test_200_000_cells_in_bounded_memory_with_gradients(name):
+def test_200_000_patches_in_bounded_memory_with_gradients(name):
     done = subprocess.run([sys.executable, "-c", BIG, name], capture_output=True, text=True, check=True)
     grown_mib = float(done.stdout)
     hidden_mib = 200_000 * 64 * 4 / 2**20
@@ -235,12 +235,12 @@ def gated_scores(model, hidden):
 
 
 def instance_loss(model, hidden, scores, label):
-    """CLAM's by hand: binary cross-entropy of the 8 cells attended to most (1) and least (0)."""
+    """CLAM's by hand: binary cross-entropy of the 8 patches attended to most (1) and least (0)."""
     weights = model.state_dict()
     order = scores.argsort().tolist()
     total = 0.0
-    for cell, target in [(cell, 1) for cell in order[-8:]] + [(cell, 0) for cell in order[:8]]:
-        logits = weights[f"instances.classifiers.{label}.weight"] @ hidden[cell]
+    for patch, target in [(patch, 1) for patch in order[-8:]] + [(patch, 0) for patch in order[:8]]:
+        logits = weights[f"instances.classifiers.{label}.weight"] @ hidden[patch]
         logits += weights[f"instances.classifiers.{label}.bias"]
         total -= torch.log_softmax(logits, dim=0)[target].item()
     return 0.3 / 0.7 * total / 16
@@ -290,7 +290,7 @@ def test_clam_with_branches_scores_each_class_by_its_own_mean():
     torch.testing.assert_close(output.attention, attention[:, 1])
 
 
-def test_one_cell_has_no_instance_loss():
+def test_one_patch_has_no_instance_loss():
     assert build("clam_sb")(*bag(1)).auxiliary(1).item() == 0.0
 
 
@@ -299,7 +299,7 @@ def test_dsmil_follows_its_formula():
     features, coords = bag(30, dtype=torch.float64)
     hidden = embedded(model, features)
     weights = model.state_dict()
-    logits = hidden @ weights["cell_classifier.weight"].T + weights["cell_classifier.bias"]
+    logits = hidden @ weights["patch_classifier.weight"].T + weights["patch_classifier.bias"]
     queries = torch.tanh(hidden @ weights["query.0.weight"].T + weights["query.0.bias"])
     likeness = torch.softmax(queries @ queries[logits.argmax(dim=0)].T / 4, dim=0)  # 4 = sqrt(hidden_dim)
     bag_logits = weights["classifier.weight"] @ (likeness.T @ hidden).flatten() + weights["classifier.bias"]
@@ -315,21 +315,21 @@ def test_ours_starts_as_abmil():
     ours = AGGREGATORS.resolve("ss2d")(DIM, 2, hidden_dim=16).double().eval()
     abmil = AGGREGATORS.resolve("abmil")(DIM, 2, hidden_dim=16).double().eval()
     abmil.load_state_dict(ours.state_dict(), strict=False)
-    cells = bag(50, dtype=torch.float64)
-    torch.testing.assert_close(ours(*cells).logits, abmil(*cells).logits, rtol=1e-12, atol=1e-12)
+    patches = bag(50, dtype=torch.float64)
+    torch.testing.assert_close(ours(*patches).logits, abmil(*patches).logits, rtol=1e-12, atol=1e-12)
 
 
 def test_ours_trains_half_of_the_steps_without_context_and_predicts_with_it():
     torch.manual_seed(0)
     ours = AGGREGATORS.resolve("ss2d")(DIM, 2, hidden_dim=16, dropout=0.0)
     torch.nn.init.ones_(ours.gain)
-    cells = bag(50)
+    patches = bag(50)
     with torch.no_grad():
-        trained = [ours(*cells).logits for _ in range(400)]
+        trained = [ours(*patches).logits for _ in range(400)]
         ours.eval()
-        predicted = [ours(*cells).logits for _ in range(20)]
+        predicted = [ours(*patches).logits for _ in range(20)]
         ours.gain.zero_()
-        plain = ours(*cells).logits
+        plain = ours(*patches).logits
     assert not torch.allclose(predicted[0], plain, atol=1e-3)
     assert all(torch.equal(logits, predicted[0]) for logits in predicted)
     without = sum(torch.allclose(logits, plain, atol=1e-6) for logits in trained)

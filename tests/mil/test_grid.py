@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wsi_vmamba.mil.grid import CellGrid, grid_convolve
+from wsi_vmamba.mil.grid import PatchGrid, grid_convolve
 from wsi_vmamba.mil.nystrom import NystromAttention, pseudo_inverse
 from wsi_vmamba.mil.scan_grid import GridScan
 from wsi_vmamba.mil.transmil import GridPosition
@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 9, 7
 
 
 def tissue(*, share: float, seed: int = 0):
-    """A mask (HEIGHT, WIDTH) and the (col, row) of its cells, shuffled and moved away from the corner."""
+    """A mask (HEIGHT, WIDTH) and the (col, row) of its patches, shuffled and moved away from the corner."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(HEIGHT, WIDTH, generator=generator) < share
     mask[0, 0] = mask[-1, -1] = True  # the box is that of the map
@@ -26,7 +26,7 @@ def tissue(*, share: float, seed: int = 0):
 
 def test_orders_walk_by_row_and_by_column():
     mask, coords = tissue(share=0.5)
-    grid = CellGrid.of(coords)
+    grid = PatchGrid.of(coords)
     by_row = coords[grid.rows_first] - torch.tensor([300, 5])
     assert torch.equal(by_row.flip(1), mask.nonzero())
     assert torch.equal(by_row[grid.columns_first], mask.T.nonzero())
@@ -37,21 +37,21 @@ def test_orders_walk_by_row_and_by_column():
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_convolution_equals_that_of_the_dense_map(radius, share):
     mask, coords = tissue(share=share)
-    grid = CellGrid.of(coords)
+    grid = PatchGrid.of(coords)
     side = 2 * radius + 1
     torch.manual_seed(0)
-    cells = torch.randn(len(grid), 5, dtype=torch.float64, requires_grad=True)
+    patches = torch.randn(len(grid), 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(side * side, 5, dtype=torch.float64, requires_grad=True)
-    dense = torch.zeros(HEIGHT, WIDTH, 5, dtype=torch.float64).masked_scatter(mask[..., None], cells)
+    dense = torch.zeros(HEIGHT, WIDTH, 5, dtype=torch.float64).masked_scatter(mask[..., None], patches)
     kernel = weight.T.reshape(5, 1, side, side)
     expected = torch.nn.functional.conv2d(dense.permute(2, 0, 1), kernel, padding=radius, groups=5)
     expected = expected.permute(1, 2, 0)[mask]
-    found = grid_convolve(cells, weight, grid.neighbours(radius))
+    found = grid_convolve(patches, weight, grid.neighbours(radius))
     torch.testing.assert_close(found, expected)
     upstream = torch.randn_like(found)
     for got, wanted in zip(
-        torch.autograd.grad(found, (cells, weight), upstream),
-        torch.autograd.grad(expected, (cells, weight), upstream),
+        torch.autograd.grad(found, (patches, weight), upstream),
+        torch.autograd.grad(expected, (patches, weight), upstream),
         strict=True,
     ):
         torch.testing.assert_close(got, wanted)
@@ -59,21 +59,21 @@ def test_convolution_equals_that_of_the_dense_map(radius, share):
 
 def test_convolution_in_pieces_equals_the_whole(monkeypatch):
     _, coords = tissue(share=0.6)
-    grid = CellGrid.of(coords)
-    cells = torch.randn(len(grid), 3, dtype=torch.float64, requires_grad=True)
+    grid = PatchGrid.of(coords)
+    patches = torch.randn(len(grid), 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     found = []
     for piece in (1000, 4):
-        monkeypatch.setattr("wsi_vmamba.mil.grid._PIECE_CELLS", piece)
-        out = grid_convolve(cells, weight, grid.neighbours(1))
-        found.append([out, *torch.autograd.grad(out.square().sum(), (cells, weight))])
+        monkeypatch.setattr("wsi_vmamba.mil.grid._PIECE_PATCHES", piece)
+        out = grid_convolve(patches, weight, grid.neighbours(1))
+        found.append([out, *torch.autograd.grad(out.square().sum(), (patches, weight))])
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(pieces, whole)
 
 
 def test_rows_do_not_touch_across_the_edge():
     coords = torch.tensor([[0, 1], [4, 0]])  # last of a row and first of the next
-    assert CellGrid.of(coords).neighbours(1).tolist() == [
+    assert PatchGrid.of(coords).neighbours(1).tolist() == [
         [0, 1] if step == 4 else [2, 2] for step in range(9)
     ]
 
@@ -99,14 +99,14 @@ def test_scan_of_a_full_rectangle_is_ss2d():
         scan.A_logs,
         (scan.skip / 4).repeat(4),
     )
-    found = scan(u, CellGrid.of(torch.stack([cols, rows], dim=1)))
+    found = scan(u, PatchGrid.of(torch.stack([cols, rows], dim=1)))
     torch.testing.assert_close(found, expected.view(-1, channels))
 
 
 def test_skipped_background_is_a_step_size_of_zero():
     """Walks the whole map with dt = 0 on the background, by the 1-D reference, direction by direction."""
     mask, coords = tissue(share=0.4)
-    grid, channels = CellGrid.of(coords), 6
+    grid, channels = PatchGrid.of(coords), 6
     scan = scan_of(channels)
     u = torch.randn(len(grid), channels, dtype=torch.float64)
     proj = scan._project(u)
@@ -142,7 +142,9 @@ def test_step_sizes_are_bounded_whatever_the_features():
     proj = scan._project(1e6 * torch.randn(100, 32))
     delta = torch.einsum("nkr,kdr->nkd", proj[:, :, : scan.rank], scan.dt_weight)
     assert delta.abs().max() <= 4.0 * scan.dt_weight.abs().amax() * scan.rank**0.5 + 1e-4
-    assert torch.isfinite(scan(1e6 * torch.randn(100, 32), CellGrid.of(torch.arange(200).view(100, 2)))).all()
+    assert torch.isfinite(
+        scan(1e6 * torch.randn(100, 32), PatchGrid.of(torch.arange(200).view(100, 2)))
+    ).all()
 
 
 def test_scan_runs_in_float32_under_autocast():
@@ -161,20 +163,20 @@ def test_scan_runs_in_float32_under_autocast():
 
 def test_position_encoding_is_the_sum_of_three_convolutions():
     mask, coords = tissue(share=0.6)
-    grid = CellGrid.of(coords)
+    grid = PatchGrid.of(coords)
     torch.manual_seed(0)
     layer = GridPosition(4).double()
     torch.nn.init.normal_(layer.bias)
-    cells = torch.randn(len(grid), 4, dtype=torch.float64)
-    dense = torch.zeros(HEIGHT, WIDTH, 4, dtype=torch.float64).masked_scatter(mask[..., None], cells)
-    expected = cells + layer.bias
+    patches = torch.randn(len(grid), 4, dtype=torch.float64)
+    dense = torch.zeros(HEIGHT, WIDTH, 4, dtype=torch.float64).masked_scatter(mask[..., None], patches)
+    expected = patches + layer.bias
     for kernel in layer.kernels:
         weight = kernel.permute(2, 0, 1)[:, None]
         out = torch.nn.functional.conv2d(
             dense.permute(2, 0, 1), weight, padding=kernel.shape[0] // 2, groups=4
         )
         expected = expected + out.permute(1, 2, 0)[mask]
-    torch.testing.assert_close(layer(cells, grid.neighbours(3)), expected)
+    torch.testing.assert_close(layer(patches, grid.neighbours(3)), expected)
 
 
 def test_pseudo_inverse_converges_and_few_tokens_give_plain_attention():

@@ -14,7 +14,7 @@ from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
 
 WriteSlide = Callable[..., Path]
-CELL_L0 = 256
+PATCH_L0 = 256
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +52,11 @@ def tiny_slides(tmp_path: Path, write_tiny_slide: WriteSlide) -> Path:
 
 @pytest.fixture(scope="session")
 def extract_config() -> Callable[..., ExtractConfig]:
-    """Settings that cut a tiny slide into 4 regions of 80 cells."""
+    """Settings that cut a tiny slide into 4 regions of 80 patches."""
 
     def make(slides: Path, out: Path, **changes: object) -> ExtractConfig:
         values = {"slides": str(slides), "out": str(out), "backbone": "null", "segmenter": "all"}
-        return ExtractConfig.model_validate({**values, "cell_px": 64, "region_px": 320, **changes})
+        return ExtractConfig.model_validate({**values, "patch_px": 64, "region_px": 320, **changes})
 
     return make
 
@@ -91,7 +91,7 @@ def store_bytes() -> Callable[[Path], dict[str, bytes]]:
 def write_cohort() -> Callable[..., None]:
     """Write features of slides s00, s01 ..., every second one of a tumour, and cohort.csv with the last as test slides.
 
-    ``draw(index, tumour)`` gives a slide's cells, float32 (rows, columns, dim); other columns of the CSV go by name.
+    ``draw(index, tumour)`` gives a slide's patches, float32 (rows, columns, dim); other columns of the CSV go by name.
     """
 
     def write(
@@ -107,7 +107,7 @@ def write_cohort() -> Callable[..., None]:
             writer.writerow(["slide_id", "path", "label", "split", *columns])
             for index in range(slides):
                 slide_id, tumour = f"s{index:02d}", index % 2 == 1
-                _write_cells(folder / "features", slide_id, draw(index, tumour))
+                _write_patches(folder / "features", slide_id, draw(index, tumour))
                 split = "train" if index < train else "test"
                 more = [values[index] for values in columns.values()]
                 writer.writerow([slide_id, f"{slide_id}.tif", int(tumour), split, *more])
@@ -115,14 +115,14 @@ def write_cohort() -> Callable[..., None]:
     return write
 
 
-def _write_cells(folder: Path, slide_id: str, cells: np.ndarray) -> None:
-    rows, columns, dim = cells.shape
-    corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) * CELL_L0
+def _write_patches(folder: Path, slide_id: str, patches: np.ndarray) -> None:
+    rows, columns, dim = patches.shape
+    corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) * PATCH_L0
     meta = FeatureMeta(
         slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
-        target_mpp=0.5, cell_px=CELL_L0, cell_l0=float(CELL_L0), segmenter="otsu", model="null", weights_hash="0",
-        plan={"width_l0": columns * CELL_L0, "height_l0": rows * CELL_L0}, precision="fp32", versions={},
+        target_mpp=0.5, patch_px=PATCH_L0, patch_l0=float(PATCH_L0), segmenter="otsu", model="null", weights_hash="0",
+        plan={"width_l0": columns * PATCH_L0, "height_l0": rows * PATCH_L0}, precision="fp32", versions={},
     )  # fmt: skip
     with FeatureWriter(folder / f"{slide_id}.zarr", meta, dim) as writer:
-        writer.append(cells.reshape(-1, dim), corners.astype(np.int64))
+        writer.append(patches.reshape(-1, dim), corners.astype(np.int64))
         writer.commit()

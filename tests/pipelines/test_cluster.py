@@ -72,7 +72,7 @@ def wait_until_gone(group: int) -> None:
 
 def arguments(slides: Path, out: Path, *more: str) -> list[str]:
     return [
-        "-m", "wsi_vmamba", "extract", str(slides), "--out", str(out), "--backbone", "null", "--cell-px", "64",
+        "-m", "wsi_vmamba", "extract", str(slides), "--out", str(out), "--backbone", "null", "--patch-px", "64",
         "--region-px", "320", "--set", "segmenter=all", *more,
     ]  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_local_workers_make_the_same_bytes_and_the_same_failures(
     assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
     ours, theirs = (read_outcomes(tmp_path / name) for name in ("out", "alone"))
     for slide_id in ("s0", "s1", "s2"):
-        for key in ("outcome", "detail", "remedy", "regions", "cells"):
+        for key in ("outcome", "detail", "remedy", "regions", "patches"):
             assert ours[slide_id][key] == theirs[slide_id][key]
 
 
@@ -171,13 +171,13 @@ import time
 from wsi_vmamba.pipelines import encoding
 
 # Dask loads this more than once.
-encoding.original = getattr(encoding, "original", encoding.pool_cells)
+encoding.original = getattr(encoding, "original", encoding.pool_patches)
 
 def slow(*values, **options):
     time.sleep(0.3)
     return encoding.original(*values, **options)
 
-encoding.pool_cells = slow
+encoding.pool_patches = slow
 """
 FREQUENT_LINES = """
 import sys

@@ -65,7 +65,7 @@ def test_published_features_give_the_published_auc(published, tmp_path, classifi
     assert validation == pytest.approx(want[f"{key}_cv"], abs=0.01)
 
 
-def test_options_for_slides_with_cells_are_refused():
+def test_options_for_slides_with_patches_are_refused():
     how = {"dataset": "csv_features", "manifest": "none.csv", "aggregator": "abmil", "folds": 3}
     with pytest.raises(UsageError, match="which --aggregator, --folds cannot use"):
         train.run(TrainConfig.model_validate(how))

@@ -25,10 +25,10 @@ DIM, FOLDS = 4, 3
 
 
 def draw(index: int, tumour: bool) -> np.ndarray:
-    """Twelve cells of noise, those of tumour slides shifted by little: some slides will be taken for the other kind."""
-    cells = np.random.default_rng(index).normal(size=(3, 4, DIM)).astype(np.float32)
-    cells[..., 0] += 0.25 * tumour
-    return cells
+    """Twelve patches of noise, those of tumour slides shifted by little: some will be taken for the other kind."""
+    patches = np.random.default_rng(index).normal(size=(3, 4, DIM)).astype(np.float32)
+    patches[..., 0] += 0.25 * tumour
+    return patches
 
 
 def config_for(folder: Path, **changes: object) -> TrainConfig:

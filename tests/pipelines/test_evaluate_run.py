@@ -1,4 +1,4 @@
-"""`evaluate` on a trained run: threshold from validation, sizes of metastases, FROC of its cells, comparison."""
+"""`evaluate` on a trained run: threshold from validation, sizes of metastases, FROC of its patches, comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from wsi_vmamba.pipelines import evaluate, train
-from wsi_vmamba.pipelines.lesions_run import cell_scores
+from wsi_vmamba.pipelines.lesions_run import patch_scores
 from wsi_vmamba.pipelines.scoring_run import Scored
 
 from wsi_vmamba.bags import SlideRecord, load_bag
@@ -24,11 +24,11 @@ DIM = 8
 
 
 def draw(index: int, tumour: bool) -> np.ndarray:
-    """Forty cells of noise; in a tumour slide the first four of the second row stand out."""
-    cells = np.random.default_rng(index).normal(size=(5, 8, DIM)).astype(np.float32)
+    """Forty patches of noise; in a tumour slide the first four of the second row stand out."""
+    patches = np.random.default_rng(index).normal(size=(5, 8, DIM)).astype(np.float32)
     if tumour:
-        cells[1, :4, 0] += 4
-    return cells
+        patches[1, :4, 0] += 4
+    return patches
 
 
 def write_outline(path: Path) -> None:
@@ -151,15 +151,15 @@ def test_an_aggregator_without_attention_has_no_detections(cohort: Path, tmp_pat
         evaluate.run(config(cohort, tmp_path / "out", **asked))
 
 
-def test_a_cells_own_probability_goes_before_attention(cohort: Path):
+def test_a_patches_own_probability_goes_before_attention(cohort: Path):
     record = SlideRecord(slide_id="s25", label=1)
     bag = load_bag(record, cohort / "features")
     attention = np.arange(40, dtype=np.float32)
     scored = Scored(record, 40, Prediction(0.5, attention))
-    np.testing.assert_allclose(cell_scores(scored, bag), 0.5 * attention / 39)
-    cells = np.linspace(0, 1, 40, dtype=np.float32)
-    scored = Scored(record, 40, Prediction(0.5, attention, cells))
-    np.testing.assert_array_equal(cell_scores(scored, bag), cells.astype(np.float64))
+    np.testing.assert_allclose(patch_scores(scored, bag), 0.5 * attention / 39)
+    patches = np.linspace(0, 1, 40, dtype=np.float32)
+    scored = Scored(record, 40, Prediction(0.5, attention, patches))
+    np.testing.assert_array_equal(patch_scores(scored, bag), patches.astype(np.float64))
 
 
 def test_two_runs_are_compared_on_the_same_slides(cohort: Path, tmp_path: Path):

@@ -27,7 +27,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(4):
         generate_slide(SPEC, index, folder / "slides")
     values = {"slides": str(folder / "slides"), "out": str(folder / "features"), "backbone": "null"}
-    assert extract.run(ExtractConfig.model_validate({**values, "cell_px": 64})) == 0
+    assert extract.run(ExtractConfig.model_validate({**values, "patch_px": 64})) == 0
     return folder
 
 
@@ -96,7 +96,7 @@ def test_a_run_adds_its_probability_and_attention(work: Path, tmp_path: Path):
     file = open_features(work / "features" / "slide_003.zarr")
     *tiles, slide = json.loads((tmp_path / "out" / "slide_003.geojson").read_text())["features"]
     values = [tile["properties"]["measurements"]["attention / mean"] for tile in tiles]
-    assert len(values) == file.n_cells
+    assert len(values) == file.n_patches
     assert np.mean(values) == pytest.approx(1.0, rel=1e-6)
     assert len(set(values)) > 1
     assert 0 < slide["properties"]["measurements"]["probability"] < 1

@@ -33,7 +33,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(slides: Path, out: Path, **changes: object) -> ExtractConfig:
-    values = {"slides": str(slides), "out": str(out), "backbone": "null", "cell_px": 64, **changes}
+    values = {"slides": str(slides), "out": str(out), "backbone": "null", "patch_px": 64, **changes}
     return ExtractConfig.model_validate(values)
 
 
@@ -82,7 +82,7 @@ def test_two_runs_into_two_folders_give_equal_bytes(slides: Path, tmp_path: Path
     assert file_bytes(tmp_path / "a" / "slide_000.zarr") == file_bytes(tmp_path / "b" / "slide_000.zarr")
 
 
-def test_the_features_of_a_cell_do_not_depend_on_the_regions_for_a_local_encoder(
+def test_the_features_of_a_patch_do_not_depend_on_the_regions_for_a_local_encoder(
     slides: Path, tmp_path: Path
 ):
     for region_px in (64, 320, 10_000):
@@ -100,10 +100,10 @@ def test_the_features_of_a_cell_do_not_depend_on_the_regions_for_a_local_encoder
 def test_other_settings_refuse_to_mix(slides: Path, tmp_path: Path):
     assert extract.run(config(slides, tmp_path)) == 0
     before = file_bytes(tmp_path / "slide_000.zarr")
-    assert extract.run(config(slides, tmp_path, cell_px=128)) == 1
+    assert extract.run(config(slides, tmp_path, patch_px=128)) == 1
     assert set(outcomes(tmp_path).values()) == {"failed"}
     assert file_bytes(tmp_path / "slide_000.zarr") == before
-    assert extract.run(config(slides, tmp_path, cell_px=128, overwrite=True)) == 0
+    assert extract.run(config(slides, tmp_path, patch_px=128, overwrite=True)) == 0
 
 
 def test_a_truncated_slide_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):
@@ -120,7 +120,7 @@ def test_the_run_record_says_what_made_the_features(slides: Path, tmp_path: Path
     extract.run(config(slides, tmp_path))
     record = json.loads((tmp_path / "extract.run.json").read_text())
     assert record["backbone"] == "null"
-    assert record["config"]["cell_px"] == 64
+    assert record["config"]["patch_px"] == 64
     assert {"torch", "wsi-vmamba", "tifffile"} <= set(record["versions"])
     assert record["scan_kernel"] in {"cpp", "reference"}
 
@@ -153,14 +153,14 @@ def test_all_real_slides_end_as_features_or_a_named_outcome(real_data: Path, tmp
     rows = "\n".join(f"{file.stem},{file.absolute()},0.5" for file in small)
     manifest = tmp_path / "real.csv"
     manifest.write_text(f"slide_id,path,mpp\n{rows}\n")
-    extract.run(config(manifest, tmp_path / "out", cell_px=256))
+    extract.run(config(manifest, tmp_path / "out", patch_px=256))
     found = outcomes(tmp_path / "out")
     assert len(found) == len(small)
     for name, outcome in found.items():
         assert (outcome == "done") == (tmp_path / "out" / f"{name}.zarr").is_dir()
 
 
-def test_the_tissue_files_fed_back_keep_the_same_cells(slides: Path, tmp_path: Path):
+def test_the_tissue_files_fed_back_keep_the_same_patches(slides: Path, tmp_path: Path):
     assert extract.run(config(slides, tmp_path / "a")) == 0
     tissue = tmp_path / "a" / "tissue"
     assert sorted(p.name for p in tissue.iterdir()) == [
@@ -180,7 +180,7 @@ def test_the_tissue_files_fed_back_keep_the_same_cells(slides: Path, tmp_path: P
     assert [p.suffix for p in (tmp_path / "b" / "tissue").iterdir()] == [".jpg", ".jpg"]
 
 
-def test_an_edited_mask_changes_the_cells_and_is_never_written_over(slides: Path, tmp_path: Path):
+def test_an_edited_mask_changes_the_patches_and_is_never_written_over(slides: Path, tmp_path: Path):
     assert extract.run(config(slides, tmp_path)) == 0
     edited = tmp_path / "tissue" / "slide_000.geojson"
     ring = [[128, 128], [384, 128], [384, 320], [128, 320], [128, 128]]
@@ -189,7 +189,7 @@ def test_an_edited_mask_changes_the_cells_and_is_never_written_over(slides: Path
     ))  # fmt: skip
     text = edited.read_text()
     masks = str(tmp_path / "tissue")
-    # Without --overwrite the other cells are a refused mix, not a silent replacement.
+    # Without --overwrite the other patches are a refused mix, not a silent replacement.
     assert extract.run(config(slides, tmp_path, mask=masks)) == 1
     assert extract.run(config(slides, tmp_path, mask=masks, overwrite=True)) == 0
     assert edited.read_text() == text
@@ -218,7 +218,7 @@ def test_what_a_mask_leaves_out_is_said_and_kept_beside_the_features(slides: Pat
     with (tmp_path / "o" / "extract.csv").open() as file:
         assert [row["detail"] for row in csv.DictReader(file)] == [said] * 2
     stored = open_features(tmp_path / "o" / "slide_000.zarr")
-    assert stored.n_cells == (512 // 64) ** 2
+    assert stored.n_patches == (512 // 64) ** 2
 
 
 def test_a_slide_without_its_mask_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):

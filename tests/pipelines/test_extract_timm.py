@@ -1,4 +1,4 @@
-"""A baseline of timm through `extract`: the same cells as any other backbone. timm itself is a stand-in."""
+"""A baseline of timm through `extract`: the same patches as any other backbone. timm itself is a stand-in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ColourMeans(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def test_a_baseline_keeps_the_cells_of_the_null_backbone(tmp_path, monkeypatch):
+def test_a_baseline_keeps_the_patches_of_the_null_backbone(tmp_path, monkeypatch):
     module = ModuleType("timm")
     module.create_model = lambda name, *, pretrained, num_classes: ColourMeans()
     monkeypatch.setitem(sys.modules, "timm", module)
@@ -36,7 +36,7 @@ def test_a_baseline_keeps_the_cells_of_the_null_backbone(tmp_path, monkeypatch):
         assert extract.run(ExtractConfig.model_validate(how)) == 0
     plain, baseline = (open_features(next((tmp_path / b).glob("*.zarr"))) for b in ("null", "timm_resnet152"))
     np.testing.assert_array_equal(plain.coords_l0[:], baseline.coords_l0[:])
-    # The first three features of the null backbone are the normalised colour means of the cell.
+    # The first three features of the null backbone are the normalised colour means of the patch.
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     wanted = plain.features[:, :3].astype(np.float32) * std + mean
     np.testing.assert_allclose(baseline.features[:].astype(np.float32), wanted, atol=5e-3)

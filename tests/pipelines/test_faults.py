@@ -23,7 +23,7 @@ from wsi_vmamba.pipelines.outcomes import remedy_for
 from wsi_vmamba.errors import StoreError
 from wsi_vmamba.slide import tiff
 
-N_CELLS = 80
+N_PATCHES = 80
 
 
 def tile_span(path: Path, *, level: int, index: int) -> tuple[int, int]:
@@ -144,7 +144,7 @@ def test_a_zarr_picture_that_goes_away_while_it_is_read_fails(tmp_path, extract_
     zarr.create_array(slide, data=pixels, chunks=(64, 64, 3))
     config = extract_config(slide.parent, tmp_path / "out", mpp_override=0.5)
     removed = threading.Event()
-    original = encoding.pool_cells
+    original = encoding.pool_patches
 
     def remove(*values: object, **options: object) -> object:
         if not removed.is_set():
@@ -153,7 +153,7 @@ def test_a_zarr_picture_that_goes_away_while_it_is_read_fails(tmp_path, extract_
         return original(*values, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "pool_cells", remove)
+        patch.setattr(encoding, "pool_patches", remove)
         assert extract.run(config) == 1
     assert "while it was read" in read_outcomes(tmp_path / "out")["z"]["detail"]
     assert not (tmp_path / "out" / "z.zarr").exists()
@@ -192,7 +192,7 @@ def test_what_may_not_be_read_is_named_and_the_others_go_on(write_tiny_slide, re
         (base / "closed").chmod(0)
         command = [str(base / "a.tif"), str(base), "--out", str(base / "out"), "--backbone", "null"]
         ran = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, *command, "--cell-px", "64", "--set", "segmenter=all"],
+            [sys.executable, "-c", AS_NOBODY, *command, "--patch-px", "64", "--set", "segmenter=all"],
             capture_output=True, text=True, check=False, cwd="/",
         )  # fmt: skip
         assert ran.returncode == 1, ran.stderr
@@ -259,7 +259,7 @@ def test_a_limit_on_file_size_is_reported_and_leaves_nothing(
     if file == "features":
         monkeypatch.setattr(tissue_files, "draw_preview", lambda *_: b"small")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    config = extract_config(tiny_slides, tmp_path / "out", cell_px=32, region_px=640)
+    config = extract_config(tiny_slides, tmp_path / "out", patch_px=32, region_px=640)
     # Large enough for the records of the run, too small for a preview or a chunk of 320 features.
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:

@@ -23,13 +23,13 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_info_plans_what_extract_does(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert info.run(ExtractConfig(slides=str(slide), cell_px=64)) == 0
+    assert info.run(ExtractConfig(slides=str(slide), patch_px=64)) == 0
     printed = capsys.readouterr().out
     assert "1,500 x 1,100 px" in printed
     assert re.search(r"mpp +0.5 um/px", printed)
     assert re.search(r"reader +tiff", printed)
-    planned = int(re.search(r"(\d+) cells of 64 px", printed).group(1))
-    extract.run(ExtractConfig(slides=str(slide), out=str(tmp_path), cell_px=64, backbone="null"))
+    planned = int(re.search(r"(\d+) patches of 64 px", printed).group(1))
+    extract.run(ExtractConfig(slides=str(slide), out=str(tmp_path), patch_px=64, backbone="null"))
     assert len(open_features(tmp_path / f"{slide.stem}.zarr").coords_l0) == planned
 
 

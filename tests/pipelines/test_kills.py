@@ -54,7 +54,7 @@ def extract() -> Iterator[Extract]:
 
 def arguments(slides: Path, out: Path) -> list[str]:
     return [
-        "extract", str(slides), "--out", str(out), "--backbone", "null", "--cell-px", "64", "--region-px", "320",
+        "extract", str(slides), "--out", str(out), "--backbone", "null", "--patch-px", "64", "--region-px", "320",
         "--set", "segmenter=all",
     ]  # fmt: skip
 

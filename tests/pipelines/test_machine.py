@@ -33,7 +33,7 @@ def cli(*arguments: object, cwd: Path, **environment: str) -> subprocess.Complet
 
 
 def tiny(slides: Path, out: Path, *more: object) -> tuple[object, ...]:
-    settings = ("--backbone", "null", "--cell-px", 64, "--region-px", 320, "--set", "segmenter=all")
+    settings = ("--backbone", "null", "--patch-px", 64, "--region-px", 320, "--set", "segmenter=all")
     return ("extract", slides, "--out", out, *settings, *more)
 
 

@@ -50,14 +50,14 @@ def one_slide(tmp_path: Path, write_tiny_slide) -> Path:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, n: int, error: BaseException) -> None:
     """Have the run end with ``error`` when it comes to pool region number ``n``, counted from 0."""
-    pool, calls = encoding.pool_cells, iter(range(10_000))
+    pool, calls = encoding.pool_patches, iter(range(10_000))
 
     def stop(*values: object, **options: object) -> np.ndarray:
         if next(calls) == n:
             raise error
         return pool(*values, **options)
 
-    monkeypatch.setattr(encoding, "pool_cells", stop)
+    monkeypatch.setattr(encoding, "pool_patches", stop)
 
 
 def interrupt(config, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
@@ -115,8 +115,8 @@ def test_interrupted_again_and_again_each_region_is_encoded_once(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"cell_px": 32}, "cell_px: stored 64, asked 32"),
-        ({"region_px": 320}, "n_cells"),
+        ({"patch_px": 32}, "patch_px: stored 64, asked 32"),
+        ({"region_px": 320}, "n_patches"),
         ({"mpp_override": 0.25, "target_mpp": 0.25}, "mpp"),
         ({"mask": True}, "segmenter"),
     ],
@@ -202,7 +202,7 @@ def test_what_is_left_out_is_the_same_after_an_interrupt(
     one_slide, tmp_path, extract_config, store_bytes, monkeypatch
 ):
     rot(one_slide / "s0.tif", tiles=[3, 23, 24, 70])
-    settings = {"region_px": REGION_PX, "on_bad_tile": "skip", "cell_px": 32}
+    settings = {"region_px": REGION_PX, "on_bad_tile": "skip", "patch_px": 32}
     assert extract.run(extract_config(one_slide, tmp_path / "alone", **settings)) == 0
     for n in (1, 5, 16, 19):
         out = tmp_path / str(n)
@@ -303,7 +303,7 @@ cli.main()
 
 def arguments(slides: Path, out: Path, *more: str) -> list[str]:
     return [
-        "extract", str(slides), "--out", str(out), "--backbone", "null", "--cell-px", "64", "--region-px",
+        "extract", str(slides), "--out", str(out), "--backbone", "null", "--patch-px", "64", "--region-px",
         str(REGION_PX), "--set", "segmenter=all", *more,
     ]  # fmt: skip
 
@@ -332,13 +332,13 @@ import sys, time
 from wsi_vmamba import cli
 from wsi_vmamba.pipelines import encoding
 
-pool = encoding.pool_cells
+pool = encoding.pool_patches
 
 def slow(*values, **options):
     time.sleep(0.2)
     return pool(*values, **options)
 
-encoding.pool_cells = slow
+encoding.pool_patches = slow
 sys.argv = ["wsi-vmamba", *sys.argv[1:]]
 cli.main()
 """

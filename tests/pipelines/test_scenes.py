@@ -31,7 +31,7 @@ def test_the_scene_is_named_chosen_and_recorded(
     whole = {"slides": two_scenes.parent, "out": tmp_path / "out"}
     assert extract.run(extract_config(**whole)) == 0
     stored = open_features(tmp_path / "out" / "two.zarr")
-    assert (stored.meta.scene, stored.n_cells) == (0, 48)
+    assert (stored.meta.scene, stored.n_patches) == (0, 48)
     note = "read was scene 0 'dark' (512 x 384 px at 0.5 um); the file also holds scene 1 'light'"
     assert note in capsys.readouterr().err
     assert note in read_outcomes(tmp_path / "out")["two"]["detail"]
@@ -46,7 +46,7 @@ def test_the_scene_is_named_chosen_and_recorded(
     assert extract.run(extract_config(**other, scene=1)) == 0
     assert "scene" not in capsys.readouterr().err
     light = open_features(tmp_path / "other" / "two.zarr")
-    assert (light.meta.scene, light.n_cells, light.meta.plan["width_l0"]) == (1, 4, 128)
+    assert (light.meta.scene, light.n_patches, light.meta.plan["width_l0"]) == (1, 4, 128)
     # What is drawn later is drawn over that scene.
     opened = []
     real = show.open_slide
@@ -69,11 +69,11 @@ def test_a_scene_that_is_not_there_fails_that_slide_with_its_remedy(
 
 
 def test_info_lists_the_scenes(two_scenes, capsys):
-    assert info.run(ExtractConfig(slides=str(two_scenes), segmenter="all", cell_px=64)) == 0
+    assert info.run(ExtractConfig(slides=str(two_scenes), segmenter="all", patch_px=64)) == 0
     printed = capsys.readouterr().out
     assert (
         "scene        0 'dark' (512 x 384 px at 0.5 um); the file also holds scene 1 'light' (128 x 128"
         in printed
     )
-    assert info.run(ExtractConfig(slides=str(two_scenes), segmenter="all", cell_px=64, scene=1)) == 0
+    assert info.run(ExtractConfig(slides=str(two_scenes), segmenter="all", patch_px=64, scene=1)) == 0
     assert "128 x 128 px" in capsys.readouterr().out

@@ -29,7 +29,7 @@ time.sleep(60)
 def start(slides: Path, out: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-u", "-m", "wsi_vmamba", "extract", str(slides), "--out", str(out), "--backbone", "null",
-        "--cell-px", "64", "--region-px", "320", "--set", "segmenter=all",
+        "--patch-px", "64", "--region-px", "320", "--set", "segmenter=all",
     ]  # fmt: skip
     # Where the tests run in the background of a shell, SIGINT is ignored, which the command would inherit.
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts)
@@ -118,8 +118,8 @@ def test_what_a_run_that_overwrites_finds_made_since_it_began_is_kept(tiny_slide
     config = extract_config(tiny_slides, tmp_path / "out", overwrite=True)
     source = find_sources(str(tiny_slides))[0]
     assert extract.extract_slide(config, source).outcome == "done"
-    since_s = extract.begin(config, extract.describe_tools(config))
-    outcomes = [extract.extract_slide(config, source, since_s=since_s).outcome for _ in range(2)]
+    started_mtime = extract.begin(config, extract.describe_tools(config))
+    outcomes = [extract.extract_slide(config, source, started_mtime=started_mtime).outcome for _ in range(2)]
     assert outcomes == ["done", "already done"]
 
 
@@ -133,7 +133,7 @@ def test_an_interrupt_inside_a_slide_gives_it_free(tiny_slides, tmp_path, extrac
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(encoding, "pool_cells", interrupt)
+    monkeypatch.setattr(encoding, "pool_patches", interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         extract.run(extract_config(tiny_slides, tmp_path / "out"))
     names = {entry.name for entry in (tmp_path / "out").iterdir()}

@@ -1,4 +1,4 @@
-"""The show command: what a feature file holds, and a picture in which each cell lies where it is on the slide."""
+"""The show command: what a feature file holds, and a picture in which each patch lies where it is on the slide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def features(tmp_path: Path) -> Path:
         "slides": str(tmp_path / "slides"),
         "out": str(tmp_path / "features"),
         "backbone": "null",
-        "cell_px": 64,
+        "patch_px": 64,
     }
     assert extract.run(ExtractConfig.model_validate(config)) == 0
     return tmp_path / "features" / f"{slide.slide_id}.zarr"

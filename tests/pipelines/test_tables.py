@@ -168,7 +168,7 @@ def test_runs_whose_tables_were_saved_by_excel(write, tmp_path):
 
 def test_the_table_of_an_extraction_keeps_its_rows(write, tmp_path):
     table = OutcomeTable(tmp_path / "extract.csv")
-    table.add(Outcome(slide_id="a", outcome=DONE, cells=7))
+    table.add(Outcome(slide_id="a", outcome=DONE, patches=7))
     table.save()
     write("extract.csv", (tmp_path / "extract.csv").read_text())
     again = OutcomeTable(tmp_path / "extract.csv")

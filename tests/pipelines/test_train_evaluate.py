@@ -25,11 +25,11 @@ DIM = 8
 
 
 def draw(index: int, tumour: bool) -> np.ndarray:
-    """Forty cells of noise; in a tumour slide four of them are shifted along the first feature."""
-    cells = np.random.default_rng(index).normal(size=(5, 8, DIM)).astype(np.float32)
+    """Forty patches of noise; in a tumour slide four of them are shifted along the first feature."""
+    patches = np.random.default_rng(index).normal(size=(5, 8, DIM)).astype(np.float32)
     if tumour:
-        cells[0, :4, 0] += 6
-    return cells
+        patches[0, :4, 0] += 6
+    return patches
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,8 @@ def test_the_folds_of_a_manifest_are_those_trained(
         assert held_out == {f"s{index:02d}" for index in range(20) if folds[index] == name}
 
 
-def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
-    """Cells 0 to 3 of the first row are the tumour of each positive slide."""
+def test_outlines_train_a_patch_head(cohort: Path, tmp_path: Path):
+    """Patches 0 to 3 of the first row are the tumour of each positive slide."""
     outlines = tmp_path / "outlines"
     for index in range(1, 32, 2):
         square = [(0, 0), (4 * 256, 0), (4 * 256, 256), (0, 256)]
@@ -150,9 +150,9 @@ def test_outlines_train_a_cell_head(cohort: Path, tmp_path: Path):
     assert train.run(config) == 0
     trained = load_run(tmp_path / "csv-ss2d")
     record = SlideRecord(slide_id="s21", label=1)
-    cells = predict(trained.model, load_bag(record, cohort / "features")).cells
-    assert cells is not None
-    assert cells[:4].min() > cells[4:].max()
+    patches = predict(trained.model, load_bag(record, cohort / "features")).patches
+    assert patches is not None
+    assert patches[:4].min() > patches[4:].max()
     with pytest.raises(MissingDataError, match="--annotations"):
         train.run(train_config(cohort, tmp_path, supervision="dense", name="without"))
 

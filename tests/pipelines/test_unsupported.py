@@ -1,4 +1,4 @@
-"""Sound slides of a kind that is not read: another copy of them, or leaving out cells, is no remedy."""
+"""Sound slides of a kind that is not read: another copy of them, or leaving out patches, is no remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Principal components as colours: alike cells alike, unlike cells apart, the same picture every time."""
+"""Principal components as colours: alike patches alike, unlike patches apart, the same picture every time."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from wsi_vmamba.report.components import principal_colours
 CENTRES = np.array([[9.0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0], [0, 0, 9.0, 0, 0], [0, 0, 0, 9.0, 0]])
 
 
-def test_groups_of_cells_get_colours_of_their_own():
+def test_groups_of_patches_get_colours_of_their_own():
     group = np.repeat(np.arange(4), 50)
     features = CENTRES[group] + np.random.default_rng(0).normal(0, 0.1, (200, 5))
     colours, explained = principal_colours(features)
@@ -31,19 +31,19 @@ def test_the_first_component_follows_the_direction_of_most_variance():
     np.testing.assert_allclose(colours[1:100, 0], np.linspace(0, 1, 99), atol=0.02)
 
 
-def test_signs_do_not_depend_on_the_order_of_the_cells():
+def test_signs_do_not_depend_on_the_order_of_the_patches():
     features = np.random.default_rng(1).normal(size=(60, 6))
     order = np.random.default_rng(2).permutation(60)
     np.testing.assert_allclose(principal_colours(features[order])[0], principal_colours(features)[0][order])
 
 
-def test_equal_cells_give_one_colour_and_no_division_by_zero():
+def test_equal_patches_give_one_colour_and_no_division_by_zero():
     colours, explained = principal_colours(np.full((5, 4), 7.0))
     assert (colours == 0.5).all()
     assert (explained == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (8, 2)])
-def test_too_few_cells_or_features_are_refused(shape):
-    with pytest.raises(UsageError, match=f"got {shape[0]} cells of {shape[1]}"):
+def test_too_few_patches_or_features_are_refused(shape):
+    with pytest.raises(UsageError, match=f"got {shape[0]} patches of {shape[1]}"):
         principal_colours(np.zeros(shape))

@@ -161,7 +161,7 @@ def test_extract_from_a_bucket_equals_extract_from_the_disk(bucket, files, tmp_p
         f"slide_id,path,mpp\nremote,{bucket}/study/a.ome.zarr,\nlocal,{files}/study/a.ome.zarr,\n"
     )
     values = {"slides": str(manifest), "out": str(tmp_path / "out"), "segmenter": "all"}
-    config = ExtractConfig.model_validate({**values, "backbone": "null", "cell_px": 32, "target_mpp": 0.5})
+    config = ExtractConfig.model_validate({**values, "backbone": "null", "patch_px": 32, "target_mpp": 0.5})
     assert extract.run(config) == 0
     remote, local = (open_features(tmp_path / "out" / f"{name}.zarr") for name in ("remote", "local"))
     np.testing.assert_array_equal(remote.features, local.features)
@@ -187,7 +187,7 @@ def test_what_cannot_be_read_from_a_url_is_said(bucket, url, reader, message):
 
 
 def test_a_server_that_goes_away_fails_the_slide_and_not_the_tile(files, pictures, monkeypatch):
-    """An outage must not look like a damaged chunk, whose cells a run may be told to leave out."""
+    """An outage must not look like a damaged chunk, whose patches a run may be told to leave out."""
     with serve(files) as server, open_slide("s3://slides/study/a.ome.zarr") as slide:
         found = slide.read_region(x_l0=0, y_l0=0, level=0, width_px=64, height_px=64)
         np.testing.assert_array_equal(found, pictures[0][:64, :64])

@@ -60,7 +60,7 @@ def test_strips_give_the_overview_and_the_regions_of_tiles(tmp_path, picture, op
             read_overview(one, mpp=0.5).pixels, read_overview(other, mpp=0.5).pixels
         )
         tissue = segment_everything(one, mpp=0.5)
-        spec = RegionSpec(target_mpp=0.7, region_px=1024, cell_px=64)
+        spec = RegionSpec(target_mpp=0.7, region_px=1024, patch_px=64)
         size = {"width_l0": WIDTH, "height_l0": HEIGHT}
         plan = plan_regions(**size, mpp=0.5, levels=one.levels, spec=spec, tissue=tissue)
         place = {"x_px": 900, "y_px": 130, "width_px": 700, "height_px": 900}
@@ -76,7 +76,7 @@ def test_strips_of_a_small_slide_are_decoded_once_for_all_regions(tmp_path, pict
         assert len(decoded) == -(-HEIGHT // 16)
         assert max(decoded.values()) == 1
         decoded.clear()
-        spec = RegionSpec(target_mpp=0.5, region_px=2100, cell_px=100)
+        spec = RegionSpec(target_mpp=0.5, region_px=2100, patch_px=100)
         size = {"width_l0": WIDTH, "height_l0": HEIGHT}
         tissue = segment_everything(slide, mpp=0.5)
         plan = plan_regions(**size, mpp=0.5, levels=slide.levels, spec=spec, tissue=tissue)

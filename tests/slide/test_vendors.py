@@ -167,25 +167,25 @@ def test_holes_in_the_smaller_levels_of_an_svs_are_filled_from_level_0(tmp_path)
 
 
 def test_extract_from_all_of_them(vendor_files, tmp_path):
-    """Cells lie where something was scanned: what was not is background, whatever colour the file gives it."""
+    """Patches lie where something was scanned: what was not is background, whatever colour the file gives it."""
     folder = vendor_files["leica"].path.parent
     values = {
         "slides": str(folder),
         "out": str(tmp_path),
         "backbone": "null",
-        "cell_px": 32,
+        "patch_px": 32,
         "target_mpp": 1.0,
     }
     assert extract.run(ExtractConfig.model_validate(values)) == 0
     for name, made in vendor_files.items():
         features = open_features(tmp_path / f"{name}.zarr")
         assert features.meta.mpp == pytest.approx(made.mpp)
-        cell, truth = round(features.meta.cell_l0), made.truth[0]
+        patch, truth = round(features.meta.patch_l0), made.truth[0]
         scanned = (truth != 255).any(axis=-1)
         covered = np.zeros_like(scanned)
         for x, y in np.asarray(features.coords_l0):
-            assert scanned[y : y + cell, x : x + cell].mean() > 0.05
-            covered[y : y + cell, x : x + cell] = True
+            assert scanned[y : y + patch, x : x + patch].mean() > 0.05
+            covered[y : y + patch, x : x + patch] = True
         assert (covered & scanned).sum() > 0.95 * scanned.sum()
 
 

@@ -161,7 +161,7 @@ def test_without_the_client_the_remedy_is_named(monkeypatch, name):
 def test_extract_from_the_web_equals_extract_from_the_disk(server, files, tmp_path):
     manifest = tmp_path / "slides.csv"
     manifest.write_text(f"slide_id,path\nweb,{server.url}/v2.zarr\nlocal,{files}/v2.zarr\n")
-    values = {"backbone": "null", "cell_px": 32, "target_mpp": 0.5, "segmenter": "all"}
+    values = {"backbone": "null", "patch_px": 32, "target_mpp": 0.5, "segmenter": "all"}
     for slides, out in ((str(manifest), "a"), (f"{server.url}/v2.zarr", "b")):
         config = {**values, "slides": slides, "out": str(tmp_path / out)}
         assert extract.run(ExtractConfig.model_validate(config)) == 0

@@ -22,7 +22,7 @@ places = np.stack([np.arange(60) % 8, np.arange(60) // 8], axis=1).astype(np.int
 bags = {
     f"s{i:02}": Bag(
         slide_id=f"s{i:02}", features=generator.normal(size=(60, 16)).astype(np.float32), coords_l0=places * 512,
-        cell_l0=512.0,
+        patch_l0=512.0,
     )
     for i in range(12)
 }

@@ -1,4 +1,4 @@
-"""Training from outlines: what the cells learn, and what the slides gain from it."""
+"""Training from outlines: what the patches learn, and what the slides gain from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LESION = 6
 
 
 class Outlined:
-    """Slides with six tumour cells among two hundred, shifted in one feature of twelve; targets are known."""
+    """Slides with six tumour patches among two hundred, shifted in one feature of twelve; targets are known."""
 
     def __init__(self, slides: int = 20):
         generator = np.random.default_rng(5)
@@ -33,7 +33,7 @@ class Outlined:
                 SlideRecord(slide_id=name, label=label, split="test" if index >= 14 else None)
             )
             self.bags[name] = Bag(
-                slide_id=name, features=features, coords_l0=places * 256, cell_l0=256.0, label=label
+                slide_id=name, features=features, coords_l0=places * 256, patch_l0=256.0, label=label
             )
             self.targets[name] = np.isin(np.arange(200), tumor).astype(np.float32)
 
@@ -57,35 +57,35 @@ def settings_of(supervision: str) -> TrainSettings:
 
 
 @pytest.mark.parametrize("supervision", ["dense", "both"])
-def test_cells_learn_from_outlines_and_come_back(cohort, tmp_path, supervision):
+def test_patches_learn_from_outlines_and_come_back(cohort, tmp_path, supervision):
     train(cohort.records, cohort, settings_of(supervision), tmp_path, load_targets=cohort.load_targets)
     run = load_run(tmp_path)
     scores = []
     for record in cohort.records[14:]:
         found = predict(run.model, cohort(record))
         truth = cohort.targets[record.slide_id] == 1
-        assert found.cells.shape == truth.shape
-        assert found.cells.dtype == np.float32
-        assert found.cells[~truth].mean() < 0.2
+        assert found.patches.shape == truth.shape
+        assert found.patches.dtype == np.float32
+        assert found.patches[~truth].mean() < 0.2
         if record.label:
-            assert found.cells[truth].mean() > 0.7
+            assert found.patches[truth].mean() > 0.7
         assert (found.attention is None) == (supervision == "dense")
         if supervision == "dense":
-            assert found.probability == pytest.approx(found.cells.max(), rel=1e-6)
+            assert found.probability == pytest.approx(found.patches.max(), rel=1e-6)
         scores.append((record.label, found.probability))
     positive = [score for label, score in scores if label]
     assert min(positive) > max(score for label, score in scores if not label)
 
 
-def test_slide_supervision_asks_for_no_targets_and_gives_no_cells(cohort, tmp_path):
+def test_slide_supervision_asks_for_no_targets_and_gives_no_patches(cohort, tmp_path):
     def never(record, bag):
         raise AssertionError("targets were asked for")
 
     result = train(cohort.records, cohort, settings_of("slide"), tmp_path, load_targets=never)
-    assert predict(result.model, cohort(cohort.records[0])).cells is None
+    assert predict(result.model, cohort(cohort.records[0])).patches is None
 
 
-def test_aggregator_gives_no_gradient_to_the_cell_head(cohort, tmp_path):
+def test_aggregator_gives_no_gradient_to_the_patch_head(cohort, tmp_path):
     result = train(
         cohort.records,
         cohort,
@@ -95,12 +95,12 @@ def test_aggregator_gives_no_gradient_to_the_cell_head(cohort, tmp_path):
     )
     model = result.model.train()
     model.forward_bag(cohort(cohort.records[1])).logits[1].backward()
-    assert all(p.grad is None for p in model.cell_head.parameters())
+    assert all(p.grad is None for p in model.patch_head.parameters())
     assert any(p.grad is not None and p.grad.any() for p in model.aggregator.parameters())
 
 
-def test_unknown_cells_teach_nothing(cohort, tmp_path):
-    """Only features of cells known to be tumour or not are ever looked at by the loss of a training slide."""
+def test_unknown_patches_teach_nothing(cohort, tmp_path):
+    """Only features of patches known to be tumour or not are ever looked at by the loss of a training slide."""
 
     def none_known(record, bag):
         return np.full(len(bag.features), np.nan, dtype=np.float32)

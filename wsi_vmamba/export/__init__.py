@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from wsi_vmamba.export.cells import ExportCells, read_cells
 from wsi_vmamba.export.files import Exporter, ExportFile, write_files
+from wsi_vmamba.export.patches import ExportPatches, read_patches
 from wsi_vmamba.registry import Table
 
-__all__ = ["EXPORTERS", "ExportCells", "ExportFile", "Exporter", "export_cells", "read_cells", "write_files"]
+__all__ = [
+    "EXPORTERS",
+    "ExportFile",
+    "ExportPatches",
+    "Exporter",
+    "export_patches",
+    "read_patches",
+    "write_files",
+]
 
 #: Every format that `wsi-vmamba export` writes; an entry is an `Exporter`.
 EXPORTERS = Table(
@@ -21,11 +29,11 @@ EXPORTERS = Table(
 )
 
 
-def export_cells(form: str, cells: ExportCells) -> tuple[ExportFile, ...]:
+def export_patches(form: str, patches: ExportPatches) -> tuple[ExportFile, ...]:
     """Return the files of one slide in a format of the table, to be written by `write_files`.
 
     Raises:
         UnknownNameError: no such format.
     """
     exporter: Exporter = EXPORTERS.resolve(form)
-    return exporter(cells)
+    return exporter(patches)

@@ -1,4 +1,4 @@
-"""AnnData, for scanpy, squidpy and their relatives: cells are observations, features are variables."""
+"""AnnData, for scanpy, squidpy and their relatives: patches are observations, features are variables."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import BinaryIO
 
 import numpy as np
 
-from wsi_vmamba.export.cells import ExportCells
 from wsi_vmamba.export.files import ExportFile, require
+from wsi_vmamba.export.patches import ExportPatches
 
 
-def export_anndata(cells: ExportCells) -> tuple[ExportFile, ...]:
+def export_anndata(patches: ExportPatches) -> tuple[ExportFile, ...]:
     """``<id>.h5ad``.
 
     ``X`` is (N, D) float32; ``obs`` has slide_id, x_l0, y_l0 (top-left corner), column, row and the measurements;
-    ``obsm["spatial"]`` is the CENTRE of each cell in level-0 pixels and ``uns["spatial"][slide_id]`` its diameter,
+    ``obsm["spatial"]`` is the CENTRE of each patch in level-0 pixels and ``uns["spatial"][slide_id]`` its diameter,
     as squidpy expects them; ``uns["wsi_vmamba"]`` says what made the features.
     """
     anndata, pandas = require("anndata"), require("pandas")
 
     def write(out: BinaryIO) -> None:
-        grid = cells.grid
+        grid = patches.grid
         obs = pandas.DataFrame(
             {
-                "slide_id": pandas.Categorical([cells.slide_id] * len(grid)),
-                "x_l0": cells.coords_l0[:, 0],
-                "y_l0": cells.coords_l0[:, 1],
+                "slide_id": pandas.Categorical([patches.slide_id] * len(grid)),
+                "x_l0": patches.coords_l0[:, 0],
+                "y_l0": patches.coords_l0[:, 1],
                 "column": grid[:, 0],
                 "row": grid[:, 1],
-                **cells.measurements,
+                **patches.measurements,
             },
-            index=[f"{cells.slide_id}_{column}_{row}" for column, row in grid],
+            index=[f"{patches.slide_id}_{column}_{row}" for column, row in grid],
         )
-        var = pandas.DataFrame(index=[f"feature_{i}" for i in range(cells.features.shape[1])])
-        library = {"images": {}, "scalefactors": {"spot_diameter_fullres": cells.cell_l0}}
+        var = pandas.DataFrame(index=[f"feature_{i}" for i in range(patches.features.shape[1])])
+        library = {"images": {}, "scalefactors": {"spot_diameter_fullres": patches.patch_l0}}
         table = anndata.AnnData(
-            X=cells.features.astype(np.float32),
+            X=patches.features.astype(np.float32),
             obs=obs,
             var=var,
-            obsm={"spatial": (grid + 0.5) * cells.cell_l0},
+            obsm={"spatial": (grid + 0.5) * patches.patch_l0},
             uns={
-                "spatial": {cells.slide_id: library},
-                "wsi_vmamba": {**cells.facts(), **cells.slide_measurements},
+                "spatial": {patches.slide_id: library},
+                "wsi_vmamba": {**patches.facts(), **patches.slide_measurements},
             },
         )
         # anndata writes to names only.
@@ -52,4 +52,4 @@ def export_anndata(cells: ExportCells) -> tuple[ExportFile, ...]:
             table.write_h5ad(path)
             out.write(path.read_bytes())
 
-    return (ExportFile(path=f"{cells.slide_id}.h5ad", write=write),)
+    return (ExportFile(path=f"{patches.slide_id}.h5ad", write=write),)

@@ -10,31 +10,31 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from wsi_vmamba.export.cells import ExportCells
 from wsi_vmamba.export.files import ExportFile
 from wsi_vmamba.export.hdf5 import hdf5_writer
+from wsi_vmamba.export.patches import ExportPatches
 
 
-def export_clam(cells: ExportCells) -> tuple[ExportFile, ...]:
+def export_clam(patches: ExportPatches) -> tuple[ExportFile, ...]:
     """``pt_files/<id>.pt`` (float32 tensor, N x D) and ``h5_files/<id>.h5`` (features, coords)."""
-    features = cells.features.astype(np.float32)
-    # CLAM reads a patch as patch_size pixels of patch_level; at level 0 that is the cell, to the pixel.
+    features = patches.features.astype(np.float32)
+    # CLAM reads a patch as patch_size pixels of patch_level; at level 0 that is the patch, to the pixel.
     described = {
-        "patch_size": round(cells.cell_l0),
+        "patch_size": round(patches.patch_l0),
         "patch_level": 0,
-        "level_dim": (cells.width_l0, cells.height_l0),
-        "name": cells.slide_id,
+        "level_dim": (patches.width_l0, patches.height_l0),
+        "name": patches.slide_id,
     }
 
     def write_tensor(out: BinaryIO) -> None:
         torch.save(torch.from_numpy(features), out)
 
     return (
-        ExportFile(path=f"pt_files/{cells.slide_id}.pt", write=write_tensor),
+        ExportFile(path=f"pt_files/{patches.slide_id}.pt", write=write_tensor),
         ExportFile(
-            path=f"h5_files/{cells.slide_id}.h5",
+            path=f"h5_files/{patches.slide_id}.h5",
             write=hdf5_writer(
-                {"features": (features, {}), "coords": (cells.coords_l0.astype(np.int32), described)}, {}
+                {"features": (features, {}), "coords": (patches.coords_l0.astype(np.int32), described)}, {}
             ),
         ),
     )

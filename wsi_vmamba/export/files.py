@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import IncompatibleStoreError, UsageError
-from wsi_vmamba.export.cells import ExportCells
+from wsi_vmamba.export.patches import ExportPatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ExportFile:
 class Exporter(Protocol):
     """Rewrites one slide; the files are described first and written by `write_files`."""
 
-    def __call__(self, cells: ExportCells) -> tuple[ExportFile, ...]:
+    def __call__(self, patches: ExportPatches) -> tuple[ExportFile, ...]:
         """Return the files of this slide in the exporter's format."""
 
 

@@ -1,4 +1,4 @@
-"""From a score for each cell of a slide to a short list of detections, as FROC needs it."""
+"""From a score for each patch of a slide to a short list of detections, as FROC needs it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from wsi_vmamba.metrics.detections import Detections
 def detect_peaks(
     probability: NDArray[np.float64], centres_l0: NDArray[np.float64], *, merge_l0: float, least: float = 0.0
 ) -> Detections:
-    """Keep the most probable cell, drop its neighbours, and go on with what is left.
+    """Keep the most probable patch, drop its neighbours, and go on with what is left.
 
     Args:
-        probability: of each cell, (N,).
-        centres_l0: middle of each cell (x, y) in level-0 pixels, (N, 2).
-        merge_l0: cells closer than this to a kept one are dropped, level-0 pixels.
-        least: cells at or below it are no detections.
+        probability: of each patch, (N,).
+        centres_l0: middle of each patch (x, y) in level-0 pixels, (N, 2).
+        merge_l0: patches closer than this to a kept one are dropped, level-0 pixels.
+        least: patches at or below it are no detections.
 
     Returns:
-        Detections with falling probability, whole level-0 coordinates; of equal ones the first cell stands.
+        Detections with falling probability, whole level-0 coordinates; of equal ones the first patch stands.
 
     Raises:
         MetricError: the arrays do not belong together.

@@ -1,4 +1,4 @@
-"""Aggregators: the cells of a slide in, one decision out. Any number of cells fits in memory."""
+"""Aggregators: the patches of a slide in, one decision out. Any number of patches fits in memory."""
 
 from wsi_vmamba.registry import Table
 

@@ -1,22 +1,22 @@
-"""Gated attention pooling (Ilse, Tomczak and Welling, 2018): cells weigh in by a learned attention."""
+"""Gated attention pooling (Ilse, Tomczak and Welling, 2018): patches weigh in by a learned attention."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells
+from wsi_vmamba.mil.base import MilOutput, check_patches, patch_embedding
 from wsi_vmamba.mil.gated import GatedAttention, attention_pool
 
 
 class GatedAbmil(nn.Module):
-    """Embed each cell as h; attention a = softmax over cells of w·(tanh(V h) * sigmoid(U h)); sum a h."""
+    """Embed each patch as h; attention a = softmax over patches of w·(tanh(V h) * sigmoid(U h)); sum a h."""
 
     def __init__(
         self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
-        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
         self.attention = GatedAttention(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
@@ -29,6 +29,6 @@ class GatedAbmil(nn.Module):
         Raises:
             DatasetError: the bag is empty.
         """
-        check_cells(features, coords, in_dim=self.in_dim)
+        check_patches(features, coords, in_dim=self.in_dim)
         pooled = attention_pool(self.embed, self.attention, features)
         return MilOutput(logits=self.classifier(pooled.means[0]), attention=pooled.attention())

@@ -1,4 +1,4 @@
-"""What every aggregator shares: its output, the check of its input, and cells taken in pieces."""
+"""What every aggregator shares: its output, the check of its input, and patches taken in pieces."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from wsi_vmamba.errors import DatasetError, UsageError
 
-#: Cells embedded at a time; bounds memory whatever the slide's size. Smaller pieces need more memory, not less:
+#: Patches embedded at a time; bounds memory whatever the slide's size. Smaller pieces need more memory, not less:
 #: their blocks come from the heap, where the results in between keep the freed ones from being used again.
-CHUNK_CELLS = 65_536
+CHUNK_PATCHES = 65_536
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class MilOutput(NamedTuple):
 
     Attributes:
         logits: (num_classes,).
-        attention: (N,), sums to 1, from an aggregator that weighs cells; else None.
+        attention: (N,), sums to 1, from an aggregator that weighs patches; else None.
         auxiliary: from an aggregator that learns more than the slide's label: takes the label of the slide and
             returns a loss () to be added to that of the logits. A function, so that `forward` never sees labels.
     """
@@ -34,12 +34,12 @@ class MilOutput(NamedTuple):
     auxiliary: Callable[[int], Tensor] | None = None
 
 
-def check_cells(features: Tensor, coords: Tensor, *, in_dim: int) -> None:
+def check_patches(features: Tensor, coords: Tensor, *, in_dim: int) -> None:
     """Check the input of an aggregator.
 
     Args:
         features: (N, in_dim) floating point, N at least 1.
-        coords: (N, 2) int64, place (col, row) of each cell on the slide's cell grid.
+        coords: (N, 2) int64, place (col, row) of each patch on the slide's patch grid.
         in_dim: the length of a feature the aggregator was built for.
 
     Raises:
@@ -52,39 +52,39 @@ def check_cells(features: Tensor, coords: Tensor, *, in_dim: int) -> None:
             f"got {tuple(features.shape)} {features.dtype}"
         )
     if len(features) == 0:
-        raise DatasetError("the bag is empty: a slide without cells cannot be classified")
+        raise DatasetError("the bag is empty: a slide without patches cannot be classified")
     if coords.shape != (len(features), 2) or coords.dtype != torch.int64:
         raise UsageError(
             f"expected coords of shape ({len(features)}, 2), int64; got {tuple(coords.shape)} {coords.dtype}"
         )
 
 
-def map_cells(function: Callable[..., T], *cells: Tensor) -> list[T]:
-    """Apply ``function`` to pieces of at most CHUNK_CELLS cells, the same piece of each tensor.
+def map_patches(function: Callable[..., T], *patches: Tensor) -> list[T]:
+    """Apply ``function`` to pieces of at most CHUNK_PATCHES patches, the same piece of each tensor.
 
     With gradients on and more than one piece, what happens inside a piece is computed again in the backward
     pass instead of being kept, so that memory is bounded in training too.
     """
-    pieces = list(zip(*(torch.split(tensor, CHUNK_CELLS) for tensor in cells), strict=True))
+    pieces = list(zip(*(torch.split(tensor, CHUNK_PATCHES) for tensor in patches), strict=True))
     if len(pieces) == 1 or not torch.is_grad_enabled():
         return [function(*piece) for piece in pieces]
     return [checkpoint(function, *piece, use_reentrant=False) for piece in pieces]
 
 
-def cell_embedding(*, in_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
+def patch_embedding(*, in_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
     """Build the layer that all aggregators put before pooling: linear, ReLU, dropout."""
     return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout))
 
 
 class PlainPool(nn.Module):
-    """Abstract: embed each cell, bring the embeddings down to one, classify it. Gives no attention."""
+    """Abstract: embed each patch, bring the embeddings down to one, classify it. Gives no attention."""
 
     def __init__(
         self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
-        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
     @abstractmethod
@@ -97,5 +97,5 @@ class PlainPool(nn.Module):
         Raises:
             DatasetError: the bag is empty.
         """
-        check_cells(features, coords, in_dim=self.in_dim)
+        check_patches(features, coords, in_dim=self.in_dim)
         return MilOutput(logits=self.classifier(self.pool(features)), attention=None)

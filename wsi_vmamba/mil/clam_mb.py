@@ -1,4 +1,4 @@
-"""CLAM with an attention branch per class (Lu et al., 2021): each class looks at cells of its own."""
+"""CLAM with an attention branch per class (Lu et al., 2021): each class looks at patches of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells
+from wsi_vmamba.mil.base import MilOutput, check_patches, patch_embedding
 from wsi_vmamba.mil.gated import GatedAttention, attention_pool
 from wsi_vmamba.mil.instances import InstanceLoss
 
@@ -19,7 +19,7 @@ class ClamMultiBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
-        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
         self.attention = GatedAttention(hidden_dim, branches=num_classes)
         self.classifier = nn.Linear(hidden_dim, num_classes)
         self.instances = InstanceLoss(hidden_dim, num_classes)
@@ -34,7 +34,7 @@ class ClamMultiBranch(nn.Module):
         Raises:
             DatasetError: the bag is empty.
         """
-        check_cells(features, coords, in_dim=self.in_dim)
+        check_patches(features, coords, in_dim=self.in_dim)
         pooled = attention_pool(self.embed, self.attention, features)
         logits = (self.classifier.weight * pooled.means).sum(dim=1) + self.classifier.bias
         return MilOutput(

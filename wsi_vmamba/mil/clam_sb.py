@@ -1,4 +1,4 @@
-"""CLAM with a single attention branch (Lu et al., 2021): ABMIL that also learns to tell cells apart."""
+"""CLAM with a single attention branch (Lu et al., 2021): ABMIL that also learns to tell patches apart."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells
+from wsi_vmamba.mil.base import MilOutput, check_patches, patch_embedding
 from wsi_vmamba.mil.gated import GatedAttention, attention_pool
 from wsi_vmamba.mil.instances import InstanceLoss
 
 
 class ClamSingleBranch(nn.Module):
-    """Gated attention pooling; in training the cells attended to most and least are classified too."""
+    """Gated attention pooling; in training the patches attended to most and least are classified too."""
 
     def __init__(
         self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
-        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
         self.attention = GatedAttention(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
         self.instances = InstanceLoss(hidden_dim, num_classes)
@@ -33,7 +33,7 @@ class ClamSingleBranch(nn.Module):
         Raises:
             DatasetError: the bag is empty.
         """
-        check_cells(features, coords, in_dim=self.in_dim)
+        check_patches(features, coords, in_dim=self.in_dim)
         pooled = attention_pool(self.embed, self.attention, features)
         return MilOutput(
             logits=self.classifier(pooled.means[0]),

@@ -1,4 +1,4 @@
-"""DSMIL (Li, Li and Eliceiri, 2021): the most suspicious cell of a class, and all cells like it."""
+"""DSMIL (Li, Li and Eliceiri, 2021): the most suspicious patch of a class, and all patches like it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsi_vmamba.mil.base import MilOutput, cell_embedding, check_cells, map_cells
+from wsi_vmamba.mil.base import MilOutput, check_patches, map_patches, patch_embedding
 from wsi_vmamba.mil.gated import attention_pool
 
 
 class DualStream(nn.Module):
-    """First stream: the highest cell logit per class. Second: cells pooled by likeness to that critical cell.
+    """First stream: the highest patch logit per class. Second: patches pooled by likeness to that critical patch.
 
     The slide's logits are the mean of the two streams', as the authors predict; the first stream also has a
     loss of its own, as they train it.
@@ -22,8 +22,8 @@ class DualStream(nn.Module):
     ) -> None:
         super().__init__()
         self.in_dim = in_dim
-        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
-        self.cell_classifier = nn.Linear(hidden_dim, num_classes)
+        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.patch_classifier = nn.Linear(hidden_dim, num_classes)
         self.query = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.Tanh())
         # One filter per class that spans the pooled embeddings of all classes.
         self.classifier = nn.Linear(num_classes * hidden_dim, num_classes)
@@ -38,9 +38,9 @@ class DualStream(nn.Module):
         Raises:
             DatasetError: the bag is empty.
         """
-        check_cells(features, coords, in_dim=self.in_dim)
-        critical = self.embed(features[self._critical_cells(features)])
-        highest = self.cell_classifier(critical).diagonal()
+        check_patches(features, coords, in_dim=self.in_dim)
+        critical = self.embed(features[self._critical_patches(features)])
+        highest = self.patch_classifier(critical).diagonal()
         queries = self.query(critical) / critical.shape[1] ** 0.5
         pooled = attention_pool(self.embed, lambda hidden: self.query(hidden) @ queries.T, features)
         logits = 0.5 * (highest + self.classifier(pooled.means.flatten()))
@@ -51,7 +51,7 @@ class DualStream(nn.Module):
         )
 
     @torch.no_grad()
-    def _critical_cells(self, features: Tensor) -> Tensor:
-        """Index of the cell with the highest logit of each class, (num_classes,)."""
-        logits = map_cells(lambda cells: self.cell_classifier(self.embed(cells)), features)
+    def _critical_patches(self, features: Tensor) -> Tensor:
+        """Index of the patch with the highest logit of each class, (num_classes,)."""
+        logits = map_patches(lambda patches: self.patch_classifier(self.embed(patches)), features)
         return torch.cat(logits).argmax(dim=0)

@@ -1,4 +1,4 @@
-"""Pooling by attention: how cells are scored, and how a slide of any size is pooled by the scores."""
+"""Pooling by attention: how patches are scored, and how a slide of any size is pooled by the scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsi_vmamba.mil.base import map_cells
+from wsi_vmamba.mil.base import map_patches
 
 
 class GatedAttention(nn.Module):
-    """Scores of embedded cells, w · (tanh(V h) * sigmoid(U h)), with weights w of its own for each branch."""
+    """Scores of embedded patches, w · (tanh(V h) * sigmoid(U h)), with weights w of its own for each branch."""
 
     def __init__(self, hidden_dim: int, *, branches: int = 1) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class GatedAttention(nn.Module):
         self.score = nn.Linear(attention_dim, branches)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Embedded cells (n, hidden_dim) to scores (n, branches)."""
+        """Embedded patches (n, hidden_dim) to scores (n, branches)."""
         scores: Tensor = self.score(torch.tanh(self.attend(hidden)) * torch.sigmoid(self.gate(hidden)))
         return scores
 
 
 class Pooled(NamedTuple):
-    """Scores (N, branches) of the cells and, for each branch, their weighted mean (branches, hidden_dim)."""
+    """Scores (N, branches) of the patches and, for each branch, their weighted mean (branches, hidden_dim)."""
 
     scores: Tensor
     means: Tensor
@@ -38,13 +38,15 @@ class Pooled(NamedTuple):
         return torch.softmax(self.scores[:, branch], dim=0)
 
 
-def attention_pool(embed: Callable[..., Tensor], score: Callable[[Tensor], Tensor], *cells: Tensor) -> Pooled:
-    """Pool a slide by the softmax of its cells' scores, piece by piece.
+def attention_pool(
+    embed: Callable[..., Tensor], score: Callable[[Tensor], Tensor], *patches: Tensor
+) -> Pooled:
+    """Pool a slide by the softmax of its patches' scores, piece by piece.
 
     Args:
-        embed: takes the same n cells of each of ``cells`` to (n, hidden_dim).
+        embed: takes the same n patches of each of ``patches`` to (n, hidden_dim).
         score: takes those to (n, branches).
-        cells: tensors (N, ...), in the same order of cells.
+        patches: tensors (N, ...), in the same order of patches.
     """
 
     def pool(*piece: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,7 +54,7 @@ def attention_pool(embed: Callable[..., Tensor], score: Callable[[Tensor], Tenso
         scores = score(hidden)
         return scores, torch.logsumexp(scores, dim=0), torch.softmax(scores, dim=0).T @ hidden
 
-    scores, masses, means = zip(*map_cells(pool, *cells), strict=True)
+    scores, masses, means = zip(*map_patches(pool, *patches), strict=True)
     # Each piece is pooled with its own softmax; the softmax of the masses is its share of the slide.
     shares = torch.softmax(torch.stack(masses), dim=0)
     return Pooled(scores=torch.cat(scores), means=torch.einsum("pb,pbh->bh", shares, torch.stack(means)))

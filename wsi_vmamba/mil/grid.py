@@ -1,4 +1,4 @@
-"""The cells of a slide on their grid: orders to walk them in, and who is whose neighbour. Linear in cells."""
+"""The patches of a slide on their grid: orders to walk them in, and who is whose neighbour. Linear in patches."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.autograd.function import once_differentiable
 
 from wsi_vmamba.errors import DatasetError
 
-#: Cells convolved at a time, so that what is gathered stays in the cache.
-_PIECE_CELLS = 2048
+#: Patches convolved at a time, so that what is gathered stays in the cache.
+_PIECE_PATCHES = 2048
 
 
 @dataclass(frozen=True)
-class CellGrid:
-    """Where the tissue cells of a slide are; the background costs nothing, however much of it there is.
+class PatchGrid:
+    """Where the tissue patches of a slide are; the background costs nothing, however much of it there is.
 
     Attributes:
-        rows_first: (N,) int64, the cells in the order of reading: row by row, in a row by column.
-        columns_first: (N,) int64, of the cells so ordered, the order column by column.
-        places: (N, 2) int64, (col, row) of the cells row by row, from the smallest of each.
+        rows_first: (N,) int64, the patches in the order of reading: row by row, in a row by column.
+        columns_first: (N,) int64, of the patches so ordered, the order column by column.
+        places: (N, 2) int64, (col, row) of the patches row by row, from the smallest of each.
     """
 
     rows_first: Tensor
@@ -30,11 +30,11 @@ class CellGrid:
     places: Tensor
 
     @classmethod
-    def of(cls, coords: Tensor) -> CellGrid:
-        """Sort cells at coords (N, 2) int64, (col, row), in any order.
+    def of(cls, coords: Tensor) -> PatchGrid:
+        """Sort patches at coords (N, 2) int64, (col, row), in any order.
 
         Raises:
-            DatasetError: two cells are at one place.
+            DatasetError: two patches are at one place.
         """
         places = coords - coords.amin(dim=0)
         width, height = (places.amax(dim=0) + 1).tolist()
@@ -44,7 +44,7 @@ class CellGrid:
         if bool(same.any()):
             col, row = coords[rows_first][1:][same][0].tolist()
             raise DatasetError(
-                f"two cells are at column {col}, row {row} of the grid; a slide holds each cell once: "
+                f"two patches are at column {col}, row {row} of the grid; a slide holds each patch once: "
                 "extract it again"
             )
         columns_first = torch.argsort(places[:, 0] * height + places[:, 1])
@@ -54,10 +54,10 @@ class CellGrid:
         return len(self.places)
 
     def neighbours(self, radius: int) -> Tensor:
-        """Index of each cell's neighbours within ``radius`` columns and rows, itself included.
+        """Index of each patch's neighbours within ``radius`` columns and rows, itself included.
 
         Returns:
-            (K, N) int64 with K = (2 radius + 1)², row by row from the top left neighbour; cells are numbered row
+            (K, N) int64 with K = (2 radius + 1)², row by row from the top left neighbour; patches are numbered row
             by row, and N stands for background.
         """
         # A margin between rows keeps a step beyond the end of one from landing in the next.
@@ -75,48 +75,48 @@ def _find(keys: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(keys[found] == wanted, found, len(keys))
 
 
-def grid_convolve(cells: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
+def grid_convolve(patches: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
     """Depthwise convolution over the grid, as `conv2d` with zeros for background; differentiable once.
 
     Args:
-        cells: (N, C), row by row.
+        patches: (N, C), row by row.
         weight: (K, C).
-        neighbours: (K, N) from `CellGrid.neighbours`.
+        neighbours: (K, N) from `PatchGrid.neighbours`.
 
     Returns:
         (N, C).
     """
-    return cast(Tensor, _GridConvolution.apply(cells, weight, neighbours))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _GridConvolution.apply(patches, weight, neighbours))  # type: ignore[no-untyped-call]
 
 
 class _GridConvolution(torch.autograd.Function):
     """Keeps the input only; left to autograd, each of the K gathered copies would be kept."""
 
     @staticmethod
-    def forward(ctx: Any, cells: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
-        ctx.save_for_backward(cells, weight, neighbours)
-        return _convolve(cells, weight, neighbours)
+    def forward(ctx: Any, patches: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
+        ctx.save_for_backward(patches, weight, neighbours)
+        return _convolve(patches, weight, neighbours)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        cells, weight, neighbours = ctx.saved_tensors
+        patches, weight, neighbours = ctx.saved_tensors
         # Whose neighbour at one step I am, is my neighbour at the opposite step.
-        grad_cells = _convolve(grad, weight.flip(0), neighbours)
-        padded = torch.cat([cells, cells.new_zeros(1, cells.shape[1])])
+        grad_patches = _convolve(grad, weight.flip(0), neighbours)
+        padded = torch.cat([patches, patches.new_zeros(1, patches.shape[1])])
         grad_weight = torch.zeros_like(weight)
-        for start in range(0, len(cells), _PIECE_CELLS):
-            piece = grad[start : start + _PIECE_CELLS]
-            for step, index in enumerate(neighbours[:, start : start + _PIECE_CELLS]):
+        for start in range(0, len(patches), _PIECE_PATCHES):
+            piece = grad[start : start + _PIECE_PATCHES]
+            for step, index in enumerate(neighbours[:, start : start + _PIECE_PATCHES]):
                 grad_weight[step] += (padded[index] * piece).sum(dim=0)
-        return grad_cells, grad_weight, None
+        return grad_patches, grad_weight, None
 
 
-def _convolve(cells: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
-    padded = torch.cat([cells, cells.new_zeros(1, cells.shape[1])])
-    out = torch.zeros_like(cells)
-    for start in range(0, len(cells), _PIECE_CELLS):
-        piece = out[start : start + _PIECE_CELLS]
-        for step, index in enumerate(neighbours[:, start : start + _PIECE_CELLS]):
+def _convolve(patches: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
+    padded = torch.cat([patches, patches.new_zeros(1, patches.shape[1])])
+    out = torch.zeros_like(patches)
+    for start in range(0, len(patches), _PIECE_PATCHES):
+        piece = out[start : start + _PIECE_PATCHES]
+        for step, index in enumerate(neighbours[:, start : start + _PIECE_PATCHES]):
             piece.addcmul_(padded[index], weight[step])
     return out

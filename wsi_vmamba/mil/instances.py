@@ -1,4 +1,4 @@
-"""The instance loss of CLAM: the cells attended to most and least are told apart, per class."""
+"""The instance loss of CLAM: the patches attended to most and least are told apart, per class."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Cells of each kind that are looked at, fewer on slides with fewer than twice as many.
-SAMPLED_CELLS = 8
+#: Patches of each kind that are looked at, fewer on slides with fewer than twice as many.
+SAMPLED_PATCHES = 8
 #: Weight against the loss of the slide: the authors give them 0.3 and 0.7.
 WEIGHT = 0.3 / 0.7
 
 
 class InstanceLoss(nn.Module):
-    """One binary classifier of cells per class; that of the slide's label calls its most attended cells 1.
+    """One binary classifier of patches per class; that of the slide's label calls its most attended patches 1.
 
     Differs from the authors' code in the loss: cross-entropy, which they offer too, for their smoothed SVM.
     """
@@ -23,19 +23,19 @@ class InstanceLoss(nn.Module):
         self.classifiers = nn.ModuleList(nn.Linear(hidden_dim, 2) for _ in range(num_classes))
 
     def forward(self, features: Tensor, scores: Tensor, embed: nn.Module, *, label: int) -> Tensor:
-        """Loss () of a slide; 0 where it has one cell.
+        """Loss () of a slide; 0 where it has one patch.
 
         Args:
             features: (N, in_dim).
             scores: (N,), attention before the softmax.
-            embed: takes cells (n, in_dim) to (n, hidden_dim).
+            embed: takes patches (n, in_dim) to (n, hidden_dim).
             label: of the slide.
         """
-        sampled = min(SAMPLED_CELLS, len(features) // 2)
+        sampled = min(SAMPLED_PATCHES, len(features) // 2)
         if sampled == 0:
             return scores.new_zeros(())
         most, least = (scores.topk(sampled, largest=largest).indices for largest in (True, False))
-        # Only these few are embedded again, which is cheaper than keeping the embedding of every cell.
+        # Only these few are embedded again, which is cheaper than keeping the embedding of every patch.
         logits = self.classifiers[label](embed(features[torch.cat([most, least])]))
         target = torch.ones(2 * sampled, dtype=torch.int64, device=logits.device)
         target[sampled:] = 0

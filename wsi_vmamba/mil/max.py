@@ -1,11 +1,11 @@
-"""Max pooling: for each hidden feature, the cell that shows it most."""
+"""Max pooling: for each hidden feature, the patch that shows it most."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from wsi_vmamba.mil.base import PlainPool, map_cells
+from wsi_vmamba.mil.base import PlainPool, map_patches
 
 
 class MaxPool(PlainPool):
@@ -13,5 +13,5 @@ class MaxPool(PlainPool):
 
     def pool(self, features: Tensor) -> Tensor:
         """Take the largest of the embeddings of features (N, in_dim), one by one: (hidden_dim,)."""
-        maxima = map_cells(lambda cells: self.embed(cells).amax(dim=0), features)
+        maxima = map_patches(lambda patches: self.embed(patches).amax(dim=0), features)
         return torch.stack(maxima).amax(dim=0)

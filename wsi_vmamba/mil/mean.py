@@ -1,11 +1,11 @@
-"""Mean pooling: every cell counts the same."""
+"""Mean pooling: every patch counts the same."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from wsi_vmamba.mil.base import PlainPool, map_cells
+from wsi_vmamba.mil.base import PlainPool, map_patches
 
 
 class MeanPool(PlainPool):
@@ -13,5 +13,5 @@ class MeanPool(PlainPool):
 
     def pool(self, features: Tensor) -> Tensor:
         """Average the embeddings of features (N, in_dim): (hidden_dim,)."""
-        sums = map_cells(lambda cells: self.embed(cells).sum(dim=0), features)
+        sums = map_patches(lambda patches: self.embed(patches).sum(dim=0), features)
         return torch.stack(sums).sum(dim=0) / len(features)

@@ -11,13 +11,13 @@ class Supervision:
 
     Attributes:
         slides: an aggregator, trained from the labels of slides.
-        cells: a head that gives each cell a tumour probability, trained from outlines.
+        patches: a head that gives each patch a tumour probability, trained from outlines.
     """
 
     slides: bool
-    cells: bool
+    patches: bool
 
 
-SLIDE = Supervision(slides=True, cells=False)
-DENSE = Supervision(slides=False, cells=True)
-BOTH = Supervision(slides=True, cells=True)
+SLIDE = Supervision(slides=True, patches=False)
+DENSE = Supervision(slides=False, patches=True)
+BOTH = Supervision(slides=True, patches=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.mil.base import CHUNK_CELLS, MilOutput, cell_embedding, check_cells, map_cells
-from wsi_vmamba.mil.grid import CellGrid, grid_convolve
+from wsi_vmamba.mil.base import CHUNK_PATCHES, MilOutput, check_patches, map_patches, patch_embedding
+from wsi_vmamba.mil.grid import PatchGrid, grid_convolve
 from wsi_vmamba.mil.nystrom import NystromAttention
 
 HEADS = 8
@@ -21,8 +21,8 @@ _RADII = (3, 2, 1)
 class TransMil(nn.Module):
     """Class token, attention, position encoding, attention, class token's own logits. Gives no attention.
 
-    Differs from the authors' code in what a place is: theirs folds the list of cells into a square, whatever
-    their coordinates; here the convolutions run over the slide's own grid and cells are listed row by row. The
+    Differs from the authors' code in what a place is: theirs folds the list of patches into a square, whatever
+    their coordinates; here the convolutions run over the slide's own grid and patches are listed row by row. The
     weights of Nyström attention can be negative, so none are returned.
     """
 
@@ -33,7 +33,7 @@ class TransMil(nn.Module):
         if hidden_dim % HEADS:
             raise UsageError(f"transmil has {HEADS} heads: hidden_dim must be a multiple, got {hidden_dim}")
         self.in_dim = in_dim
-        self.embed = cell_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
         self.class_token = nn.Parameter(torch.randn(1, hidden_dim))
         self.before, self.after = (_AttentionLayer(hidden_dim, dropout=dropout) for _ in range(2))
         self.position = GridPosition(hidden_dim)
@@ -44,12 +44,12 @@ class TransMil(nn.Module):
         """Classify one slide: features (N, in_dim), coords (N, 2) int64 (col, row) to logits (num_classes,).
 
         Raises:
-            DatasetError: the bag is empty, or two cells are at one place.
+            DatasetError: the bag is empty, or two patches are at one place.
         """
-        check_cells(features, coords, in_dim=self.in_dim)
-        grid = CellGrid.of(coords)
-        cells = torch.cat(map_cells(self.embed, features[grid.rows_first]))
-        tokens = _bounded(self.before, torch.cat([self.class_token.to(cells.dtype), cells]))
+        check_patches(features, coords, in_dim=self.in_dim)
+        grid = PatchGrid.of(coords)
+        patches = torch.cat(map_patches(self.embed, features[grid.rows_first]))
+        tokens = _bounded(self.before, torch.cat([self.class_token.to(patches.dtype), patches]))
         with torch.autocast(features.device.type, enabled=False):
             placed = self.position(tokens[1:].to(features.dtype), grid.neighbours(max(_RADII)))
         tokens = _bounded(self.after, torch.cat([tokens[:1].to(placed.dtype), placed]))
@@ -57,7 +57,7 @@ class TransMil(nn.Module):
 
 
 class GridPosition(nn.Module):
-    """A cell plus depthwise 7 x 7, 5 x 5 and 3 x 3 convolutions of its surroundings, as one convolution."""
+    """A patch plus depthwise 7 x 7, 5 x 5 and 3 x 3 convolutions of its surroundings, as one convolution."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class GridPosition(nn.Module):
             self.kernels.append(nn.Parameter(torch.empty(side, side, dim).uniform_(-1 / side, 1 / side)))
         self.bias = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, cells: Tensor, neighbours: Tensor) -> Tensor:
-        """Cells (N, dim), row by row, and their neighbours (49, N) to (N, dim)."""
+    def forward(self, patches: Tensor, neighbours: Tensor) -> Tensor:
+        """Patches (N, dim), row by row, and their neighbours (49, N) to (N, dim)."""
         widest = max(_RADII)
         whole = torch.zeros_like(self.kernels[0])
         for kernel, radius in zip(self.kernels, _RADII, strict=True):
             whole = whole + nn.functional.pad(kernel, (0, 0, *((widest - radius,) * 4)))
-        return cells + grid_convolve(cells, whole.flatten(0, 1), neighbours) + self.bias
+        return patches + grid_convolve(patches, whole.flatten(0, 1), neighbours) + self.bias
 
 
 class _AttentionLayer(nn.Module):
@@ -89,7 +89,7 @@ class _AttentionLayer(nn.Module):
 
 def _bounded(layer: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """Apply a layer; on large slides its inner results are computed again in the backward pass."""
-    if len(tokens) <= CHUNK_CELLS or not torch.is_grad_enabled():
+    if len(tokens) <= CHUNK_PATCHES or not torch.is_grad_enabled():
         return layer(tokens)
     out: Tensor = checkpoint(layer, tokens, use_reentrant=False)
     return out

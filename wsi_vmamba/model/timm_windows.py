@@ -20,7 +20,7 @@ MODELS: Mapping[str, str] = {
     "timm_swin_tiny": "swin_tiny_patch4_window7_224.ms_in1k",
     "timm_vit_small": "vit_small_patch16_224.augreg_in21k_ft_in1k",
 }
-#: Side of a window in region pixels: the default cell, so that cells are those of every other backbone.
+#: Side of a window in region pixels: the default patch, so that patches are those of every other backbone.
 WINDOW_PX = 256
 #: Side that a window is resized to: what the three models were trained on.
 INPUT_PX = 224

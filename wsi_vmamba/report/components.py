@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.report.heatmap import CellValues, add_scale_bar, paint_cells, read_picture
+from wsi_vmamba.report.heatmap import PatchValues, add_scale_bar, paint_patches, read_picture
 from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.store import FeatureFile
 
-#: Values beyond these percentiles of the slide's cells share the ends of a colour, so that a few do not take it all.
+#: Values beyond these percentiles of the slide's patches share the ends of a colour, so that a few do not take it all.
 _PERCENTILES = (1.0, 99.0)
 _COMPONENTS = 3
 
@@ -24,19 +24,19 @@ def principal_colours(features: NDArray[np.floating[Any]]) -> tuple[NDArray[np.f
     """Turn features into colours that tell alike from unlike.
 
     Args:
-        features: shape (N, D), at least three cells of at least three features.
+        features: shape (N, D), at least three patches of at least three features.
 
     Returns:
         RGB in [0, 1], shape (N, 3), each component spread between its first and last percentile; and the share of the
         variance that each of the three explains. Signs are fixed: the largest loading of each component is positive.
-        Cells that are all equal are all grey.
+        Patches that are all equal are all grey.
 
     Raises:
-        UsageError: fewer than three cells or features.
+        UsageError: fewer than three patches or features.
     """
     if min(features.shape) < _COMPONENTS:
         raise UsageError(
-            f"three principal components need three cells of three features, got {features.shape[0]} cells of "
+            f"three principal components need three patches of three features, got {features.shape[0]} patches of "
             f"{features.shape[1]}"
         )
     if (features == features[0]).all():
@@ -51,15 +51,15 @@ def principal_colours(features: NDArray[np.floating[Any]]) -> tuple[NDArray[np.f
 
 
 def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFiles:
-    """Draw the slide and, beside it, its cells in the colours of their principal components.
+    """Draw the slide and, beside it, its patches in the colours of their principal components.
 
-    Colours compare cells of one slide; between slides they mean nothing.
+    Colours compare patches of one slide; between slides they mean nothing.
 
     Returns:
         ``<slide_id>.components.png`` and ``.json`` in ``folder``.
 
     Raises:
-        UsageError: too few cells.
+        UsageError: too few patches.
     """
     meta = stored.meta
     colours, explained = principal_colours(stored.features)
@@ -67,7 +67,7 @@ def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFi
     shape_px = (overview.pixels.shape[0], overview.pixels.shape[1])
     painted = np.stack(
         [
-            paint_cells(_channel(stored, colours[:, i]), shape_px=shape_px, downsample=overview.downsample)
+            paint_patches(_channel(stored, colours[:, i]), shape_px=shape_px, downsample=overview.downsample)
             for i in range(_COMPONENTS)
         ],
         axis=-1,
@@ -81,7 +81,7 @@ def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFi
         "slide_id": meta.slide_id,
         "backbone": meta.model,
         "weights_sha256": meta.weights_hash,
-        "n_cells": stored.n_cells,
+        "n_patches": stored.n_patches,
         "explained_variance": [float(share) for share in explained],
     }
     with house_style():
@@ -95,8 +95,8 @@ def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFi
         return save(figure, facts, folder=folder, name=f"{meta.slide_id}.components")
 
 
-def _channel(stored: FeatureFile, values: NDArray[np.float64]) -> CellValues:
-    return CellValues(
-        values=values, coords_l0=stored.coords_l0, cell_l0=stored.meta.cell_l0, low=0.0, high=1.0,
+def _channel(stored: FeatureFile, values: NDArray[np.float64]) -> PatchValues:
+    return PatchValues(
+        values=values, coords_l0=stored.coords_l0, patch_l0=stored.meta.patch_l0, low=0.0, high=1.0,
         quantity="principal component",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a model looked at, laid over the slide: one colour per cell, exactly where the cell lies."""
+"""What a model looked at, laid over the slide: one colour per patch, exactly where the patch lies."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _OPACITY = 0.5
 #: Weights of red, green and blue in the grey of the slide beneath the colours (Rec. 601).
 _GREY = np.array([0.299, 0.587, 0.114])
 _PALER = 0.75
-#: Attention is very uneven; above this percentile of the cells the colour no longer changes.
+#: Attention is very uneven; above this percentile of the patches the colour no longer changes.
 _TOP_PERCENTILE = 99.0
-_LISTED_CELLS = 50
+_LISTED_PATCHES = 50
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellValues:
-    """One value per cell of a slide and how to show it.
+class PatchValues:
+    """One value per patch of a slide and how to show it.
 
     Attributes:
         values: shape (N,), finite.
-        coords_l0: shape (N, 2) int64, top-left corner (x, y) of each cell in level-0 pixels.
-        cell_l0: side of a cell in level-0 pixels.
+        coords_l0: shape (N, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
+        patch_l0: side of a patch in level-0 pixels.
         low: value of the first colour.
         high: value of the last colour; larger values share it.
         quantity: what the value is, for the colour bar.
@@ -51,7 +51,7 @@ class CellValues:
 
     values: Floats
     coords_l0: NDArray[np.int64]
-    cell_l0: float
+    patch_l0: float
     low: float
     high: float
     quantity: str
@@ -62,28 +62,28 @@ class CellValues:
                 f"expected values (N,) and coords_l0 (N, 2), got {self.values.shape} and {self.coords_l0.shape}"
             )
         if not np.isfinite(self.values).all():
-            raise UsageError(f"{int((~np.isfinite(self.values)).sum())} cell values are not finite")
+            raise UsageError(f"{int((~np.isfinite(self.values)).sum())} patch values are not finite")
         if not self.low < self.high:
             raise UsageError(f"the colour range must rise, got {self.low} to {self.high}")
 
 
 def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folder: Path) -> FigureFiles:
-    """Draw what a slide classifier says of cells over the slide.
+    """Draw what a slide classifier says of patches over the slide.
 
-    That is the tumour probability of each cell where the model was supervised by outlines, else its attention as
+    That is the tumour probability of each patch where the model was supervised by outlines, else its attention as
     multiples of the slide's mean.
 
     Returns:
         ``<slide_id>.png`` and ``<slide_id>.json`` in ``folder``.
 
     Raises:
-        UsageError: the model tells cells apart in no way.
+        UsageError: the model tells patches apart in no way.
         MissingDataError: the slide's file is not known or not there.
     """
-    if prediction.cells is not None:
-        cells = probability_cells(prediction.cells.astype(np.float64), bag)
+    if prediction.patches is not None:
+        patches = probability_patches(prediction.patches.astype(np.float64), bag)
     elif prediction.attention is not None:
-        cells = attention_cells(prediction.attention, bag)
+        patches = attention_patches(prediction.attention, bag)
     else:
         raise UsageError(
             f"{record.slide_id}: this aggregator gives no attention, so there is no heatmap to draw; "
@@ -97,58 +97,58 @@ def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folde
     known = "" if record.label is None else f", label {record.label}"
     title = f"{record.slide_id}: probability {prediction.probability:.3f}{known}"
     with open_slide(record.path, scene=bag.scene) as slide:
-        return draw_cells(
-            slide, cells, folder, mpp=_mpp_of(slide, bag, record), name=record.slide_id, title=title
+        return draw_patches(
+            slide, patches, folder, mpp=_mpp_of(slide, bag, record), name=record.slide_id, title=title
         )
 
 
 def draw_probability(
     slide: Slide, probability: Floats, bag: Bag, folder: Path, *, mpp: float, name: str, title: str = ""
 ) -> FigureFiles:
-    """Draw the tumour probability of each cell, on a scale fixed at 0–1 so that slides compare."""
-    return draw_cells(slide, probability_cells(probability, bag), folder, mpp=mpp, name=name, title=title)
+    """Draw the tumour probability of each patch, on a scale fixed at 0–1 so that slides compare."""
+    return draw_patches(slide, probability_patches(probability, bag), folder, mpp=mpp, name=name, title=title)
 
 
-def probability_cells(probability: Floats, bag: Bag) -> CellValues:
-    """Tumour probability (N,) of each cell, on a scale fixed at 0–1."""
-    return CellValues(
-        values=np.asarray(probability, dtype=np.float64), coords_l0=bag.coords_l0, cell_l0=bag.cell_l0,
+def probability_patches(probability: Floats, bag: Bag) -> PatchValues:
+    """Tumour probability (N,) of each patch, on a scale fixed at 0–1."""
+    return PatchValues(
+        values=np.asarray(probability, dtype=np.float64), coords_l0=bag.coords_l0, patch_l0=bag.patch_l0,
         low=0.0, high=1.0, quantity="tumour probability",
     )  # fmt: skip
 
 
-def attention_cells(attention: NDArray[np.float32], bag: Bag) -> CellValues:
-    """Attention (N,) as multiples of its mean over the slide: 1 is what every cell would get if none stood out."""
+def attention_patches(attention: NDArray[np.float32], bag: Bag) -> PatchValues:
+    """Attention (N,) as multiples of its mean over the slide: 1 is what every patch would get if none stood out."""
     weights = np.asarray(attention, dtype=np.float64)
     total = float(weights.sum())
     if total <= 0:
         raise UsageError(f"{bag.slide_id}: the attention sums to {total}; expected positive weights")
     relative = weights * (len(weights) / total)
-    return CellValues(
-        values=relative, coords_l0=bag.coords_l0, cell_l0=bag.cell_l0, low=0.0,
+    return PatchValues(
+        values=relative, coords_l0=bag.coords_l0, patch_l0=bag.patch_l0, low=0.0,
         high=max(2.0, float(np.percentile(relative, _TOP_PERCENTILE))),
         quantity="attention / mean of the slide",
     )  # fmt: skip
 
 
-def draw_cells(
-    slide: Slide, cells: CellValues, folder: Path, *, mpp: float, name: str, title: str = ""
+def draw_patches(
+    slide: Slide, patches: PatchValues, folder: Path, *, mpp: float, name: str, title: str = ""
 ) -> FigureFiles:
-    """Draw the slide and, beside it, the slide under the colours of its cells, both with a scale bar.
+    """Draw the slide and, beside it, the slide under the colours of its patches, both with a scale bar.
 
     Args:
         slide: an open slide.
-        cells: what to show.
+        patches: what to show.
         folder: made if need be.
         mpp: micrometres per level-0 pixel.
         name: stem of the two files.
         title: above the picture.
     """
     overview = read_picture(slide, mpp=mpp)
-    heat = paint_cells(cells, shape_px=overview.pixels.shape[:2], downsample=overview.downsample)
+    heat = paint_patches(patches, shape_px=overview.pixels.shape[:2], downsample=overview.downsample)
     with house_style():
-        figure = _draw(overview, heat, cells, title=title or name)
-        return save(figure, _describe(cells, overview, mpp=mpp, name=name), folder=folder, name=name)
+        figure = _draw(overview, heat, patches, title=title or name)
+        return save(figure, _describe(patches, overview, mpp=mpp, name=name), folder=folder, name=name)
 
 
 def read_picture(slide: Slide, *, mpp: float) -> Overview:
@@ -158,25 +158,25 @@ def read_picture(slide: Slide, *, mpp: float) -> Overview:
     return read_overview(slide, mpp=mpp, overview_mpp=wanted)
 
 
-def paint_cells(cells: CellValues, *, shape_px: tuple[int, int], downsample: float) -> Floats:
-    """Return the value under each pixel of a picture of the slide, NaN where there is no cell.
+def paint_patches(patches: PatchValues, *, shape_px: tuple[int, int], downsample: float) -> Floats:
+    """Return the value under each pixel of a picture of the slide, NaN where there is no patch.
 
-    A pixel takes the cell that its centre lies in, computed from level-0 coordinates for each pixel by
-    itself, so that nothing drifts along the slide and cells whose side is no whole number of pixels are
+    A pixel takes the patch that its centre lies in, computed from level-0 coordinates for each pixel by
+    itself, so that nothing drifts along the slide and patches whose side is no whole number of pixels are
     placed right.
 
     Args:
-        cells: the values and where they lie.
+        patches: the values and where they lie.
         shape_px: height and width of the picture; its first pixel begins at level-0 (0, 0).
         downsample: level-0 pixels per pixel of the picture.
     """
-    places = grid_coords(cells.coords_l0, cell_l0=cells.cell_l0, slide_id="heatmap")
+    places = grid_coords(patches.coords_l0, patch_l0=patches.patch_l0, slide_id="heatmap")
     n_columns, n_rows = (int(n) + 1 for n in places.max(axis=0, initial=0))
     grid = np.full((n_rows + 1, n_columns + 1), np.nan)
-    grid[places[:, 1], places[:, 0]] = cells.values
-    # The extra last row and column stay empty and stand for everything beyond the cells.
+    grid[places[:, 1], places[:, 0]] = patches.values
+    # The extra last row and column stay empty and stand for everything beyond the patches.
     row, column = (
-        np.minimum(np.floor((np.arange(size) + 0.5) * downsample / cells.cell_l0).astype(np.int64), limit)
+        np.minimum(np.floor((np.arange(size) + 0.5) * downsample / patches.patch_l0).astype(np.int64), limit)
         for size, limit in zip(shape_px, (n_rows, n_columns), strict=True)
     )
     painted: Floats = grid[row[:, None], column[None, :]]
@@ -208,7 +208,7 @@ def scale_bar_um(width_um: float) -> float:
     return max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
 
 
-def _draw(overview: Overview, heat: Floats, cells: CellValues, *, title: str) -> Any:
+def _draw(overview: Overview, heat: Floats, patches: PatchValues, *, title: str) -> Any:
     height_px, width_px = overview.pixels.shape[:2]
     beside = width_px < 1.6 * height_px
     shape = (1, 2) if beside else (2, 1)
@@ -216,17 +216,17 @@ def _draw(overview: Overview, heat: Floats, cells: CellValues, *, title: str) ->
     tall_in = panel_in * height_px / width_px
     figure = new_figure(width_in=panel_in * shape[1] + 0.9, height_in=min(12.0, tall_in * shape[0] + 0.7))
     left, right = figure.subplots(*shape)
-    painted = blend(overview.pixels, heat, low=cells.low, high=cells.high)
+    painted = blend(overview.pixels, heat, low=patches.low, high=patches.high)
     for axes, picture in ((left, overview.pixels), (right, painted)):
         axes.imshow(picture, interpolation="antialiased")
         axes.set_axis_off()
         add_scale_bar(axes, width_px=width_px, height_px=height_px, mpp=overview.mpp)
-    scale = mpl.cm.ScalarMappable(norm=Normalize(cells.low, cells.high), cmap=_COLOURS)
-    over = bool((cells.values > cells.high).any())
+    scale = mpl.cm.ScalarMappable(norm=Normalize(patches.low, patches.high), cmap=_COLOURS)
+    over = bool((patches.values > patches.high).any())
     place = {"ax": [left, right], "shrink": 0.8, "aspect": 30, "pad": 0.02}
     # As opaque as on the slide, so that a colour on white tissue is that of the bar.
     bar = figure.colorbar(scale, alpha=_OPACITY, extend="max" if over else "neither", **place)
-    bar.set_label(cells.quantity)
+    bar.set_label(patches.quantity)
     bar.outline.set_linewidth(0.6)
     figure.suptitle(title, fontsize=10, fontweight="bold", x=0.02, ha="left")
     return figure
@@ -245,26 +245,26 @@ def add_scale_bar(axes: Any, *, width_px: int, height_px: int, mpp: float) -> No
 
 
 def _mpp_of(slide: Slide, bag: Bag, record: SlideRecord) -> float:
-    """Micrometres per level-0 pixel as extraction resolved it: the size of a cell says it."""
+    """Micrometres per level-0 pixel as extraction resolved it: the size of a patch says it."""
     if bag.source is not None:
-        return bag.source.target_mpp * bag.source.cell_px / bag.cell_l0
+        return bag.source.target_mpp * bag.source.patch_px / bag.patch_l0
     return resolve_mpp(slide, mpp_override=record.mpp).value
 
 
-def _describe(cells: CellValues, overview: Overview, *, mpp: float, name: str) -> dict[str, Any]:
-    """What the picture shows, with the cells of the highest values, highest first."""
-    top = np.argsort(-cells.values, kind="stable")[:_LISTED_CELLS]
+def _describe(patches: PatchValues, overview: Overview, *, mpp: float, name: str) -> dict[str, Any]:
+    """What the picture shows, with the patches of the highest values, highest first."""
+    top = np.argsort(-patches.values, kind="stable")[:_LISTED_PATCHES]
     described: dict[str, Any] = plain(
         {
             "slide_id": name,
-            "quantity": cells.quantity,
-            "colour_range": [cells.low, cells.high],
-            "n_cells": len(cells.values),
-            "cell_l0": cells.cell_l0,
+            "quantity": patches.quantity,
+            "colour_range": [patches.low, patches.high],
+            "n_patches": len(patches.values),
+            "patch_l0": patches.patch_l0,
             "mpp": mpp,
             "picture_downsample": overview.downsample,
-            "top_cells": [
-                {"x_l0": cells.coords_l0[i, 0], "y_l0": cells.coords_l0[i, 1], "value": cells.values[i]}
+            "top_patches": [
+                {"x_l0": patches.coords_l0[i, 0], "y_l0": patches.coords_l0[i, 1], "value": patches.values[i]}
                 for i in top
             ],
         }

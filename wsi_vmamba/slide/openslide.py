@@ -16,7 +16,7 @@ from wsi_vmamba.slide.aperio import aperio_contradiction
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.lengths import read_number
-from wsi_vmamba.slide.openslide_claims import check_claims, check_size
+from wsi_vmamba.slide.openslide_limits import check_limits, check_size
 from wsi_vmamba.slide.openslide_pixels import check_pixels
 from wsi_vmamba.slide.resolution import MPP_PROBLEM
 from wsi_vmamba.slide.scenes import only_scene
@@ -49,7 +49,7 @@ class OpenSlideSlide(CanvasSlide):
             UnsupportedSlideError: OpenSlide opens it, but would give wrong pixels.
         """
         only_scene(path, scene, reader="openslide")
-        check_claims(path)
+        check_limits(path)
         self._handle: openslide.OpenSlide | None = _open(path)
         width_px, height_px = self._handle.dimensions
         check_size(path, width_px=width_px, height_px=height_px)

@@ -19,8 +19,8 @@ from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.jpeg import DamagedTileError
 from wsi_vmamba.slide.last_strip import LARGE_PX, LastStrip
 from wsi_vmamba.slide.shared_file import SharedFile
-from wsi_vmamba.slide.tiff_claims import check_directories
 from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
+from wsi_vmamba.slide.tiff_limits import check_directories
 from wsi_vmamba.slide.tile_cache import TILES
 from wsi_vmamba.slide.tile_codecs import (
     JPEG2000_YCBCR,

@@ -203,7 +203,7 @@ def _level(path: str, page: tifffile.TiffPage, size_bytes: int) -> TiffLevel:
     tile_width, tile_height = (
         (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
     )
-    _check_claims(
+    _check_limits(
         path,
         (width, height),
         (tile_width, tile_height),
@@ -243,7 +243,7 @@ def _into_bands(
     return rows, offsets[0] + tops * row_bytes, np.minimum(rows, height_px - tops) * row_bytes
 
 
-def _check_claims(
+def _check_limits(
     path: str,
     size_px: tuple[int, int],
     tile_px: tuple[int, int],

@@ -20,7 +20,7 @@ from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, pyramid
 from wsi_vmamba.slide.location import Location, is_url, may_exist
 from wsi_vmamba.slide.remote import open_remote_store, zip_directory
-from wsi_vmamba.slide.remote_claims import check_size, estimate_stored_bytes
+from wsi_vmamba.slide.remote_limits import check_size, estimate_stored_bytes
 from wsi_vmamba.slide.web import in_words, remote_errors
 from wsi_vmamba.slide.zarr_guard import (
     MAX_CHUNK_BYTES,
@@ -69,7 +69,7 @@ class ZarrSlide(CanvasSlide):
             self._store = GuardedStore(store)
             root = zarr.open(self._store, path=_root_in(path, store), mode="r")
             layout = read_layout(str(path), root, scene=scene)
-            _check_claims(path, layout.levels, store)
+            _check_limits(path, layout.levels, store)
         except UnreadableSlideError:
             raise
         except NodeNotFoundError as error:
@@ -171,7 +171,7 @@ def _nothing_there(path: Location, store: GuardedStore) -> str:
     return what
 
 
-def _check_claims(path: Location, levels: Sequence[ZarrLevel], store: Store) -> None:
+def _check_limits(path: Location, levels: Sequence[ZarrLevel], store: Store) -> None:
     """Refuse sizes that would exhaust memory, or that the files cannot hold, before anything is read.
 
     Raises:

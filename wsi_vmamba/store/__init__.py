@@ -1,7 +1,7 @@
 """The feature store: one zarr v3 group per slide, whole or absent, made once, never mixed.
 
 Layout of ``<slide_id>.zarr``: ``features`` (N, D) float16 in chunks of 512 rows, ``coords_l0`` (N, 2) int64
-with the top-left corner (x, y) of each cell in level-0 pixels, and the group attributes of `FeatureMeta`.
+with the top-left corner (x, y) of each patch in level-0 pixels, and the group attributes of `FeatureMeta`.
 Every chunk carries a CRC-32C. The content depends on slide and settings only: no times, no host names. Until a slide is
 whole, its regions are in a journal beside it.
 """

@@ -146,7 +146,7 @@ def open_journal(
     final: Path,
     facts: Mapping[str, Any],
     *,
-    n_cells: list[int],
+    n_patches: list[int],
     dim: int,
     say: Callable[[str], None],
 ) -> RegionJournal:
@@ -157,7 +157,7 @@ def open_journal(
     Args:
         final: name of the feature file.
         facts: what the features depend on, as JSON values; regions made with others are removed.
-        n_cells: cells of each region of the plan.
+        n_patches: patches of each region of the plan.
         dim: length of a feature.
         say: takes one line about what was found.
 
@@ -165,7 +165,7 @@ def open_journal(
         StoreError: the disk refuses.
     """
     path = journal_path(final)
-    header: dict[str, Any] = json.loads(json.dumps({**facts, "n_cells": n_cells, "dim": dim}))
+    header: dict[str, Any] = json.loads(json.dumps({**facts, "n_patches": n_patches, "dim": dim}))
     temporary = path.with_name(partial_name(path))
     with active_lock:
         active_partials.add(temporary)
@@ -199,7 +199,7 @@ def count_kept(final: Path) -> Kept | None:
     try:
         with JournalReader.open(journal_path(final)) as reader:
             kept = {index for index, _, _ in reader.frames()}
-            return Kept(regions=len(kept), n_regions=len(reader.header["n_cells"])) if kept else None
+            return Kept(regions=len(kept), n_regions=len(reader.header["n_patches"])) if kept else None
     except (FileNotFoundError, NotAJournalError):
         return None
     except OSError as error:
@@ -236,7 +236,9 @@ def _usable(path: Path, asked: dict[str, Any], say: Callable[[str], None]) -> It
             if damaged:
                 say(f"{damaged} region(s) that were kept are damaged on the disk and made again")
             if kept:
-                say(f"goes on: {Kept(regions=len(kept), n_regions=len(asked['n_cells']))} are there already")
+                say(
+                    f"goes on: {Kept(regions=len(kept), n_regions=len(asked['n_patches']))} are there already"
+                )
     except (FileNotFoundError, NotAJournalError):
         return
 

@@ -38,8 +38,8 @@ class DoneRegion:
 
     Attributes:
         index: of the region in its plan.
-        sound: bool, shape (cells of the region,): which of them have features.
-        features: float16, shape (number of sound cells, D).
+        sound: bool, shape (patches of the region,): which of them have features.
+        features: float16, shape (number of sound patches, D).
         damage: what of the slide was found damaged by then, as JSON values.
     """
 
@@ -121,18 +121,18 @@ class JournalReader:
 
 def fits(index: int, payload: bytes, header: Mapping[str, Any]) -> bool:
     """Whether a payload can be that of the region; with a checksum that holds, anything else is a mistake of ours."""
-    if index >= len(header["n_cells"]):
+    if index >= len(header["n_patches"]):
         return False
     try:
         region = unpack(index, payload, header["dim"])
     except (ValueError, KeyError):
         return False
-    return bool(len(region.sound) == header["n_cells"][index])
+    return bool(len(region.sound) == header["n_patches"][index])
 
 
 def pack(region: DoneRegion) -> bytes:
     """A region as a payload."""
-    words = json.dumps({"n_cells": len(region.sound), "damage": region.damage}).encode()
+    words = json.dumps({"n_patches": len(region.sound), "damage": region.damage}).encode()
     bits = np.packbits(region.sound).tobytes()
     return b"".join((_CHECK.pack(len(words)), words, bits, region.features.astype("<f2").tobytes()))
 
@@ -146,9 +146,9 @@ def unpack(index: int, payload: bytes, dim: int) -> DoneRegion:
     (length,) = _CHECK.unpack_from(payload)
     after = _CHECK.size + length
     words = json.loads(payload[_CHECK.size : after])
-    n_bytes = -(-words["n_cells"] // 8)
+    n_bytes = -(-words["n_patches"] // 8)
     bits = np.frombuffer(payload[after : after + n_bytes], np.uint8)
-    sound = np.unpackbits(bits, count=words["n_cells"]).astype(np.bool_)
+    sound = np.unpackbits(bits, count=words["n_patches"]).astype(np.bool_)
     features = (
         np.frombuffer(payload[after + n_bytes :], "<f2")
         .astype(np.float16, copy=False)

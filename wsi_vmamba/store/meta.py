@@ -11,7 +11,10 @@ from typing import Any, Self
 from wsi_vmamba.errors import StoreError, UsageError
 
 #: Raised by one whenever the layout or the meaning of a stored field changes.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+#: The version of feature files whose patches were called cells.
+_OF_CELLS = 1
 
 #: Fields that may differ between a stored file and a new request: where the slide lay, what made the file.
 NOT_SETTINGS = frozenset({"slide_path", "versions", "left_out"})
@@ -28,16 +31,16 @@ class FeatureMeta:
         mpp: micrometres per level-0 pixel, as resolved.
         mpp_source: where that value came from.
         target_mpp: micrometres per pixel the encoder saw.
-        cell_px: side of one cell, pixels at ``target_mpp``.
-        cell_l0: the same side in level-0 pixels; need not be whole.
+        patch_px: side of one patch, pixels at ``target_mpp``.
+        patch_l0: the same side in level-0 pixels; need not be whole.
         plan: the region plan, as JSON values.
         segmenter: name in the SEGMENTERS table, or "mask" and the start of the SHA-256 of the user's own.
         model: name of the encoder.
         weights_hash: sha-256 of its weights.
         precision: the arithmetic it ran in.
         versions: package -> version; not compared.
-        left_out: what of the plan has no features, and why: empty, or ``cells`` as runs of [row, first column,
-            count] on the cell grid and ``tiles``, each [level, x, y, width, height] in pixels of its level. Not
+        left_out: what of the plan has no features, and why: empty, or ``patches`` as runs of [row, first column,
+            count] on the patch grid and ``tiles``, each [level, x, y, width, height] in pixels of its level. Not
             compared.
         scene: which picture of the slide's file was read; 0 where it holds one.
         schema_version: layout of the file.
@@ -49,8 +52,8 @@ class FeatureMeta:
     mpp: float
     mpp_source: str
     target_mpp: float
-    cell_px: int
-    cell_l0: float
+    patch_px: int
+    patch_l0: float
     plan: Mapping[str, Any]
     segmenter: str
     model: str
@@ -64,7 +67,7 @@ class FeatureMeta:
     def __post_init__(self) -> None:
         if not self.slide_id:
             raise UsageError("a feature file needs a slide_id, got an empty one")
-        for name in ("mpp", "target_mpp", "cell_px", "cell_l0"):
+        for name in ("mpp", "target_mpp", "patch_px", "patch_l0"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} of a feature file must be positive, got {value!r}")
@@ -75,8 +78,8 @@ class FeatureMeta:
 
     @property
     def n_left_out(self) -> int:
-        """Cells of the plan that have no features."""
-        return sum(count for _, _, count in self.left_out.get("cells", []))
+        """Patches of the plan that have no features."""
+        return sum(count for _, _, count in self.left_out.get("patches", []))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON values, keys sorted, so that equal settings give equal bytes."""
@@ -95,14 +98,18 @@ class FeatureMeta:
             StoreError: another schema version, or attributes that are missing, unknown or invalid.
         """
         version = values.get("schema_version")
+        if version == _OF_CELLS:
+            raise StoreError(
+                f"{where}: made before a stored square was called a patch (cell_px is patch_px now); extract the slide "
+                "again with --overwrite, or into another --out"
+            )
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{where}: expected a feature file of schema version {SCHEMA_VERSION}, got {version!r}; "
                 "extract the slide again with --overwrite, or into another --out"
             )
         expected = {known.name for known in fields(cls)}
-        # Files of before there was anything to leave out, or scenes, say nothing about it.
-        if expected != set(values) | {"left_out", "scene"}:
+        if expected != set(values):
             odd = ", ".join(sorted(expected ^ set(values)))
             raise StoreError(
                 f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite"

@@ -27,13 +27,13 @@ class FeatureFile:
     Attributes:
         path: the file.
         meta: its attributes.
-        n_cells: number N of stored cells.
+        n_patches: number N of stored patches.
         dim: length D of one feature.
     """
 
     path: Path
     meta: FeatureMeta
-    n_cells: int
+    n_patches: int
     dim: int
 
     @cached_property
@@ -48,7 +48,7 @@ class FeatureFile:
 
     @cached_property
     def coords_l0(self) -> NDArray[np.int64]:
-        """Top-left corner (x, y) of each cell in level-0 pixels, shape (N, 2), int64.
+        """Top-left corner (x, y) of each patch in level-0 pixels, shape (N, 2), int64.
 
         Raises:
             StoreError: a chunk is missing or damaged.
@@ -92,7 +92,7 @@ def open_features(path: Path) -> FeatureFile:
         or shapes[1:] != ("float16", (features.shape[0], 2), "int64")
     ):
         raise _damaged(path, f"expected float16 (N, D) and int64 (N, 2), got {shapes}")
-    return FeatureFile(path=path, meta=meta, n_cells=features.shape[0], dim=features.shape[1])
+    return FeatureFile(path=path, meta=meta, n_patches=features.shape[0], dim=features.shape[1])
 
 
 def is_complete(path: Path) -> bool:

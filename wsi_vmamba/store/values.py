@@ -20,7 +20,7 @@ def as_stored(
 
     Args:
         features: (n, D) floating point.
-        coords_l0: (n, 2), the level-0 (x, y) of their cells, for messages.
+        coords_l0: (n, 2), the level-0 (x, y) of their patches, for messages.
         where: the feature file, for messages.
         model: the encoder, for messages.
 
@@ -32,7 +32,7 @@ def as_stored(
         row, column = np.argwhere(~storable)[0]
         x_l0, y_l0 = coords_l0[row]
         raise StoreError(
-            f"{where}: the cell at level-0 ({x_l0}, {y_l0}) has {features[row, column]} as feature "
+            f"{where}: the patch at level-0 ({x_l0}, {y_l0}) has {features[row, column]} as feature "
             f"{column}; {(~storable).sum()} value(s) are not finite or beyond float16's {FLOAT16_MAX:.0f}; "
             f"nothing was stored. Check the weights of {model}, or run it with --precision fp32"
         )

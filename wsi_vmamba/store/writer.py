@@ -76,11 +76,11 @@ class FeatureWriter:
         self._abort()
 
     def append(self, features: NDArray[np.floating[Any]], coords_l0: NDArray[np.int64]) -> None:
-        """Add cells; their order in the file is the order of the calls.
+        """Add patches; their order in the file is the order of the calls.
 
         Args:
             features: (n, D) floating point; stored as float16.
-            coords_l0: (n, 2) int64, top-left corner (x, y) of each cell in level-0 pixels.
+            coords_l0: (n, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
 
         Raises:
             UsageError: shapes or types do not match.
@@ -110,7 +110,7 @@ class FeatureWriter:
         if self._partial is None:
             raise UsageError(f"{self.path}: commit once, inside the with block")
         if not self._coords or not sum(map(len, self._coords)):
-            raise StoreError(f"{self.path}: no cell was appended; an empty feature file is never written")
+            raise StoreError(f"{self.path}: no patch was appended; an empty feature file is never written")
         self._flush(sum(len(block) for block in self._pending))
         if left_out:
             self.meta = replace(self.meta, left_out=left_out)

@@ -5,12 +5,12 @@ from wsi_vmamba.training.loop import TrainResult, train
 from wsi_vmamba.training.model import ModelSpec, Prediction, SlideClassifier, predict
 from wsi_vmamba.training.run import EpochReport, Run, load_run
 from wsi_vmamba.training.settings import TrainSettings
-from wsi_vmamba.training.targets import CellTargets
+from wsi_vmamba.training.targets import PatchTargets
 
 __all__ = [
-    "CellTargets",
     "EpochReport",
     "ModelSpec",
+    "PatchTargets",
     "Prediction",
     "Run",
     "SlideClassifier",

@@ -27,7 +27,7 @@ class Checkpoint:
     """What checkpoint.pt holds; plain values and tensors only, so that it loads without unpickling code.
 
     Attributes:
-        identity: settings, model spec, slides, their labels and what the targets of their cells are made from; a
+        identity: settings, model spec, slides, their labels and what the targets of their patches are made from; a
             resumed training must have the same.
         history: the epochs so far.
         model: state of the model.

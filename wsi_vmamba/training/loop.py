@@ -73,9 +73,9 @@ def train(
         load_bag: gives the bag of a record, for example a `BagLoader`.
         settings: how to train.
         run_dir: folder for checkpoint.pt, best.safetensors, model.json, metrics.csv and splits.csv.
-        load_targets: gives the targets of a slide's cells, for example a `CellTargets`; asked where cells are
+        load_targets: gives the targets of a slide's patches, for example a `PatchTargets`; asked where patches are
             supervised.
-        describe_targets: says what those are made from, for example `CellTargets.describe`; a resumed training
+        describe_targets: says what those are made from, for example `PatchTargets.describe`; a resumed training
             must have the same.
         resume: go on from checkpoint.pt; without one, start.
         overwrite: replace the run in the folder.
@@ -136,7 +136,7 @@ class _Loop:
         # At the start: outlines that change while a run goes on are not those it was trained from.
         self.outlines = (
             {record.slide_id: describe_targets(record) for record in supervised}
-            if settings.supervises.cells
+            if settings.supervises.patches
             else {}
         )
         torch.manual_seed(settings.seed)
@@ -240,7 +240,7 @@ class _Loop:
         bag = self.load_bag(self.training[0])
         spec = ModelSpec(
             aggregator=self.settings.aggregator,
-            cell_head=self.settings.supervises.cells,
+            patch_head=self.settings.supervises.patches,
             in_dim=bag.features.shape[1],
             hidden_dim=self.settings.hidden_dim,
             dropout=self.settings.dropout,

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.mil import AGGREGATORS
-from wsi_vmamba.mil.cell_head import CellHead
+from wsi_vmamba.mil.patch_head import PatchHead
 
 #: Normal and tumour; the metrics of this package are those of two classes.
 NUM_CLASSES = 2
 #: A feature that varies less than this over the training slides is only centred.
 SMALLEST_STD = 1e-6
-#: Weight that the most suspicious cell of a slide starts with, where there is an aggregator beside the cell head.
+#: Weight that the most suspicious patch of a slide starts with, where there is an aggregator beside the patch head.
 FIRST_TRUST = 0.5
 
 
@@ -28,12 +28,12 @@ FIRST_TRUST = 0.5
 class ModelSpec:
     """What it takes to build a classifier again, and the features it is for.
 
-    ``aggregator`` is None where the slide's score is that of its most suspicious cell; ``cell_head`` says
-    whether cells get a score of their own. One of the two there is.
+    ``aggregator`` is None where the slide's score is that of its most suspicious patch; ``patch_head`` says
+    whether patches get a score of their own. One of the two there is.
     """
 
     aggregator: str | None
-    cell_head: bool
+    patch_head: bool
     in_dim: int
     hidden_dim: int
     dropout: float
@@ -55,22 +55,22 @@ class SlideOutput(NamedTuple):
 
     Attributes:
         logits: (2,), normal and tumour.
-        attention: (N,), sums to 1, where the aggregator weighs cells.
-        cells: (N,), tumour logit of each cell, where there is a cell head.
+        attention: (N,), sums to 1, where the aggregator weighs patches.
+        patches: (N,), tumour logit of each patch, where there is a patch head.
         auxiliary: the aggregator's further loss, see `MilOutput`.
     """
 
     logits: Tensor
     attention: Tensor | None
-    cells: Tensor | None
+    patches: Tensor | None
     auxiliary: Callable[[int], Tensor] | None
 
 
 class SlideClassifier(nn.Module):
-    """Standardisation by the training slides, then a cell head, an aggregator, or one after the other.
+    """Standardisation by the training slides, then a patch head, an aggregator, or one after the other.
 
-    With both, the aggregator is given the tumour probability of each cell as one more feature, and the logit of the
-    most suspicious cell is added to its own with a learned weight. Both are passed on without gradient: the head
+    With both, the aggregator is given the tumour probability of each patch as one more feature, and the logit of the
+    most suspicious patch is added to its own with a learned weight. Both are passed on without gradient: the head
     learns from outlines only.
     """
 
@@ -82,32 +82,32 @@ class SlideClassifier(nn.Module):
         self.spec = spec
         self.register_buffer("feature_mean", torch.zeros(spec.in_dim))
         self.register_buffer("feature_std", torch.ones(spec.in_dim))
-        self.cell_head: CellHead | None = None
+        self.patch_head: PatchHead | None = None
         self.aggregator: nn.Module | None = None
-        if spec.cell_head:
-            self.cell_head = CellHead(spec.in_dim, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+        if spec.patch_head:
+            self.patch_head = PatchHead(spec.in_dim, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
         if spec.aggregator is not None:
             build = AGGREGATORS.resolve(spec.aggregator)
-            width = spec.in_dim + spec.cell_head
-            if spec.cell_head:
+            width = spec.in_dim + spec.patch_head
+            if spec.patch_head:
                 self.trust = nn.Parameter(torch.tensor(FIRST_TRUST))
             self.aggregator = build(width, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
 
     def forward(self, features: Tensor, coords: Tensor) -> SlideOutput:
         """Classify one slide: features (N, in_dim), unstandardised, coords (N, 2) int64 (col, row)."""
         features = (features - self.feature_mean) / self.feature_std
-        cells = None if self.cell_head is None else self.cell_head(features)
-        by_cells = None if cells is None else _logits_of_highest(cells)
+        patches = None if self.patch_head is None else self.patch_head(features)
+        by_patches = None if patches is None else _logits_of_highest(patches)
         if self.aggregator is None:
-            assert by_cells is not None  # settings without either are refused
-            return SlideOutput(by_cells, None, cells, None)
-        if cells is not None:
-            suspicion = 2 * torch.sigmoid(cells.detach()) - 1
+            assert by_patches is not None  # settings without either are refused
+            return SlideOutput(by_patches, None, patches, None)
+        if patches is not None:
+            suspicion = 2 * torch.sigmoid(patches.detach()) - 1
             features = torch.cat([features, suspicion.to(features.dtype)[:, None]], dim=1)
         logits, attention, auxiliary = self.aggregator(features, coords)
-        if by_cells is not None:
-            logits = logits + self.trust * by_cells.detach()
-        return SlideOutput(logits, attention, cells, auxiliary)
+        if by_patches is not None:
+            logits = logits + self.trust * by_patches.detach()
+        return SlideOutput(logits, attention, patches, auxiliary)
 
     def forward_bag(self, bag: Bag) -> SlideOutput:
         """Classify a bag on the device of the model.
@@ -130,9 +130,9 @@ class SlideClassifier(nn.Module):
             )
 
 
-def _logits_of_highest(cells: Tensor) -> Tensor:
-    """Logits (2,) of a slide that is as suspicious as its most suspicious cell."""
-    highest = cells.amax()
+def _logits_of_highest(patches: Tensor) -> Tensor:
+    """Logits (2,) of a slide that is as suspicious as its most suspicious patch."""
+    highest = patches.amax()
     return torch.stack([torch.zeros_like(highest), highest])
 
 
@@ -141,13 +141,13 @@ class Prediction(NamedTuple):
 
     Attributes:
         probability: of label 1.
-        attention: (N,) float32, of each cell, where the aggregator has one.
-        cells: (N,) float32, tumour probability of each cell, from a model supervised by outlines.
+        attention: (N,) float32, of each patch, where the aggregator has one.
+        patches: (N,) float32, tumour probability of each patch, from a model supervised by outlines.
     """
 
     probability: float
     attention: NDArray[np.float32] | None
-    cells: NDArray[np.float32] | None = None
+    patches: NDArray[np.float32] | None = None
 
 
 def predict(model: SlideClassifier, bag: Bag) -> Prediction:
@@ -162,7 +162,7 @@ def predict(model: SlideClassifier, bag: Bag) -> Prediction:
     return Prediction(
         probability=torch.softmax(output.logits.double(), dim=0)[1].item(),
         attention=None if output.attention is None else output.attention.cpu().numpy(),
-        cells=None if output.cells is None else torch.sigmoid(output.cells).cpu().numpy(),
+        patches=None if output.patches is None else torch.sigmoid(output.patches).cpu().numpy(),
     )
 
 

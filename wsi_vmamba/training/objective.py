@@ -15,19 +15,19 @@ from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.training.model import SlideOutput
 from wsi_vmamba.training.slides import label_of
 
-#: Gives the targets of a slide's cells, (N,) float32: 1 tumour, 0 none, NaN unknown.
+#: Gives the targets of a slide's patches, (N,) float32: 1 tumour, 0 none, NaN unknown.
 LoadTargets = Callable[[SlideRecord, Bag], NDArray[np.float32]]
 #: Says what the targets of a slide are made from, in a few words that change when that does.
 DescribeTargets = Callable[[SlideRecord], str]
 
 
 class Objective:
-    """The loss of a slide: cross-entropy of its label, weighted by class, plus that of its cells."""
+    """The loss of a slide: cross-entropy of its label, weighted by class, plus that of its patches."""
 
     def __init__(
         self, supervision: Supervision, class_weights: Sequence[float], load_targets: LoadTargets
     ) -> None:
-        """Keep what is supervised, the weight of each label, and where targets of cells come from."""
+        """Keep what is supervised, the weight of each label, and where targets of patches come from."""
         self.supervision = supervision
         self.class_weights = class_weights
         self.load_targets = load_targets
@@ -47,24 +47,24 @@ class Objective:
         if self.supervision.slides:
             target = torch.tensor(label, device=output.logits.device)
             loss = loss + F.cross_entropy(output.logits.float(), target) * self.class_weights[label]
-        if self.supervision.cells and output.cells is not None:
-            targets = torch.from_numpy(self.load_targets(record, bag)).to(output.cells.device)
-            loss = loss + cell_loss(output.cells.float(), targets)
+        if self.supervision.patches and output.patches is not None:
+            targets = torch.from_numpy(self.load_targets(record, bag)).to(output.patches.device)
+            loss = loss + patch_loss(output.patches.float(), targets)
         return loss
 
 
-def cell_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of cells, half of it from tumour and half from the rest, however few those are.
+def patch_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of patches, half of it from tumour and half from the rest, however few those are.
 
     Args:
         logits: (N,).
-        targets: (N,): 1, 0, or NaN for cells that are left out.
+        targets: (N,): 1, 0, or NaN for patches that are left out.
 
     Returns:
-        The loss (); a kind of cell that the slide does not have adds nothing.
+        The loss (); a kind of patch that the slide does not have adds nothing.
     """
     losses = F.binary_cross_entropy_with_logits(logits, torch.nan_to_num(targets), reduction="none")
-    total = 0.0 * logits.sum()  # a slide without known cells still has gradients: zeros
+    total = 0.0 * logits.sum()  # a slide without known patches still has gradients: zeros
     for kind in (targets == 0, targets == 1):
         total = total + 0.5 * torch.where(kind, losses, 0.0).sum() / kind.sum().clamp_min(1)
     return total

@@ -33,7 +33,7 @@ class TrainSettings:
         learning_rate: peak of the schedule.
         weight_decay: of AdamW.
         warmup_epochs: epochs of linear rise before the cosine fall; at least one epoch is left to the fall.
-        hidden_dim: width of the cell embedding.
+        hidden_dim: width of the patch embedding.
         dropout: share of the embedding dropped in training.
         gradient_clip: largest norm of the gradient.
         ema_decay: share of the past in the running average of the weights that is validated and kept; it grows

@@ -1,4 +1,4 @@
-"""Which cells of a slide are tumour, which are not, and of which that is not known: from its outlines."""
+"""Which patches of a slide are tumour, which are not, and of which that is not known: from its outlines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from wsi_vmamba.bags import Bag, SlideRecord
 from wsi_vmamba.datasets.camelyon16 import allows_negatives
 from wsi_vmamba.errors import AnnotationError, MissingDataError
 
-#: Share of a cell inside the outlines from which on it is tumour. Cells with less than that, but some, teach
-#: nothing: half a cell is much of a micro-metastasis, and little of what the backbone saw.
+#: Share of a patch inside the outlines from which on it is tumour. Patches with less than that, but some, teach
+#: nothing: half a patch is much of a micro-metastasis, and little of what the backbone saw.
 TUMOR_SHARE = 0.25
-#: Points looked at along each side of a cell.
+#: Points looked at along each side of a patch.
 _POINTS = 8
 #: Endings of outline files, in the order they are looked for.
 _SUFFIXES = (".xml", ".geojson", ".json")
@@ -27,12 +27,12 @@ _SUFFIXES = (".xml", ".geojson", ".json")
 _RULES = b"2"
 
 
-class CellTargets:
-    """Targets of a slide's cells, worked out once per slide; the object `train` is given.
+class PatchTargets:
+    """Targets of a slide's patches, worked out once per slide; the object `train` is given.
 
     A normal slide has zeros. A tumour slide has ones inside its outlines and zeros outside, but for slides
-    flagged as partly annotated, where outside is unknown, and for cells that an outline touches which was left
-    out, of a class that is not known; without an outline that meets a cell all of it is unknown.
+    flagged as partly annotated, where outside is unknown, and for patches that an outline touches which was left
+    out, of a class that is not known; without an outline that meets a patch all of it is unknown.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -123,7 +123,7 @@ class CellTargets:
         if lost:
             raise MissingDataError(
                 f"{len(lost)} of {len(named)} files of outlines are not there: {', '.join(lost[:5])}; correct the "
-                "column annotation, or leave its cell empty"
+                "column annotation, or leave its patch empty"
             )
 
     def _make(self, record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
@@ -135,7 +135,7 @@ class CellTargets:
         annotation = read_annotation(path)
         share = tumor_share(annotation, bag)
         targets = np.where(share >= TUMOR_SHARE, 1.0, np.nan).astype(np.float32)
-        # Outlines that meet no cell are of elsewhere, or of tissue that was not read: of the rest nothing is known.
+        # Outlines that meet no patch are of elsewhere, or of tissue that was not read: of the rest nothing is known.
         if share.any():
             targets[(share == 0) & (_share(annotation.left_out_region(), bag) == 0)] = 0.0
         if not allows_negatives(record):
@@ -145,7 +145,7 @@ class CellTargets:
 
 
 def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, ...]:
-    """What the outlines of a tumour slide and the shares (N,) of its cells in them come to."""
+    """What the outlines of a tumour slide and the shares (N,) of its patches in them come to."""
     if not annotation.tumor:
         return ("no tumour is outlined although the label is tumour; its patches teach nothing",)
     if not share.any():
@@ -157,19 +157,19 @@ def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, 
 
 
 def tumor_share(annotation: Annotation, bag: Bag) -> NDArray[np.float64]:
-    """Share of each cell that lies in the tumour region, (N,), in steps of 1/64."""
+    """Share of each patch that lies in the tumour region, (N,), in steps of 1/64."""
     return _share(annotation.tumor_region(), bag)
 
 
 def _share(region: Any, bag: Bag) -> NDArray[np.float64]:
-    """Share of each cell that lies in a region of level-0 pixels, (N,), in steps of 1/64."""
+    """Share of each patch that lies in a region of level-0 pixels, (N,), in steps of 1/64."""
     places = bag.coords_grid
     columns, rows = (places.max(axis=0) + 1).tolist()
     mask = draw(
         region,
         width_px=columns * _POINTS,
         height_px=rows * _POINTS,
-        downsample=bag.cell_l0 / _POINTS,
+        downsample=bag.patch_l0 / _POINTS,
     )
     shares = mask.reshape(rows, _POINTS, columns, _POINTS).mean(axis=(1, 3))
     found: NDArray[np.float64] = shares[places[:, 1], places[:, 0]]
@@ -183,6 +183,6 @@ def of_nothing(record: SlideRecord) -> str:
 
 
 def no_targets(record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
-    """Know nothing of any cell."""
+    """Know nothing of any patch."""
     del record
     return np.full(len(bag.features), np.nan, dtype=np.float32)

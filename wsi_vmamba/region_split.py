@@ -1,4 +1,4 @@
-"""Into which boxes the kept cells of a slide are divided, so that little background is encoded."""
+"""Into which boxes the kept patches of a slide are divided, so that little background is encoded."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from numpy.typing import NDArray
 WORTH_PX = 1 << 20
 
 
-def cut_cells(kept: NDArray[np.bool_], *, longest: int, worth: int) -> list[NDArray[np.int64]]:
-    """Divide cells among boxes.
+def cut_patches(kept: NDArray[np.bool_], *, longest: int, worth: int) -> list[NDArray[np.int64]]:
+    """Divide patches among boxes.
 
     Cuts go through the background where that leaves enough of it out. Tissue is divided only where a box would be
-    too long otherwise, and then in equal parts: a strip of one cell would be encoded without context.
+    too long otherwise, and then in equal parts: a strip of one patch would be encoded without context.
 
     Args:
-        kept: (rows, columns), the cells to divide.
-        longest: most cells along a side of a box.
-        worth: least number of background cells that a cut has to leave out; at least 1.
+        kept: (rows, columns), the patches to divide.
+        longest: most patches along a side of a box.
+        worth: least number of background patches that a cut has to leave out; at least 1.
 
     Returns:
-        For each box its cells (column, row), int64 (n, 2), row by row.
+        For each box its patches (column, row), int64 (n, 2), row by row.
     """
     boxes = []
     for top, left, box in _divide(kept, longest=longest, worth=worth):
-        cells = np.argwhere(box)[:, ::-1] + (left, top)
-        boxes.append(cells.astype(np.int64))
+        patches = np.argwhere(box)[:, ::-1] + (left, top)
+        boxes.append(patches.astype(np.int64))
     return boxes
 
 
 def _divide(
     kept: NDArray[np.bool_], *, longest: int, worth: int
 ) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
-    """Rows above, columns to the left and the cells of each box; a box has cells on all four sides."""
+    """Rows above, columns to the left and the patches of each box; a box has patches on all four sides."""
     waiting = [(0, 0, kept)]
     while waiting:
         top, left, box = waiting.pop()
@@ -74,7 +74,7 @@ def _equal(length: int, longest: int) -> list[int]:
 
 
 def _spared(box: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Background cells left out when a box is cut above each of its rows; 0 where tissue touches across the cut."""
+    """Background patches left out when a box is cut above each of its rows; 0 where tissue touches across the cut."""
     aside = np.pad(box, ((0, 0), (1, 1)))
     wider = aside[:, :-2] | aside[:, 1:-1] | aside[:, 2:]
     spared = np.zeros(len(box), dtype=np.int64)
@@ -84,7 +84,7 @@ def _spared(box: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _areas_above(box: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each row, the area of the bounding box of the cells in it and above; the first row has cells."""
+    """For each row, the area of the bounding box of the patches in it and above; the first row has patches."""
     rows, columns = box.shape
     filled = box.any(axis=1)
     first = np.where(filled, box.argmax(axis=1), columns)

@@ -27,7 +27,7 @@ _CZI_HEAD, _CZI_DIRECTORY = b"ZISRAWFILE\0", b"ZISRAWDIRECTORY"
 _CZI_ENTRY, _CZI_DIMENSION = 32, 20
 
 
-def check_claims(path: str | Path) -> None:
+def check_limits(path: str | Path) -> None:
     """Refuse claims that no slide makes.
 
     Raises:
