@@ -69,6 +69,8 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
         (b"PK\x03\x04...", "is a workbook of a spreadsheet"),
         (b"\x1f\x8b...", "is compressed with gzip"),
         (b"<!DOCTYPE html>", "is a web page"),
+        (b"# by me\na,b\n1,2\n", "first line is a comment"),
+        (b'"a,b"\n"1,2"\n', "header is one cell in quotation marks"),
     ],
 )
 def test_what_is_no_table_is_refused_in_words(content, words, tmp_path):
@@ -119,6 +121,7 @@ def test_numbers_of_many_hands():
         (["٣"], False, "must be a number"),
         (["1.234,5"], True, "must be a number, got '1.234,5'"),
         (["1,234,567"], True, "must be a number, got '1,234,567'"),
+        (["1,200", "900", "-2,000"], True, r"p is 1,200, and each comma .* not clear"),
         (["0,5", "1.234"], True, r"line 2: p has a decimal comma \(0,5\), and .*line 3: p a decimal point"),
     ],
 )

@@ -14,6 +14,10 @@ _NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", 
 _BINARY = {"0": 0, "0.0": 0, "0,0": 0, "false": 0, "1": 1, "1.0": 1, "1,0": 1, "true": 1}
 
 
+#: What may be a whole number with its thousands divided.
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+
+
 class Cell(NamedTuple):
     """The text of one cell, with what it is ("mpp") and where it stands ("slides.csv, line 3")."""
 
@@ -40,6 +44,14 @@ def read_numbers(cells: Sequence[Cell], *, decimal_comma: bool, error: type[WsiV
         raise error(
             f"{comma.where}: {comma.what} has a decimal comma ({comma.text}), and {point.where}: {point.what} a "
             f"decimal point ({point.text}); one of them may divide thousands, so write all numbers in one way"
+        )
+    grouped = [cell for cell in cells if "," in cell.text]
+    if decimal_comma and grouped and all(_THOUSANDS.fullmatch(cell.text) for cell in grouped):
+        cell = grouped[0]
+        raise error(
+            f"{cell.where}: {cell.what} is {cell.text}, and every comma there has three digits behind it: whether "
+            "it divides thousands or is the decimal sign is not clear; write the numbers without it, or with more "
+            "digits behind it"
         )
     return found
 

@@ -14,7 +14,7 @@ from wsi_vmamba.cells import Cell, loose, read_numbers
 from wsi_vmamba.errors import DatasetError, WsiVmambaError
 
 #: What may divide cells, the likelier first.
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 #: First line with which Excel is told the delimiter, and which it leaves in the file.
 _EXCEL_HINT = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 #: How pandas heads the numbers of its rows, if at all, and any column without a name.
@@ -97,7 +97,7 @@ class Table:
 def read_table(
     path: Path, *, expects: Sequence[str] = (), error: type[WsiVmambaError] = DatasetError
 ) -> Table:
-    """Read a table with a header: CSV in UTF-8, its cells divided by commas, semicolons or tabs.
+    """Read a table with a header: CSV in UTF-8, its cells divided by commas, semicolons, tabs or bars.
 
     Blank lines, blanks around cells and names, a byte order mark, Excel's line ``sep=;``, empty cells past the last
     named column and the row numbers of pandas are left out.
@@ -117,6 +117,7 @@ def read_table(
     (_, header), *body = lines
     while header and not header[-1]:
         header = header[:-1]
+    _check_first_line(header, path, error)
     rows = [(line, _fitted(cells, header, where=f"{path}, line {line}", error=error)) for line, cells in body]
     kept = [
         place for place in range(len(header)) if not _is_index(header[place], [c[place] for _, c in rows])
@@ -234,6 +235,17 @@ def _is_index(name: str, cells: Sequence[str]) -> bool:
     numbers = bool(cells) and all(re.fullmatch(r"\d{1,15}", cell) for cell in cells)
     # Rows may have been dropped or sorted since they were numbered.
     return not any(cells) or (numbers and len({int(cell) for cell in cells}) == len(cells))
+
+
+def _check_first_line(header: Sequence[str], path: Path, error: type[WsiVmambaError]) -> None:
+    """Refuse a first line that is no header, before the others are measured by it."""
+    if header[:1] and header[0].startswith("#"):
+        raise error(f"{path}: the first line is a comment ({header[0][:60]!r}); begin with the header")
+    if len(header) == 1 and any(delimiter in header[0] for delimiter in DELIMITERS):
+        raise error(
+            f"{path}: the header is one cell in quotation marks ({header[0][:60]!r}); take those around whole "
+            "lines away, or save the table again"
+        )
 
 
 def _check_header(header: Sequence[str], path: Path, error: type[WsiVmambaError]) -> None:

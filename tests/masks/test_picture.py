@@ -187,9 +187,52 @@ def test_jpeg_is_read_only_where_it_changed_nothing(tmp_path):
     rough = WHITE[:96, :144].copy()
     rough[::7, ::5] ^= 255
     tifffile.imwrite(tmp_path / "s.tif", rough, compression="jpeg", compressionargs={"level": 60})
-    refused(tmp_path / "s.tif", "JPEG, changes values")
+    refused(tmp_path / "s.tif", "JPEG, may change values")
     Image.fromarray(rough).save(tmp_path / "s.png", format="JPEG", quality=60)  # a name is only a name
-    refused(tmp_path / "s.png", "JPEG, changes values")
+    refused(tmp_path / "s.png", "JPEG, may change values")
+
+
+@pytest.mark.parametrize(
+    ("compression", "options"),
+    [
+        ("jpeg2000", {"level": 30, "reversible": False}),
+        ("jpegxl", {"level": 60, "lossless": False}),
+        ("webp", {"level": 20, "lossless": False}),
+    ],
+)
+def test_every_compression_that_may_change_values_is_read_only_where_it_did_not(
+    tmp_path, compression, options
+):
+    rough = WHITE[:96, :144].copy()
+    rough[::7, ::5] ^= 255
+    picture = np.repeat(rough[..., None], 3, axis=2) if compression == "webp" else rough
+    photometric = "rgb" if compression == "webp" else "minisblack"
+    common = {"photometric": photometric, "compression": compression}
+    tifffile.imwrite(tmp_path / "s.tif", picture, **common, compressionargs=options)
+    refused(tmp_path / "s.tif", "may change values")
+    exact = {"reversible": True} if compression == "jpeg2000" else {"lossless": True}
+    tifffile.imwrite(tmp_path / "s.tif", picture, **common, compressionargs=exact)
+    np.testing.assert_array_equal(marked(tmp_path / "s.tif"), rough > 0)
+
+
+def test_a_tiff_under_another_name_is_read_as_what_it_is(tmp_path):
+    deep = 65535 - WHITE.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "s.tif", deep, photometric="miniswhite")
+    (tmp_path / "s.tif").rename(tmp_path / "s.png")
+    np.testing.assert_array_equal(marked(tmp_path / "s.png"), MARKED)
+
+
+@pytest.mark.parametrize("black", [0, 4, 31])
+def test_a_palette_with_something_nearly_black_behind_its_first_colour_is_refused(tmp_path, black):
+    palette_picture(tmp_path / "s.png", WHITE == 0, [PAPER, (black,) * 3])
+    refused(tmp_path / "s.png", "not clear which one means")
+
+
+def test_a_picture_of_another_kind_beside_the_mask_is_not_taken_for_it(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        writer.write(np.kron(WHITE, np.ones((2, 2), np.uint8)), photometric="minisblack")
+        writer.write(np.full((*WHITE.shape, 3), 230, np.uint8), photometric="rgb")
+    refused(tmp_path / "s.tif", "of one shape and of several kinds")
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4, 6])
@@ -230,6 +273,15 @@ def test_a_thumbnail_beside_the_mask_is_said_and_two_masks_are_refused(slide, tm
             writer.write(values, contiguous=False, metadata=None, description=str(values[0, 0]))
     with pytest.raises(MaskError, match=r"one size|2 pictures"):
         read_mask(tmp_path / "s.tif", slide, mpp=0.5)
+
+
+def test_a_mask_that_marks_everything_is_said(slide, tmp_path):
+    Image.fromarray(np.full((100, 150, 3), (255, 0, 0), np.uint8)).save(tmp_path / "s.png")
+    found = read_mask(tmp_path / "s.png", slide, mpp=0.5)
+    assert found.mask.all()
+    assert found.notes == (
+        "all of the mask is marked, so all of the slide is tissue; what is no tissue must be black",
+    )
 
 
 def test_probabilities_are_said_to_be_tissue_down_to_zero(slide, tmp_path):

@@ -190,7 +190,7 @@ def test_detections(write, header):
 def test_detections_that_are_no_probabilities_are_refused_by_line(probability, tmp_path):
     (tmp_path / "s.csv").write_text(f"probability,x,y\n1,10,10\n0,10,10\n{probability},10,20\n")
     with pytest.raises(
-        MetricError, match=r"line 4: expected a probability in 0–1, got .* divide percentages"
+        MetricError, match=r"line 4: expected a probability from 0 to 1 first, got .* divide percentages"
     ):
         read_detections(tmp_path / "s.csv")
 

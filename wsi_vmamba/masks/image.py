@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from wsi_vmamba.errors import MaskError, PictureError
+from wsi_vmamba.masks.picture import MaskPicture
 from wsi_vmamba.masks.picture_files import read_picture
 from wsi_vmamba.slide.base import Slide
 from wsi_vmamba.tissue.mask import TissueMask
@@ -47,12 +45,15 @@ def read_image_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
         mask=picture.marked,
         downsample=downsample,
         mpp=mpp * downsample,
-        notes=(*picture.notes, *_notes_on(picture.grey)),
+        notes=(*picture.notes, *_notes_on(picture)),
     )
 
 
-def _notes_on(grey: NDArray[Any] | None) -> tuple[str, ...]:
-    """Say that shares and probabilities are not cut at one half, which is what people expect."""
+def _notes_on(picture: MaskPicture) -> tuple[str, ...]:
+    """Say that nothing is left out, or that shares and probabilities are not cut at one half, as people expect."""
+    if picture.marked.all():
+        return ("all of the mask is marked, so all of the slide is tissue; what is no tissue must be black",)
+    grey = picture.grey
     if grey is None or grey.dtype.kind != "f" or not ((grey > 0) & (grey < 1)).any():
         return ()
     below = float(((grey > 0) & (grey < 0.5)).sum() / (grey > 0).sum())

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.errors import PictureError
 
+#: Colours of a palette count as black up to this share of the brightest: converters rarely hit 0 itself.
+_BLACK = 1 / 8
 _REMEDY = "save it as an 8-bit grey PNG or TIFF, 0 (black) where nothing is marked"
 
 
@@ -42,7 +44,7 @@ class Samples:
         palette: colours of the numbers, shape (entries, 3); None where the numbers are the colours.
         white_is_zero: whether 0 is white.
         bits: of each number, where white is zero.
-        lossy: name of the compression, where it changes values.
+        lossy: name of the compression, where it can change values.
     """
 
     colours: NDArray[Any]
@@ -106,7 +108,7 @@ def _by_palette(
     used = np.unique(indices)
     if int(used.max()) >= len(palette):
         raise PictureError(f"it uses colour {int(used.max())} of a palette of {len(palette)}; {_REMEDY}")
-    black: NDArray[np.bool_] = np.equal(palette, 0).all(axis=1)
+    black = np.less_equal(palette, np.iinfo(palette.dtype).max * _BLACK).all(axis=1)
     others = [int(index) for index in used if index != 0 and black[index]]
     if others:
         first = "black too" if black[0] else "not black"
@@ -114,18 +116,20 @@ def _by_palette(
             f"colour {others[0]} of its palette is black and colour 0 is {first}, so it is not clear which one means "
             f"nothing marked; {_REMEDY}"
         )
-    shades = palette[indices] if black[0] and (palette[used] == palette[used][:, :1]).all() else None
+    shades = (
+        palette[indices] if not palette[0].any() and (palette[used] == palette[used][:, :1]).all() else None
+    )
     return indices != 0, None if shades is None else shades[..., 0]
 
 
 def _refuse_blurred(values: NDArray[Any], lossy: str) -> None:
-    """Accept a lossy compression only where it has left every value black or as bright as can be."""
+    """Accept a compression that can change values only where each is still black or as bright as can be."""
     full = True if values.dtype.kind == "b" else np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
     between = float(((values != 0) & (values != full)).mean())
     if between:
         raise PictureError(
-            f"its compression, {lossy}, changes values: {between:.1%} of them are neither black nor white, so the "
-            f"edges of the marks are lost; {_REMEDY}, with a lossless compression"
+            f"its compression, {lossy}, may change values, and {between:.1%} of them are neither black nor white, so "
+            f"the edges of the marks may be lost; {_REMEDY}, with a lossless compression"
         )
 
 

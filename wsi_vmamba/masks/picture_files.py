@@ -17,6 +17,13 @@ from wsi_vmamba.errors import PictureError
 from wsi_vmamba.masks.picture import MaskPicture, Samples, as_mask
 
 TIFF_SUFFIXES = (".tif", ".tiff")
+#: How TIFF and BigTIFF begin: a name is only a name.
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: Compressions that can change values, by what tifffile and Pillow call them; whether they did, few files say.
+_LOSSY = frozenset(
+    {"OJPEG", "JPEG", "ALT_JPEG", "JPEG_LOSSY", "JPEG2000", "JPEG_2000_LOSSY", "APERIO_JP2000_YCBC",
+     "APERIO_JP2000_RGB", "WEBP", "JPEGXL", "JPEGXL_DNG", "JPEGXR", "JPEGXR_NDPI", "LERC", "MPO", "AVIF"}
+)  # fmt: skip
 #: Values of the largest picture that is read.
 _MAX_VALUES = 1 << 28
 #: EXIF and TIFF tag that tells how to turn a picture before it is shown, and its value for "not at all".
@@ -44,7 +51,9 @@ def read_picture(path: Path, *, choose: Choose) -> MaskPicture:
         PictureError: it cannot be read, is too large, or does not say clearly what is marked.
     """
     try:
-        if path.suffix.lower() in TIFF_SUFFIXES:
+        with path.open("rb") as file:
+            is_tiff = file.read(4) in _TIFF_HEADS
+        if is_tiff or path.suffix.lower() in TIFF_SUFFIXES:
             return _read_tiff(path, choose)
         return _read_other(path)
     except PictureError:
@@ -63,8 +72,31 @@ def _read_tiff(path: Path, choose: Choose) -> MaskPicture:
         if not pictures:
             raise PictureError("cannot be read as a picture (the file holds none)")
         index, notes = choose([_size_of(picture) for picture in pictures])
+        _refuse_other_kinds(pictures, index)
         _check_size(pictures[index].shape)
         return as_mask(_samples_of(pictures[index]), notes=notes)
+
+
+def _refuse_other_kinds(pictures: Sequence[Any], index: int) -> None:
+    """Refuse a file in which pictures of the mask's shape are stored otherwise: levels of one picture never are."""
+    width, height = _size_of(pictures[index])
+    alike = [
+        picture
+        for picture in pictures
+        for w, h in [_size_of(picture)]
+        if abs(w * height - h * width) <= 1.5 * max(width, height, w, h)
+    ]
+    kinds = dict.fromkeys(_kind(picture.keyframe) for picture in alike)
+    if len(kinds) > 1:
+        raise PictureError(
+            f"it holds pictures of one shape and of several kinds ({'; '.join(kinds)}), so it is not clear which is "
+            "the mask; keep that one"
+        )
+
+
+def _kind(page: Any) -> str:
+    photometric = getattr(page.photometric, "name", page.photometric)
+    return f"{page.samplesperpixel} x {page.bitspersample} bits, {photometric}"
 
 
 def _size_of(picture: Any) -> tuple[int, int]:
@@ -109,8 +141,12 @@ def _samples_of(picture: Any) -> Samples:
         palette=page.colormap.T if kind == photometric.PALETTE else None,
         white_is_zero=kind == photometric.MINISWHITE,
         bits=int(page.bitspersample),
-        lossy="JPEG" if jpeg else "",
+        lossy=_lossy(getattr(compression, "name", "")),
     )
+
+
+def _lossy(compression: str) -> str:
+    return compression if compression in _LOSSY else ""
 
 
 def _without_opacity(
@@ -160,7 +196,7 @@ def _samples_of_picture(picture: Image.Image) -> Samples:
         colours=colours,
         opacity=opacity,
         palette=palette,
-        lossy="JPEG" if picture.format in ("JPEG", "MPO") else "",
+        lossy=_lossy(picture.format or ""),
     )
 
 
