@@ -48,7 +48,7 @@ from wsi_vmamba.pipelines.scoring_run import Scored
 from wsi_vmamba.pipelines.train import settings_of
 
 from wsi_vmamba.annotation import read_annotation
-from wsi_vmamba.bags import Bag, BagLoader, SlideRecord
+from wsi_vmamba.bags import Bag, BagLoader
 from wsi_vmamba.config import ExtractConfig, TrainConfig
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_cohort
@@ -59,6 +59,7 @@ from wsi_vmamba.metrics.froc import curve_without_quirks
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE, LesionMap, find_lesions
 from wsi_vmamba.metrics.peaks import detect_peaks
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
 from wsi_vmamba.training import PatchTargets, Prediction, predict, train
 from wsi_vmamba.training.objective import LoadTargets

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from wsi_vmamba import console
-from wsi_vmamba.bags import SlideRecord, load_bag
+from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import ExportConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import StoreError, UsageError
 from wsi_vmamba.export import export_patches, read_patches, write_files
 from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import remove_stale_partials
 
 #: Attention sums to one over a slide; as multiples of its mean, slides of different sizes compare.

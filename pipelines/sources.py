@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.config import parse_shard
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import (
@@ -17,6 +16,7 @@ from wsi_vmamba.errors import (
     UnreadableSlideError,
     UsageError,
 )
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.slide.location import Location, absolute, is_url

@@ -9,7 +9,7 @@ from statistics import mean
 from wsi_vmamba.pipelines import train_table
 
 from wsi_vmamba import console
-from wsi_vmamba.bags import BagLoader, SlideRecord
+from wsi_vmamba.bags import BagLoader
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.datasets.presence import require_features
@@ -19,6 +19,7 @@ from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import EpochReport, PatchTargets, TrainSettings, source_of_folds, split_folds, train
 from wsi_vmamba.training.run import MODEL
 

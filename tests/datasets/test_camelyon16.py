@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from wsi_vmamba.bags import check_records
 from wsi_vmamba.datasets import DATASETS
 from wsi_vmamba.datasets.camelyon16 import (
     COLUMNS,
@@ -18,6 +17,7 @@ from wsi_vmamba.datasets.camelyon16 import (
     shipped_manifest,
 )
 from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.records import check_records
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.datasets.csv import load, read_manifest
 from wsi_vmamba.datasets.presence import require_features, require_slides
 from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
+from wsi_vmamba.records import SlideRecord
 
 
 def _manifest(tmp_path, text):

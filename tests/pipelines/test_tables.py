@@ -13,7 +13,7 @@ from wsi_vmamba.pipelines.outcomes import DONE, FAILED, Outcome, OutcomeTable
 from wsi_vmamba.pipelines.sources import find_sources
 
 from wsi_vmamba import cli
-from wsi_vmamba.bags import BagLoader, SlideRecord
+from wsi_vmamba.bags import BagLoader
 from wsi_vmamba.datasets import camelyon16
 from wsi_vmamba.datasets.csv import load
 from wsi_vmamba.datasets.csv_features import read_feature_table
@@ -21,6 +21,7 @@ from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError, MetricError, MissingDataError, UsageError
 from wsi_vmamba.metrics.detection_files import read_detections
 from wsi_vmamba.metrics.scores import read_scores
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
 from wsi_vmamba.tabular import run as tabular
 from wsi_vmamba.training.run import SPLITS, read_splits

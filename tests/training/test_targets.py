@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from wsi_vmamba.annotation import write_asap
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import AnnotationError, MissingDataError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import PatchTargets
 from wsi_vmamba.training.objective import patch_loss
 

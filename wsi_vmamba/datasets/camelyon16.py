@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.records import SlideRecord
 
 MANIFEST_NAME = "camelyon16.csv"
 COLUMNS = ("slide_id", "path", "label", "split", "metastasis", "fold", "flags")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.cells import read_label
 from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
 from wsi_vmamba.home import expand_home
+from wsi_vmamba.records import SlideRecord, check_records
 from wsi_vmamba.slide.location import place_of
 from wsi_vmamba.slide.same_name import alike, shortened
 from wsi_vmamba.table import Row, Table, read_table

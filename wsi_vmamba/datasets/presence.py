@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_vmamba.bags import SlideRecord, other_names
+from wsi_vmamba.bags import other_names
 from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.slide.location import absolute, may_exist
 from wsi_vmamba.store import is_complete
 

@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import remove_stale_partials
 from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier, SlideOutput, feature_moments

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.table import read_table
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier
 from wsi_vmamba.training.settings import TrainSettings

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.annotation import Annotation, read_annotation
 from wsi_vmamba.annotation.raster import draw
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.datasets.camelyon16 import allows_negatives
 from wsi_vmamba.errors import AnnotationError, MissingDataError
+from wsi_vmamba.records import SlideRecord
 
 #: Share of a patch inside the outlines from which on it is tumour. Patches with less than that, but some, teach
 #: nothing: half a patch is much of a micro-metastasis, and little of what the backbone saw.
