@@ -43,9 +43,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from wsi_vmamba.pipelines import extract
-from wsi_vmamba.pipelines.lesions_run import patch_scores
-from wsi_vmamba.pipelines.scoring_run import Scored
-from wsi_vmamba.pipelines.train import settings_of
 
 from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.bags import Bag, BagLoader
@@ -53,6 +50,8 @@ from wsi_vmamba.config import ExtractConfig, TrainConfig
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_cohort
 from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.evaluation.run_lesions import patch_scores
+from wsi_vmamba.evaluation.run_scores import Scored
 from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.metrics.detections import FrocSlide, match_slide
 from wsi_vmamba.metrics.froc import curve_without_quirks
@@ -63,6 +62,7 @@ from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
 from wsi_vmamba.training import PatchTargets, Prediction, predict, train
 from wsi_vmamba.training.objective import LoadTargets
+from wsi_vmamba.training.resolve import settings_of
 
 #: Level, contender, and the figures of each seed.
 Figures = dict[str, dict[str, list[dict[str, float]]]]

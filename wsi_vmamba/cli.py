@@ -402,7 +402,8 @@ def _run(
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        code = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
+        done = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
+        code = (0 if done else EXIT_FAILED) if isinstance(done, bool) else done
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is kept, run the same command again to go on", err=True)
         code = EXIT_INTERRUPTED

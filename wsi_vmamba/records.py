@@ -27,6 +27,9 @@ class SlideRecord:
         split: "train", "validation" or "test"; None where not decided.
         mpp: micrometres per level-0 pixel from the manifest; None: the file's own.
         annotation: polygons of the slide, where there are any.
+        outlines_complete: whether all tumour of the slide is outlined, so that what lies outside is known to be none.
+        counts_for_lesions: whether lesion-level metrics may judge the slide; an unmarked lesion that is found would
+            count as a false positive.
         attributes: further columns, for example ``metastasis``.
         listed_at: file and line of the manifest, for messages.
     """
@@ -38,6 +41,8 @@ class SlideRecord:
     split: str | None = None
     mpp: float | None = None
     annotation: Path | None = None
+    outlines_complete: bool = True
+    counts_for_lesions: bool = True
     attributes: Mapping[str, str] = field(default_factory=dict)
     listed_at: str = field(default="", compare=False)
 

@@ -50,8 +50,8 @@ def test_published_features_give_the_published_auc(published, tmp_path, classifi
         "runs": str(tmp_path),
         "classifier": classifier,
     }
-    assert train.run(TrainConfig.model_validate(how)) == 0
-    assert evaluate.run(EvaluateConfig(runs=str(tmp_path), bootstrap=200)) == 0
+    assert train.run(TrainConfig.model_validate(how))
+    assert evaluate.run(EvaluateConfig(runs=str(tmp_path), bootstrap=200))
     folder = tmp_path / f"csv_features-{classifier}"
     content = json.loads((folder / "evaluation" / "metrics.json").read_text())
     wanted = want[f"{key}_test"]

@@ -18,7 +18,7 @@ from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.records import SlideRecord
-from wsi_vmamba.training import load_run, predict
+from wsi_vmamba.training import job, load_run, predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,14 +46,14 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, write_cohort: Callable[...,
     """Thirty slides, twelve of them test slides, and a cross-validation on the rest."""
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder, draw, slides=30, train=18)
-    assert train.run(config_for(folder)) == 0
+    assert train.run(config_for(folder))
     return folder
 
 
 def judge(cohort: Path, out: Path, **changes: object) -> tuple[dict, dict[str, tuple[int, float]]]:
     """metrics.json, and label and probability by slide."""
     values = {"runs": str(cohort / "runs"), "out": str(out), "bootstrap": 100, **changes}
-    assert evaluate.run(EvaluateConfig.model_validate(values)) == 0
+    assert evaluate.run(EvaluateConfig.model_validate(values))
     with (out / "slides.csv").open(newline="") as file:
         rows = {r["slide_id"]: (int(r["label"]), float(r["probability"])) for r in csv.DictReader(file)}
     return json.loads((out / "metrics.json").read_text()), rows
@@ -113,7 +113,7 @@ def test_one_fold_is_still_judged_alone_and_compared_with_all(cohort: Path, tmp_
     assert "folds" not in content
     together, _ = judge(cohort, tmp_path / "all", run=str(cv))
     compared = tmp_path / "compared.json"
-    assert evaluate.run(EvaluateConfig(compare=[str(cv), str(cv / "fold-2")], json_out=str(compared))) == 0
+    assert evaluate.run(EvaluateConfig(compare=[str(cv), str(cv / "fold-2")], json_out=str(compared)))
     found = json.loads(compared.read_text())
     assert found["auc_a"] == pytest.approx(together["auc"], abs=1e-12)
     assert found["auc_b"] == pytest.approx(content["auc"], abs=1e-12)
@@ -129,7 +129,7 @@ def test_an_unfinished_cross_validation_is_not_taken_for_a_whole_one(
 ):
     def killed(number: int):
         seen = 0
-        real = train.train
+        real = job.train
 
         def stop(*values, **options):
             nonlocal seen
@@ -142,19 +142,19 @@ def test_an_unfinished_cross_validation_is_not_taken_for_a_whole_one(
 
     how = {"runs": str(tmp_path), "epochs": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", killed(3))
+        patch.setattr(job, "train", killed(3))
         with pytest.raises(KeyboardInterrupt):
             train.run(config_for(cohort, **how))
     with pytest.raises(TrainingError, match=r"is not finished; go on with .*--resume"):
         judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))
-    assert train.run(config_for(cohort, **how, resume=True)) == 0
+    assert train.run(config_for(cohort, **how, resume=True))
     assert len(judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))[0]["folds"]["auc"]) == FOLDS
     # Refused without --overwrite, and what was finished stays so.
     with pytest.raises(UsageError, match="holds a run already"):
         train.run(config_for(cohort, **how))
     judge(cohort, tmp_path / "out", run=str(tmp_path / "cv"))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", killed(2))
+        patch.setattr(job, "train", killed(2))
         with pytest.raises(KeyboardInterrupt):
             train.run(config_for(cohort, **how, overwrite=True))
     with pytest.raises(TrainingError, match="is not finished"):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from wsi_vmamba.pipelines import evaluate, train
-from wsi_vmamba.pipelines.lesions_run import patch_scores
-from wsi_vmamba.pipelines.scoring_run import Scored
 
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import DatasetError, MetricError
+from wsi_vmamba.evaluation.run_lesions import patch_scores
+from wsi_vmamba.evaluation.run_scores import Scored
 from wsi_vmamba.metrics.lesions import read_mask
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.records import SlideRecord
@@ -81,8 +81,8 @@ def read_slides(folder: Path) -> tuple[np.ndarray, np.ndarray, list[dict[str, st
 
 
 def test_the_threshold_is_the_one_that_validation_slides_suggest(cohort: Path, tmp_path: Path):
-    assert evaluate.run(config(cohort, tmp_path / "test")) == 0
-    assert evaluate.run(config(cohort, tmp_path / "validation", split="validation")) == 0
+    assert evaluate.run(config(cohort, tmp_path / "test"))
+    assert evaluate.run(config(cohort, tmp_path / "validation", split="validation"))
     labels, scores, _ = read_slides(tmp_path / "validation")
     wanted = choose_threshold(labels, scores)
     found = json.loads((tmp_path / "test" / "metrics.json").read_text())["slide_metrics"]
@@ -105,7 +105,7 @@ def test_froc_of_a_run_draws_masks_and_detections_that_give_the_same_score_again
     cohort: Path, tmp_path: Path
 ):
     asked = config(cohort, tmp_path / "run", metric="all", annotations=str(cohort / "outlines"))
-    assert evaluate.run(asked) == 0
+    assert evaluate.run(asked)
     content = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert content["auc"] > 0.9
     assert content["froc_score"] > 0.5
@@ -118,15 +118,15 @@ def test_froc_of_a_run_draws_masks_and_detections_that_give_the_same_score_again
     np.testing.assert_array_equal(mask, wanted)
     files = {"run": None, "masks": str(tmp_path / "run" / "masks"),
              "detections": str(tmp_path / "run" / "detections")}  # fmt: skip
-    assert evaluate.run(config(cohort, tmp_path / "again", metric="froc", **files)) == 0
+    assert evaluate.run(config(cohort, tmp_path / "again", metric="froc", **files))
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["froc_score"] == content["froc_score"]
 
 
 def test_outlines_that_the_manifest_names_need_no_option(cohort: Path, tmp_path: Path):
-    assert evaluate.run(config(cohort, tmp_path / "named", metric="froc")) == 0
+    assert evaluate.run(config(cohort, tmp_path / "named", metric="froc"))
     given = config(cohort, tmp_path / "given", metric="froc", annotations=str(cohort / "outlines"))
-    assert evaluate.run(given) == 0
+    assert evaluate.run(given)
     first, second = (json.loads((tmp_path / f / "metrics.json").read_text()) for f in ("named", "given"))
     assert first == second
     assert first["froc_score"] == first["value"]
@@ -141,7 +141,7 @@ def test_a_tumour_slide_without_outline_is_no_normal_slide(cohort: Path, tmp_pat
     asked = {"metric": "froc", "annotations": str(tmp_path / "outlines")}
     with pytest.raises(MetricError, match=r"1 tumour slides have no lesions on file \(s27\)"):
         evaluate.run(config(cohort, tmp_path / "out", **asked))
-    assert evaluate.run(config(cohort, tmp_path / "out", **asked, exclude=["s27"])) == 0
+    assert evaluate.run(config(cohort, tmp_path / "out", **asked, exclude=["s27"]))
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["lesion_metrics"]["froc"]
     assert (found["n_slides"], found["n_lesions"]) == (15, 7)
 
@@ -166,7 +166,7 @@ def test_a_patches_own_probability_goes_before_attention(cohort: Path):
 def test_two_runs_are_compared_on_the_same_slides(cohort: Path, tmp_path: Path):
     runs = [str(cohort / "runs" / name) for name in ("abmil", "mean")]
     out = tmp_path / "out.json"
-    assert evaluate.run(EvaluateConfig(compare=runs, json_out=str(out))) == 0
+    assert evaluate.run(EvaluateConfig(compare=runs, json_out=str(out)))
     found = json.loads(out.read_text())
     for name, side in (("abmil", "a"), ("mean", "b")):
         evaluate.run(config(cohort, tmp_path / name, run=str(cohort / "runs" / name)))
@@ -175,7 +175,7 @@ def test_two_runs_are_compared_on_the_same_slides(cohort: Path, tmp_path: Path):
 
 
 def test_another_metric_of_the_table_is_the_headline(cohort: Path, tmp_path: Path, capsys):
-    assert evaluate.run(config(cohort, tmp_path, metric="average_precision")) == 0
+    assert evaluate.run(config(cohort, tmp_path, metric="average_precision"))
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["value"] == content["slide_metrics"]["average_precision"]["value"]
     assert f"average_precision {content['value']:.4f}" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_a_run_adds_its_probability_and_attention(work: Path, tmp_path: Path):
         "dataset": "csv", "manifest": str(manifest), "features": str(work / "features"), "epochs": 2,
         "runs": str(tmp_path / "runs"), "name": "r", "warmup_epochs": 0,
     }  # fmt: skip
-    assert train.run(TrainConfig.model_validate(settings)) == 0
+    assert train.run(TrainConfig.model_validate(settings))
     assert run(work, tmp_path / "out", format="geojson", run=str(tmp_path / "runs" / "r")) == 0
     file = open_features(work / "features" / "slide_003.zarr")
     *tiles, slide = json.loads((tmp_path / "out" / "slide_003.geojson").read_text())["features"]

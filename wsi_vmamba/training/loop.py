@@ -23,6 +23,7 @@ from wsi_vmamba.training.optimise import averaged, parameter_groups
 from wsi_vmamba.training.run import (
     CHECKPOINT,
     EpochReport,
+    OnEpoch,
     load_run,
     remove_run,
     save_best,
@@ -57,7 +58,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
-    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train a classifier and keep the best one by validation AUC, at equal AUC by validation loss.
 

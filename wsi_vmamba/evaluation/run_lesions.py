@@ -1,26 +1,26 @@
-"""FROC of a trained run: its patches become detections, the outlines of its slides become level-5 masks."""
+"""Lesion metrics of a trained run: its patches become detections, the outlines of its slides level-5 masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.lesions import froc_of_files
-from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
 
-from wsi_vmamba import console
-from wsi_vmamba.annotation import read_annotation
+from wsi_vmamba.annotation import Annotation, read_annotation
 from wsi_vmamba.bags import Bag, load_bag
 from wsi_vmamba.config import EvaluateConfig
-from wsi_vmamba.datasets.camelyon16 import FLAG_NO_FROC, flags_of
+from wsi_vmamba.console import shorten_notes
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import MetricError
+from wsi_vmamba.evaluation.lesions import LesionMetrics, judge_detections
+from wsi_vmamba.evaluation.run_scores import Scored, ScoredRun
 from wsi_vmamba.metrics.detections import Detections
-from wsi_vmamba.metrics.froc import FrocResult
 from wsi_vmamba.metrics.froc_files import mask_files, slide_files
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE
 from wsi_vmamba.metrics.peaks import detect_peaks
@@ -34,8 +34,8 @@ def knows_lesions(config: EvaluateConfig, run: ScoredRun) -> bool:
     return bool(config.masks or config.annotations) or any(item.record.annotation for item in run.scored)
 
 
-def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult:
-    """Write the detections of a run, and its masks unless they were given, into ``out``; compute their FROC.
+def judge_lesions(config: EvaluateConfig, run: ScoredRun, out: Path) -> LesionMetrics:
+    """Write the detections of a run, and its masks unless they were given, into ``out``; judge them as files.
 
     Raises:
         MetricError: a tumour slide has neither mask nor outlines, or the model gives no score to single patches.
@@ -47,21 +47,30 @@ def froc_of_run(config: EvaluateConfig, run: ScoredRun, out: Path) -> FrocResult
         )
     excluded = {
         *config.exclude,
-        *(i.record.slide_id for i in run.scored if FLAG_NO_FROC in flags_of(i.record)),
+        *(item.record.slide_id for item in run.scored if not item.record.counts_for_lesions),
     }
     judged = [item for item in run.scored if item.record.slide_id not in excluded]
     lesions = _find_lesions(config, judged)
     for item in judged:
-        found = _detect(item, run.features, merge_um=config.merge_um)
-        write_atomic(out / "detections" / f"{item.record.slide_id}.csv", _csv(found))
-    if not config.masks:
-        for slide_id, path in lesions.items():
-            _draw_mask(slide_id, path, run.features, out / "masks")
+        detections = _detect(item, run.features, merge_um=config.merge_um)
+        write_atomic(out / "detections" / f"{item.record.slide_id}.csv", _csv(detections))
+    notes = [] if config.masks else _draw_masks(lesions, run.features, out / "masks")
     if excluded:
-        console.say(f"left out of FROC: {', '.join(sorted(excluded))}")
+        notes.append(f"left out of FROC: {', '.join(sorted(excluded))}")
+    others = _others(out, {item.record.slide_id for item in judged} | excluded)
+    if others:
+        notes.append(
+            f"{out} holds detections or masks of {len(others)} slides of another evaluation; left out"
+        )
     masks = Path(config.masks) if config.masks else out / "masks"
-    result: FrocResult = froc_of_files(config, masks=masks, detections=out / "detections", exclude=excluded)
-    return result
+    found = judge_detections(config, masks=masks, detections=out / "detections", exclude=excluded | others)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def _others(out: Path, known: Collection[str]) -> set[str]:
+    """Slides that an earlier evaluation, of another split, left files of in the same folder."""
+    files = (*(out / "detections").glob("*.csv"), *(out / "masks").glob("*.png"))
+    return {file.stem for file in files} - set(known)
 
 
 def patch_scores(item: Scored, bag: Bag) -> NDArray[np.float64]:
@@ -121,19 +130,26 @@ def _detect(item: Scored, features: Path, *, merge_um: float) -> Detections:
     return detect_peaks(patch_scores(item, bag), centres, merge_l0=merge_um / meta.mpp)
 
 
-def _draw_mask(slide_id: str, outlines: Path, features: Path, masks: Path) -> None:
-    """Draw the outlines of a slide at level 5."""
-    plan = open_features(features / f"{slide_id}.zarr").meta.plan
-    annotation = read_annotation(outlines)
-    console.say_notes(slide_id, annotation.notes)
+def _draw_masks(outlines: Mapping[str, Path], features: Path, masks: Path) -> list[str]:
+    """Draw the outlines of slides at level 5; return what was repaired or left out of them."""
+    notes: list[str] = []
+    for slide_id, path in outlines.items():
+        annotation = read_annotation(path)
+        notes += [f"{slide_id}: note: {note}" for note in shorten_notes(annotation.notes)]
+        plan = open_features(features / f"{slide_id}.zarr").meta.plan
+        write_atomic(masks / f"{slide_id}.png", _mask_of(annotation, plan))
+    return notes
+
+
+def _mask_of(annotation: Annotation, plan: Mapping[str, Any]) -> bytes:
+    """A PNG of a slide at level 5, tumour white."""
     mask = annotation.rasterize(
         width_px=math.ceil(plan["width_l0"] / MASK_DOWNSAMPLE),
         height_px=math.ceil(plan["height_l0"] / MASK_DOWNSAMPLE),
         downsample=MASK_DOWNSAMPLE,
     )
     _, encoded = cv2.imencode(".png", np.where(mask, np.uint8(TUMOR_VALUE), np.uint8(0)))
-    masks.mkdir(parents=True, exist_ok=True)
-    write_atomic(masks / f"{slide_id}.png", encoded.tobytes())
+    return encoded.tobytes()
 
 
 def _csv(found: Detections) -> str:

@@ -1,4 +1,4 @@
-"""Slides scored by a trained run: a model on features of patches, or a classifier on rows of numbers."""
+"""Slides scored by a trained model on features of their patches."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.scoring import (
+
+from wsi_vmamba.bags import BagLoader
+from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
+from wsi_vmamba.datasets.presence import require_features
+from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.evaluation.scores import (
     GROUP_COLUMNS,
     FoldScores,
     ScoredSlides,
     chosen_threshold,
     given_threshold,
 )
-from wsi_vmamba.pipelines.train import load_records
-
-from wsi_vmamba import console
-from wsi_vmamba.bags import BagLoader
-from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
-from wsi_vmamba.datasets.csv_features import read_feature_table
-from wsi_vmamba.datasets.presence import require_features
-from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.metrics.panel import Threshold
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.slide.same_name import near_names
-from wsi_vmamba.tabular.run import holds_tabular_run
-from wsi_vmamba.tabular.run import load as load_tabular_run
 from wsi_vmamba.training import Prediction, Run, load_run, predict
+from wsi_vmamba.training.folders import CONFIG
+from wsi_vmamba.training.resolve import load_records
 
 
 class Scored(NamedTuple):
@@ -42,10 +40,20 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRun:
-    """A trained run with the predictions for one split."""
+    """A trained run with the predictions for one split.
+
+    Attributes:
+        folder: of the run.
+        train_config: the configuration that it was trained with.
+        features: folder of the features that were scored.
+        split: "test", "validation" or "train".
+        scored: its slides.
+        threshold: from which score on a slide is called positive, where one was given or chosen.
+        folds: of a cross-validation, how each of its models did.
+    """
 
     folder: Path
-    how: TrainConfig
+    train_config: TrainConfig
     features: Path
     split: str
     scored: tuple[Scored, ...] = field(repr=False)
@@ -67,44 +75,63 @@ class ScoredRun:
         )
 
 
-def score_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
+def train_config_of(folder: Path) -> TrainConfig:
+    """The configuration that a run, or a cross-validation, was trained with.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    return resolve_config(TrainConfig, file=folder / CONFIG)
+
+
+def score_run(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unseen) -> ScoredRun:
     """Predict a split of a run, and its validation slides for the threshold.
 
     Raises:
         DatasetError: the split has no labelled slide.
         MissingDataError: a slide of the split has no features.
     """
-    if holds_tabular_run(folder):
-        return _score_table_run(config, folder)
     trained = load_run(folder)
-    how = resolve_config(TrainConfig, file=folder / "train.yaml")
-    features = Path(config.features or how.features)
-    scored = score_split(config.split, how, trained, features)
+    train_config = train_config_of(folder)
+    features = Path(config.features or train_config.features)
+
+    def score(split: str) -> list[Scored]:
+        return score_split(split, train_config, trained, features, progress=progress)
+
+    scored = score(config.split)
+    threshold = given_threshold(config)
+    if threshold is None and config.split != "validation":  # none where these are judged
+        held_out = score("validation")
+        threshold = chosen_threshold(labels_of(held_out), probabilities_of(held_out))
     return ScoredRun(
-        folder=folder, how=how, features=features, split=config.split, scored=tuple(scored),
-        threshold=_threshold(config, how, trained, features),
+        folder=folder, train_config=train_config, features=features, split=config.split, scored=tuple(scored),
+        threshold=threshold,
     )  # fmt: skip
 
 
-def score_split(split: str, how: TrainConfig, trained: Run, features: Path) -> list[Scored]:
+def score_split(
+    split: str, train_config: TrainConfig, trained: Run, features: Path, *, progress: ShowProgress = unseen
+) -> list[Scored]:
     """Predict every labelled slide of the split with the run's best model.
 
     Raises:
         DatasetError: the split has no labelled slide.
         MissingDataError: a slide of the split has no features.
     """
-    listed = load_records(how)
-    _refuse_renamed(listed, trained, dataset=how.dataset)
+    listed = load_records(train_config)
+    _refuse_renamed(listed, trained, dataset=train_config.dataset)
     records = [
         record
         for record in listed
         if record.label is not None and trained.splits.get(record.slide_id, record.split) == split
     ]
     if not records:
-        raise DatasetError(f"{how.dataset}: no labelled slide in split {split!r}; choose another --split")
-    require_features(records, features, dataset=how.dataset)
+        raise DatasetError(
+            f"{train_config.dataset}: no labelled slide in split {split!r}; choose another --split"
+        )
+    require_features(records, features, dataset=train_config.dataset)
     loader = BagLoader(features, cache_bytes=0)  # each bag is used once
-    with console.progress(f"score {split}", len(records)) as task:
+    with progress(f"score {split}", len(records)) as task:
         scored = []
         for record in records:
             bag = loader(record)
@@ -124,42 +151,6 @@ def _refuse_renamed(records: Sequence[SlideRecord], trained: Run, *, dataset: st
         raise DatasetError(
             f"{dataset}: the run {trained.path} knows slides by other names: {near}; write them alike"
         )
-
-
-def _score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
-    """Score rows of numbers; the scores of validation slides were made when the run was trained."""
-    fitted, how = load_tabular_run(folder), resolve_config(TrainConfig, file=folder / "train.yaml")
-    table = read_feature_table(Path(how.manifest) if how.manifest else None)
-    held_out = fitted.validation if config.split == "validation" else None
-    records = [
-        record
-        for record in table.records
-        if record.label is not None
-        and (record.slide_id in held_out if held_out else (record.split or "train") == config.split)
-    ]
-    if not records:
-        raise DatasetError(
-            f"{how.manifest}: no labelled slide in split {config.split!r}; choose another --split"
-        )
-    names = [record.slide_id for record in records]
-    scores = [held_out[name] for name in names] if held_out else fitted.predict(table, names)
-    threshold: Threshold | None = given_threshold(config)
-    if threshold is None and not held_out:
-        labels = np.array(list(fitted.validation_labels.values()))
-        threshold = chosen_threshold(labels, np.array(list(fitted.validation.values())))
-    return ScoredRun(
-        folder=folder, how=how, features=Path(how.features), split=config.split, threshold=threshold,
-        scored=tuple(Scored(r, 1, Prediction(float(p), None)) for r, p in zip(records, scores, strict=True)),
-    )  # fmt: skip
-
-
-def _threshold(config: EvaluateConfig, how: TrainConfig, trained: Run, features: Path) -> Threshold | None:
-    """The threshold given, or the one that the run's validation slides suggest; none when these are judged."""
-    threshold: Threshold | None = given_threshold(config)
-    if threshold is None and config.split != "validation":
-        scored = score_split("validation", how, trained, features)
-        threshold = chosen_threshold(labels_of(scored), probabilities_of(scored))
-    return threshold
 
 
 def _groups(scored: Sequence[Scored]) -> tuple[str, ...] | None:

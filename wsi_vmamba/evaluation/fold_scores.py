@@ -7,35 +7,44 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from wsi_vmamba.pipelines.scoring import FoldScores, chosen_threshold, given_threshold
-from wsi_vmamba.pipelines.scoring_run import (
+
+from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.evaluation.run_scores import (
     Scored,
     ScoredRun,
     labels_of,
     probabilities_of,
     score_run,
     score_split,
+    train_config_of,
 )
-from wsi_vmamba.pipelines.train import RECORD, fold_folder
-
-from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
-from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.evaluation.scores import FoldScores, chosen_threshold, given_threshold
+from wsi_vmamba.evaluation.table_scores import score_table_run
+from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.tabular.run import holds_tabular_run
 from wsi_vmamba.training import Prediction, load_run
+from wsi_vmamba.training.folders import RECORD, fold_folder
 from wsi_vmamba.training.run import MODEL
 
 
-def score(config: EvaluateConfig, folder: Path) -> ScoredRun:
-    """Predict a split with a run, or with all runs of a cross-validation where the folder holds one.
+def score(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unseen) -> ScoredRun:
+    """Predict a split with what the folder holds: a run, all runs of a cross-validation, a classifier of rows.
 
     Raises:
         TrainingError: the folder holds no run, or a cross-validation that is not finished.
+        DatasetError: the split has no labelled slide.
+        MissingDataError: a slide of the split has no features.
     """
-    scored: ScoredRun = score_folds(config, folder) if _holds_folds(folder) else score_run(config, folder)
-    return scored
+    if holds_folds(folder):
+        return score_folds(config, folder, progress=progress)
+    if holds_tabular_run(folder):
+        return score_table_run(config, folder)
+    return score_run(config, folder, progress=progress)
 
 
-def score_folds(config: EvaluateConfig, folder: Path) -> ScoredRun:
+def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unseen) -> ScoredRun:
     """Predict a split with the runs of a cross-validation.
 
     A validation slide is scored by the one model that was not trained on it (out-of-fold). The prediction for a test
@@ -51,21 +60,26 @@ def score_folds(config: EvaluateConfig, folder: Path) -> ScoredRun:
             f"{folder} is a cross-validation, in which each slide is a training slide of all folds but one; use "
             f"--split validation (out-of-fold) or test, or --run {fold_folder(folder, 1)}"
         )
-    how = resolve_config(TrainConfig, file=folder / "train.yaml")
-    features = Path(config.features or how.features)
-    runs = [load_run(fold_folder(folder, number)) for number in range(1, (how.folds or 0) + 1)]
-    held_out = [score_split("validation", how, trained, features) for trained in runs]
+    train_config = train_config_of(folder)
+    features = Path(config.features or train_config.features)
+    runs = [load_run(fold_folder(folder, number)) for number in range(1, (train_config.folds or 0) + 1)]
+
+    def score_each(split: str) -> list[list[Scored]]:
+        return [score_split(split, train_config, run, features, progress=progress) for run in runs]
+
+    held_out = score_each("validation")
     pooled = [item for fold in held_out for item in fold]
     threshold = given_threshold(config)
     if config.split == "validation":
         scored, folds = pooled, held_out
     else:
-        folds = [score_split("test", how, trained, features) for trained in runs]
+        folds = score_each("test")
         scored = [_average(items) for items in zip(*folds, strict=True)]
         if threshold is None:
             threshold = chosen_threshold(labels_of(pooled), probabilities_of(pooled))
     return ScoredRun(
-        folder=folder, how=how, features=features, split=config.split, scored=tuple(scored), threshold=threshold,
+        folder=folder, train_config=train_config, features=features, split=config.split, scored=tuple(scored),
+        threshold=threshold,
         folds=FoldScores(
             split=config.split,
             aucs=tuple(_auc(fold) for fold in folds),
@@ -75,7 +89,7 @@ def score_folds(config: EvaluateConfig, folder: Path) -> ScoredRun:
     )  # fmt: skip
 
 
-def _holds_folds(folder: Path) -> bool:
+def holds_folds(folder: Path) -> bool:
     """Whether the folder is that of a cross-validation.
 
     Raises:

@@ -45,6 +45,16 @@ class FoldScores:
         """Standard deviation of ``aucs`` from fold to fold, with n - 1."""
         return stdev(self.aucs)
 
+    def in_words(self) -> list[str]:
+        """How the models did one by one and together, two lines."""
+        each = ", ".join(f"{auc:.4f}" for auc in self.aucs)
+        return [
+            f"{len(self.aucs)} folds on their {self.split} slides: AUC {self.mean:.4f} ± {self.sd:.4f} (mean ± "
+            f"standard deviation; {each})",
+            f"out-of-fold AUC {self.out_of_fold_auc:.4f}: {self.n_out_of_fold} validation slides, each scored by the "
+            "model that was not trained on it; each model's epoch was chosen on them, which flatters",
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
         return {
