@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from wsi_vmamba.pipelines.results import write_json
-from wsi_vmamba.pipelines.scoring import ScoredSlides, read_scored_slides
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import MetricError, UsageError
 from wsi_vmamba.metrics.delong import delong_interval, delong_paired
+from wsi_vmamba.pipelines.results import write_json
+from wsi_vmamba.pipelines.scoring import ScoredSlides, read_scored_slides
 from wsi_vmamba.slide.same_name import near_names
 
 

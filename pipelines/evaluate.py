@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_vmamba.pipelines import results
-from wsi_vmamba.pipelines.lesions import froc_of_files
-from wsi_vmamba.pipelines.scoring import read_scored_slides
-
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.metrics import LESION_METRICS, METRICS
+from wsi_vmamba.pipelines import results
+from wsi_vmamba.pipelines.lesions import froc_of_files
+from wsi_vmamba.pipelines.scoring import read_scored_slides
 
 
 def run(config: EvaluateConfig) -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_vmamba.pipelines import results
-from wsi_vmamba.pipelines.lesions_run import froc_of_run, knows_lesions
-from wsi_vmamba.pipelines.scoring_folds import score
-from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
-from wsi_vmamba.pipelines.train import newest_run
-
 from wsi_vmamba import console
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.metrics import LESION_METRICS
 from wsi_vmamba.metrics.froc import FrocResult
+from wsi_vmamba.pipelines import results
+from wsi_vmamba.pipelines.lesions_run import froc_of_run, knows_lesions
+from wsi_vmamba.pipelines.scoring_folds import score
+from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
+from wsi_vmamba.pipelines.train import newest_run
 
 
 def run(config: EvaluateConfig) -> int:

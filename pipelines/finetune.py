@@ -6,7 +6,6 @@ from dataclasses import asdict, astuple, fields
 from pathlib import Path
 
 import safetensors.torch
-from wsi_vmamba.pipelines.train import choose_device
 
 from wsi_vmamba import __version__, console
 from wsi_vmamba.config import FinetuneConfig
@@ -18,6 +17,7 @@ from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import apply_state, read_state
+from wsi_vmamba.pipelines.train import choose_device
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.training.finetune import FinetuneEpoch, FinetuneSettings, finetune
 from wsi_vmamba.training.tiles import TileSet

@@ -9,8 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.lesions import froc_of_files
-from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
 
 from wsi_vmamba import console
 from wsi_vmamba.annotation import read_annotation
@@ -24,6 +22,8 @@ from wsi_vmamba.metrics.froc import FrocResult
 from wsi_vmamba.metrics.froc_files import mask_files, slide_files
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE
 from wsi_vmamba.metrics.peaks import detect_peaks
+from wsi_vmamba.pipelines.lesions import froc_of_files
+from wsi_vmamba.pipelines.scoring_run import Scored, ScoredRun
 from wsi_vmamba.store import open_features
 
 _OUTLINES = (".xml", ".geojson", ".json")

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.pipelines.scoring import FoldScores, ScoredSlides
-
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import csv_text, write_atomic
@@ -17,6 +15,7 @@ from wsi_vmamba.metrics import LESION_METRICS, METRICS
 from wsi_vmamba.metrics.base import MetricResult, plain
 from wsi_vmamba.metrics.froc import FrocResult
 from wsi_vmamba.metrics.panel import SlidePanel, slide_panel
+from wsi_vmamba.pipelines.scoring import FoldScores, ScoredSlides
 from wsi_vmamba.provenance import write_run_record
 
 ALL = "all"

@@ -7,6 +7,10 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+
+from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
+from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.pipelines.scoring import FoldScores, chosen_threshold, given_threshold
 from wsi_vmamba.pipelines.scoring_run import (
     Scored,
@@ -17,10 +21,6 @@ from wsi_vmamba.pipelines.scoring_run import (
     score_split,
 )
 from wsi_vmamba.pipelines.train import RECORD, fold_folder
-
-from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
-from wsi_vmamba.errors import TrainingError, UsageError
-from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.training import Prediction, load_run
 from wsi_vmamba.training.run import MODEL
 

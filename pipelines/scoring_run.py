@@ -9,14 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.scoring import (
-    GROUP_COLUMNS,
-    FoldScores,
-    ScoredSlides,
-    chosen_threshold,
-    given_threshold,
-)
-from wsi_vmamba.pipelines.train import load_records
 
 from wsi_vmamba import console
 from wsi_vmamba.bags import BagLoader, SlideRecord
@@ -25,6 +17,14 @@ from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError
 from wsi_vmamba.metrics.panel import Threshold
+from wsi_vmamba.pipelines.scoring import (
+    GROUP_COLUMNS,
+    FoldScores,
+    ScoredSlides,
+    chosen_threshold,
+    given_threshold,
+)
+from wsi_vmamba.pipelines.train import load_records
 from wsi_vmamba.slide.same_name import near_names
 from wsi_vmamba.tabular.run import holds_tabular_run
 from wsi_vmamba.tabular.run import load as load_tabular_run

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from statistics import mean
 
-from wsi_vmamba.pipelines import train_table
-
 from wsi_vmamba import console
 from wsi_vmamba.bags import BagLoader, SlideRecord
 from wsi_vmamba.config import TrainConfig
@@ -18,6 +16,7 @@ from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
+from wsi_vmamba.pipelines import train_table
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.training import EpochReport, PatchTargets, TrainSettings, source_of_folds, split_folds, train
 from wsi_vmamba.training.run import MODEL

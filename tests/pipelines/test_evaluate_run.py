@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsi_vmamba.pipelines import evaluate, train
-from wsi_vmamba.pipelines.lesions_run import patch_scores
-from wsi_vmamba.pipelines.scoring_run import Scored
 
 from wsi_vmamba.bags import SlideRecord, load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import DatasetError, MetricError
 from wsi_vmamba.metrics.lesions import read_mask
 from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.pipelines import evaluate, train
+from wsi_vmamba.pipelines.lesions_run import patch_scores
+from wsi_vmamba.pipelines.scoring_run import Scored
 from wsi_vmamba.training import Prediction
 
 DIM = 8
