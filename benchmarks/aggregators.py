@@ -42,7 +42,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines import extract
 
 from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.bags import Bag, BagLoader
@@ -58,6 +57,7 @@ from wsi_vmamba.metrics.froc import curve_without_quirks
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE, LesionMap, find_lesions
 from wsi_vmamba.metrics.peaks import detect_peaks
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
 from wsi_vmamba.training import PatchTargets, Prediction, predict, train
@@ -191,12 +191,12 @@ def paint(difficulty: float, *, folder: Path, slides: int, backbone: str) -> tup
     home = folder / f"difficulty-{difficulty:g}-{slides}"
     manifest = generate_cohort(CohortSpec(slides=slides, difficulty=difficulty), home / "slides")
     features = home / f"features-{backbone}"
-    code = extract.run(
+    done = extract.run(
         ExtractConfig(
             slides=str(manifest), out=str(features), target_mpp=1.0, patch_px=128, backbone=backbone
         )
     )
-    if code:
+    if not done:
         raise SystemExit(f"extraction into {features} failed")
     return manifest, features
 

@@ -22,8 +22,8 @@ ATTENTION = "attention / mean"
 PROBABILITY = "probability"
 
 
-def run(config: ExportConfig) -> int:
-    """Export every feature file; return 0 when all are there afterwards, 1 when one failed."""
+def run(config: ExportConfig) -> bool:
+    """Export every feature file; return whether all are there afterwards."""
     out = Path(config.out or f"export/{config.format}")
     paths = find_feature_files(Path(config.features))
     require_writable(out, option="--out")
@@ -49,7 +49,7 @@ def run(config: ExportConfig) -> int:
         console.say(f"{kept} files were there already, the same to the byte")
     if failures:
         console.print_table("Slides not exported", ("slide", "cause"), failures)
-    return 1 if failures else 0
+    return not failures
 
 
 def find_feature_files(features: Path) -> list[Path]:

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba import cli
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.pipelines import evaluate, train
 
 ROOT = Path(__file__).resolve().parents[2]
 

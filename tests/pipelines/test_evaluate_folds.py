@@ -11,12 +11,12 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import job, load_run, predict
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
@@ -18,6 +17,7 @@ from wsi_vmamba.evaluation.run_lesions import patch_scores
 from wsi_vmamba.evaluation.run_scores import Scored
 from wsi_vmamba.metrics.lesions import read_mask
 from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import Prediction
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from wsi_vmamba.pipelines import pretrain_pico
 
 from wsi_vmamba.datasets.synthetic import TISSUES
 from wsi_vmamba.model import build_backbone
+from wsi_vmamba.pipelines import pretrain_pico
 
 
 def _coded(squares: int):

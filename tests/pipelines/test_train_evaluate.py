@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba.annotation import write_asap
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import MissingDataError, TrainingError, UsageError
+from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import load_run, predict
 

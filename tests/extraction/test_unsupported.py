@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+
 from wsi_vmamba.pipelines import extract
 
 KINDS = {
@@ -46,7 +47,7 @@ def test_the_remedy_is_to_save_it_otherwise(tmp_path, extract_config, read_outco
     slides = tmp_path / "slides"
     slides.mkdir()
     KINDS[kind](slides / ("a.zarr" if "zarr" in kind else "a.tif"))
-    assert extract.run(extract_config(slides, tmp_path / "out", mpp_override=0.5)) == 1
+    assert extract.run(extract_config(slides, tmp_path / "out", mpp_override=0.5)) is False
     row = read_outcomes(tmp_path / "out")["a"]
     assert row["outcome"] == "failed"
     assert row["remedy"].startswith("save it again as 8-bit RGB, with JPEG, deflate or Zstandard")

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from wsi_vmamba.pipelines.identity import slide_identity
+
+from wsi_vmamba.extraction.identity import slide_identity
 
 
 def touch(path: Path) -> None:

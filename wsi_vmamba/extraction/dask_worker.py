@@ -9,17 +9,19 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from distributed import WorkerPlugin, get_worker
-from wsi_vmamba.pipelines.extract import describe_tools, extract_slide
-from wsi_vmamba.pipelines.outcomes import Outcome
-from wsi_vmamba.pipelines.sources import SlideSource
 
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.encode import Encoder
 from wsi_vmamba.errors import ClusterError
+from wsi_vmamba.extraction.encoders import describe_encoder, load_encoder
+from wsi_vmamba.extraction.one_slide import extract_slide
+from wsi_vmamba.extraction.outcomes import Outcome
+from wsi_vmamba.extraction.sources import SlideSource
 from wsi_vmamba.progress import News
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.slide.workers import limit_threads
@@ -33,26 +35,25 @@ _NEWS_EVERY_S = 0.5
 _HARMLESS = frozenset({"scan_kernel_why"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What a run expects of every worker.
+class _EncoderHolder:
+    """The encoder that this worker process holds, for the configuration that was last asked for."""
 
-    Attributes:
-        config: of the run, with absolute paths, and with device and precision as resolved.
-        started_mtime: see `wsi_vmamba.pipelines.extract.begin`.
-        facts: what `describe_tools` must say there.
-        versions: what `package_versions` must say there.
-        topic: under which workers send news of their progress.
-    """
+    def __init__(self) -> None:
+        self._config: ExtractConfig | None = None
+        self._encoder: Encoder | None = None
 
-    config: ExtractConfig
-    started_mtime: float
-    facts: Mapping[str, str]
-    versions: Mapping[str, str]
-    topic: str
+    def encoder_for(self, config: ExtractConfig) -> Encoder:
+        """The encoder of a configuration; the one before is let go first."""
+        if self._encoder is None or self._config != config:
+            self._encoder = None
+            self._encoder, self._config = load_encoder(config), config
+        return self._encoder
 
 
-class DeafToInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
+_HELD = _EncoderHolder()
+
+
+class LeaveInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
     """A worker that leaves Ctrl-C to the process that started it; a terminal sends it to both."""
 
     def setup(self, worker: object) -> None:
@@ -61,25 +62,37 @@ class DeafToInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
 
 
 def describe_worker(config: ExtractConfig) -> dict[str, str]:
-    """See `describe_tools`; here it is about a worker."""
+    """See `describe_encoder`; here it is about the encoder of a worker."""
     with _ONE_AT_A_TIME:
         _settle()
-        facts: dict[str, str] = describe_tools(config)
-        return facts
+        return describe_encoder(config, _HELD.encoder_for(config))
 
 
-def extract_in_worker(terms: Terms, source: SlideSource) -> Outcome:
+def extract_in_worker(
+    source: SlideSource,
+    *,
+    config: ExtractConfig,
+    started_mtime: float,
+    expected: Mapping[str, str],
+    topic: str,
+) -> Outcome:
     """Extract one slide.
+
+    Args:
+        source: the slide, with an absolute path.
+        config: of the run, with absolute paths, and with device and precision as resolved.
+        started_mtime: see `begin_run`.
+        expected: what `describe_encoder` and `package_versions` must say here.
+        topic: under which news of the progress is sent.
 
     Raises:
         ClusterError: this worker would make other features than the others, or lacks the output folder.
     """
     with _ONE_AT_A_TIME:
         _settle()
-        _check(terms)
-        return extract_slide(
-            terms.config, source, started_mtime=terms.started_mtime, report=_Reporter(terms.topic)
-        )
+        encoder = _HELD.encoder_for(config)
+        _require_same(config, {**describe_encoder(config, encoder), **package_versions()}, expected)
+        return extract_slide(config, source, encoder, started_mtime=started_mtime, report=_Reporter(topic))
 
 
 class _Reporter:
@@ -107,14 +120,7 @@ def _settle() -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # as the command line does
 
 
-def _check(terms: Terms) -> None:
-    here, expected = (
-        {**facts, **versions}
-        for facts, versions in (
-            (describe_tools(terms.config), package_versions()),
-            (terms.facts, terms.versions),
-        )
-    )
+def _require_same(config: ExtractConfig, here: Mapping[str, str], expected: Mapping[str, str]) -> None:
     for name in sorted({*expected, *here} - _HARMLESS):
         if here.get(name) != expected.get(name):
             raise ClusterError(
@@ -122,8 +128,8 @@ def _check(terms: Terms) -> None:
                 f"{expected.get(name)}: its features would not be the same. Give all workers and this machine one "
                 "environment, or state --device and --precision"
             )
-    if not Path(terms.config.out, "extract.run.json").is_file():
+    if not Path(config.out, "extract.run.json").is_file():
         raise ClusterError(
-            f"the worker on {socket.gethostname()} does not see {terms.config.out}; --out and the slides must lie on "
+            f"the worker on {socket.gethostname()} does not see {config.out}; --out and the slides must lie on "
             "a file system that all workers have under the same path"
         )

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from wsi_vmamba.pipelines import encoding, extract, tissue_files
-from wsi_vmamba.pipelines.outcomes import remedy_for
 
 from wsi_vmamba.errors import StoreError
+from wsi_vmamba.extraction import encoding, tissue_files
+from wsi_vmamba.extraction.outcomes import remedy_for
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.slide import tiff
 
 N_PATCHES = 80
@@ -87,7 +88,7 @@ def test_a_damaged_slide_is_named_and_the_others_go_on(
     harm, cause, remedy = DAMAGES[damage]
     harm(tiny_slides / "s1.tif")
     config = extract_config(tiny_slides, tmp_path / "out", segmenter="otsu")
-    assert extract.run(config) == 1
+    assert extract.run(config) is False
     rows = read_outcomes(tmp_path / "out")
     assert {name: row["outcome"] for name, row in rows.items()} == {
         "s0": "done",
@@ -104,12 +105,12 @@ def test_a_damaged_slide_is_named_and_the_others_go_on(
 
 
 def test_a_slide_that_is_mended_is_done_by_running_again(tiny_slides, tmp_path, extract_config, store_bytes):
-    assert extract.run(extract_config(tiny_slides, tmp_path / "undisturbed")) == 0
+    assert extract.run(extract_config(tiny_slides, tmp_path / "undisturbed")) is True
     sound = (tiny_slides / "s1.tif").read_bytes()
     rot(tiny_slides / "s1.tif", level=0, index=23)
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is False
     (tiny_slides / "s1.tif").write_bytes(sound)
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 0
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "undisturbed")
 
 
@@ -130,7 +131,7 @@ def test_a_slide_that_changes_while_it_is_read_fails(
         return decode(*values, **options)
 
     monkeypatch.setattr(tiff, "decode_tile", change)
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is False
     rows = read_outcomes(tmp_path / "out")
     assert [rows[name]["outcome"] for name in ("s0", "s1", "s2")] == ["done", "failed", "done"]
     assert "while it was read" in rows["s1"]["detail"] or "tile" in rows["s1"]["detail"]
@@ -154,7 +155,7 @@ def test_a_zarr_picture_that_goes_away_while_it_is_read_fails(tmp_path, extract_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "pool_patches", remove)
-        assert extract.run(config) == 1
+        assert extract.run(config) is False
     assert "while it was read" in read_outcomes(tmp_path / "out")["z"]["detail"]
     assert not (tmp_path / "out" / "z.zarr").exists()
 
@@ -223,12 +224,12 @@ def small_disk(tmp_path) -> Iterator[Path]:
 def test_a_full_disk_fails_slides_with_the_remedy_and_space_is_all_it_needs(
     small_disk, tiny_slides, tmp_path, extract_config, store_bytes, capsys
 ):
-    assert extract.run(extract_config(tiny_slides, tmp_path / "undisturbed")) == 0
+    assert extract.run(extract_config(tiny_slides, tmp_path / "undisturbed")) is True
     filling = small_disk / "filling"
     # Room for the records of the run and for the preview of one slide, not for its features.
     filling.write_bytes(bytes(1024 * 1024 - 160 * 1024))
     config = extract_config(tiny_slides, small_disk / "out")
-    assert extract.run(config) == 1
+    assert extract.run(config) is False
     said = capsys.readouterr().out
     assert "no space left" in said
     # Of what is left over, every whole region is of use, and is said.
@@ -237,7 +238,7 @@ def test_a_full_disk_fails_slides_with_the_remedy_and_space_is_all_it_needs(
         f".{name}.zarr.regions" for name in re.findall(r"(\w+): \d of 4 regions are kept", said)
     }
     filling.unlink()
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert store_bytes(small_disk / "out") == store_bytes(tmp_path / "undisturbed")
 
 
@@ -245,7 +246,7 @@ def test_a_table_that_cannot_be_written_fails_the_run_after_all_slides(
     tiny_slides, tmp_path, extract_config, capsys
 ):
     (tmp_path / "out" / "extract.csv").mkdir(parents=True)
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is False
     said = capsys.readouterr()
     assert "3 of 3 slides have features" in said.out
     assert "cannot read" in said.err
@@ -263,10 +264,10 @@ def test_a_limit_on_file_size_is_reported_and_leaves_nothing(
     # Large enough for the records of the run, too small for a preview or a chunk of 320 features.
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
-        code = extract.run(config)
+        done = extract.run(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert code == 1
+    assert done is False
     rows = read_outcomes(tmp_path / "out")
     assert {row["outcome"] for row in rows.values()} == {"failed"}
     assert "File too large" in rows["s0"]["detail"]
@@ -291,7 +292,7 @@ def test_a_slide_coarser_than_the_target_fails_alone(
 ):
     rows = "".join(f"s{i},{tiny_slides / f's{i}.tif'},{mpp}\n" for i, mpp in enumerate((0.5, 1.0, 0.25)))
     (tmp_path / "m.csv").write_text(f"slide_id,path,mpp\n{rows}")
-    assert extract.run(extract_config(tmp_path / "m.csv", tmp_path / "out")) == 1
+    assert extract.run(extract_config(tmp_path / "m.csv", tmp_path / "out")) is False
     found = read_outcomes(tmp_path / "out")
     assert [found[f"s{i}"]["outcome"] for i in range(3)] == ["done", "failed", "done"]
     assert "upsample 2.00 times" in found["s1"]["detail"]
@@ -302,7 +303,7 @@ def test_a_region_too_large_for_memory_fails_alone(tiny_slides, tmp_path, extrac
     config = extract_config(
         tiny_slides, tmp_path / "out", backbone="vmamba_pico", region_px=640, memory_limit_gb=1e-3
     )
-    assert extract.run(config) == 1
+    assert extract.run(config) is False
     rows = read_outcomes(tmp_path / "out")
     assert {row["outcome"] for row in rows.values()} == {"failed"}
     assert "--region-px" in rows["s0"]["remedy"]
@@ -322,7 +323,7 @@ def test_folders_that_link_in_a_circle_are_searched_once(
     tiny_slides, tmp_path, extract_config, read_outcomes
 ):
     (tiny_slides / "circle").symlink_to(tiny_slides)
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 0
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is True
     assert set(read_outcomes(tmp_path / "out")) == {"s0", "s1", "s2"}
 
 
@@ -335,5 +336,5 @@ def test_the_remedy_follows_what_the_system_said():
 def test_a_zip_that_is_no_slide_is_named(tiny_slides, tmp_path, extract_config, read_outcomes):
     with zipfile.ZipFile(tiny_slides / "z.zarr.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is False
     assert "a zip archive; unpack it first" in read_outcomes(tmp_path / "out")["z"]["detail"]

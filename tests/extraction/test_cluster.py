@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from wsi_vmamba.pipelines import extract
 
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.store import count_kept
 
 PARTS = Path(__file__).with_name("cluster_parts.py")
@@ -101,7 +101,7 @@ def test_a_worker_killed_in_the_middle_of_a_slide_costs_nothing(
     assert "Traceback" not in said
     assert "8 of 8 slides have features" in said
     assert {row["outcome"] for row in read_outcomes(tmp_path / "out").values()} == {"done"}
-    assert extract.run(extract_config(tmp_path / "slides", tmp_path / "alone")) == 0
+    assert extract.run(extract_config(tmp_path / "slides", tmp_path / "alone")) is True
     assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
 
 
@@ -113,7 +113,7 @@ def test_local_workers_make_the_same_bytes_and_the_same_failures(
     said = run.communicate()[0]
     assert run.returncode == 1, said
     assert "2 of 3 slides have features" in said
-    assert extract.run(extract_config(tiny_slides, tmp_path / "alone")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "alone")) is False
     assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
     ours, theirs = (read_outcomes(tmp_path / name) for name in ("out", "alone"))
     for slide_id in ("s0", "s1", "s2"):
@@ -134,7 +134,7 @@ def test_workers_with_other_numbers_of_threads_encode_the_same_bytes(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2) + 1)
-        assert extract.run(config) == 0
+        assert extract.run(config) is True
     finally:
         torch.set_num_threads(before)
     assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
@@ -161,14 +161,14 @@ def test_ctrl_c_ends_local_workers_keeps_what_is_finished_and_leaves_no_claim(
     assert "Traceback" not in said
     assert [entry.name for entry in out.iterdir() if entry.name.startswith(".")] == []
     wait_until_gone(run.pid)
-    assert extract.run(extract_config(tmp_path / "slides", out)) == 0
-    assert extract.run(extract_config(tmp_path / "slides", tmp_path / "alone")) == 0
+    assert extract.run(extract_config(tmp_path / "slides", out)) is True
+    assert extract.run(extract_config(tmp_path / "slides", tmp_path / "alone")) is True
     assert made(out, store_bytes) == made(tmp_path / "alone", store_bytes)
 
 
 SLOW_REGIONS = """
 import time
-from wsi_vmamba.pipelines import encoding
+from wsi_vmamba.extraction import encoding
 
 # Dask loads this more than once.
 encoding.original = getattr(encoding, "original", encoding.pool_patches)
@@ -229,8 +229,8 @@ def test_sigterm_ends_workers_and_what_each_has_of_its_slide_is_kept_and_used(
         assert f"{slide_id}: {n} of 80 regions are kept" in said
     assert "run the same command again to go on from there" in said
     again = extract_config(tiny_slides, out, region_px=64)
-    assert extract.run(again) == 0
-    assert extract.run(extract_config(tiny_slides, tmp_path / "alone", region_px=64)) == 0
+    assert extract.run(again) is True
+    assert extract.run(extract_config(tiny_slides, tmp_path / "alone", region_px=64)) is True
     assert made(out, store_bytes) == made(tmp_path / "alone", store_bytes)
 
 

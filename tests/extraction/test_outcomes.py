@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from wsi_vmamba.extraction.outcomes import ALREADY_DONE, DONE, FAILED, Outcome, waiting_shares
 from wsi_vmamba.pipelines import extract
-from wsi_vmamba.pipelines.outcomes import ALREADY_DONE, DONE, FAILED, Outcome, waiting_shares
 
 
 def test_shares_are_of_the_time_of_all_slides_that_were_read():
@@ -23,10 +23,10 @@ def test_a_run_tells_the_shares_and_the_table_has_the_seconds(
     tiny_slides, tmp_path, extract_config, read_outcomes, capsys
 ):
     config = extract_config(tiny_slides, tmp_path / "out")
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert "of the time for pixels, decoding waited" in capsys.readouterr().out
     for row in read_outcomes(tmp_path / "out").values():
         assert 0 < float(row["stream_s"]) <= float(row["seconds"])
         assert max(float(row["decode_s"]), float(row["wait_s"])) <= float(row["stream_s"]) + 0.01
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert "decoding waited" not in capsys.readouterr().out

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from wsi_vmamba.pipelines import extract, train
-from wsi_vmamba.pipelines.cluster import require_semaphores
-from wsi_vmamba.pipelines.outcomes import OutcomeTable, failure
 
 from wsi_vmamba import durable
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.durable import require_writable, write_atomic
 from wsi_vmamba.errors import StoreError
+from wsi_vmamba.extraction import one_slide
+from wsi_vmamba.extraction.dask_executor import require_semaphores
+from wsi_vmamba.extraction.outcomes import OutcomeTable, failure
+from wsi_vmamba.pipelines import extract, train
 from wsi_vmamba.store.claims import take_claim
 from wsi_vmamba.tissue import TissueMask
 
@@ -90,9 +91,9 @@ def test_a_name_too_long_for_temporary_names_fails_before_anything_is_read(
     long = "n" * (most - 10)
     (tiny_slides / "s1.tif").rename(tiny_slides / f"{long}.tif")
     monkeypatch.setattr(os, "pathconf", lambda *_: most)
-    monkeypatch.setattr(extract, "_open", lambda config, source, real=extract._open: real(config, source)
+    monkeypatch.setattr(one_slide, "_open", lambda config, source, real=one_slide._open: real(config, source)
                         if source.slide_id != long else pytest.fail("it was read"))  # fmt: skip
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is False
     rows = read_outcomes(tmp_path / "out")
     assert [rows[name]["outcome"] for name in ("s0", long, "s2")] == ["done", "failed", "done"]
     assert f"its name has {most - 10} bytes" in rows[long]["detail"]
@@ -104,7 +105,7 @@ def test_the_longest_name_that_is_allowed_is_done(tiny_slides, tmp_path, extract
         extract.require_short_name(tmp_path / f"{'n' * 245}.zarr", slide="n")
     most = int(str(caught.value).partition("bytes, and ")[2].split()[0])
     (tiny_slides / "s1.tif").rename(tiny_slides / f"{'n' * most}.tif")
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 0
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is True
     assert read_outcomes(tmp_path / "out")["n" * most]["outcome"] == "done"
 
 
@@ -131,8 +132,8 @@ def test_an_error_of_any_class_is_its_slides_and_its_traceback_is_kept(
 
     config = extract_config(tiny_slides, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "plan_slide", fail_second)
-        assert extract.run(config) == 1
+        patch.setattr(one_slide, "plan_slide", fail_second)
+        assert extract.run(config) is False
     rows = read_outcomes(tmp_path / "out")
     assert [rows[name]["outcome"] for name in ("s0", "s1", "s2")] == ["done", "failed", "done"]
     kept = tmp_path / "out" / "errors" / "s1.txt"
@@ -141,7 +142,7 @@ def test_an_error_of_any_class_is_its_slides_and_its_traceback_is_kept(
     assert "\n" not in rows["s1"]["detail"]
     assert "in fail_second" in kept.read_text()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert not kept.exists()
 
 
@@ -150,7 +151,7 @@ def test_what_is_meant_to_end_the_run_ends_it(error, tiny_slides, tmp_path, extr
     def end(*_: object, **__: object) -> TissueMask:
         raise error
 
-    monkeypatch.setattr(extract, "plan_slide", end)
+    monkeypatch.setattr(one_slide, "plan_slide", end)
     with pytest.raises(error):
         extract.run(extract_config(tiny_slides, tmp_path / "out"))
 
@@ -161,10 +162,10 @@ def test_a_traceback_that_cannot_be_kept_is_printed(
     def fail(*_: object, **__: object) -> TissueMask:
         raise OddError("odd")
 
-    monkeypatch.setattr(extract, "plan_slide", fail)
+    monkeypatch.setattr(one_slide, "plan_slide", fail)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "errors").touch()
-    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) == 1
+    assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is False
     assert "cannot be written" in read_outcomes(tmp_path / "out")["s1"]["detail"]
     assert "in fail" in capsys.readouterr().err
 

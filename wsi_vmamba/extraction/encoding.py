@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines.bad_tiles import count_damage, describe_left_out, touched_patches
-from wsi_vmamba.pipelines.identity import slide_identity
-from wsi_vmamba.pipelines.outcomes import DONE, Outcome
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, encode_each, pool_patches
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
+from wsi_vmamba.extraction.damage import count_damage, describe_left_out, touched_patches
+from wsi_vmamba.extraction.identity import slide_identity
+from wsi_vmamba.extraction.outcomes import DONE, Outcome
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.progress import News
 from wsi_vmamba.regions import Region, RegionPlan

@@ -14,7 +14,7 @@ from wsi_vmamba.store.journal import journal_path
 
 
 def say_kept(out: Path, slide_ids: Sequence[str]) -> None:
-    """Say how many regions are kept of each slide that nobody is at, and how to go on; nothing is written."""
+    """Say how many regions are kept of each slide that nobody is processing, and how to go on; nothing is written."""
     any_kept = False
     for slide_id in slide_ids:
         final = out / f"{slide_id}.zarr"
@@ -37,7 +37,7 @@ def say_kept(out: Path, slide_ids: Sequence[str]) -> None:
 def remove_spent(final: Path) -> None:
     """Remove what a run left of a slide that is whole: it died in the instant between, or was to replace the whole one.
 
-    A run that is at the slide keeps what it has.
+    A run that is processing the slide keeps what it has.
     """
     if journal_path(final).exists():
         _remove(final)

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from wsi_vmamba.pipelines import encoding, extract
 
 from wsi_vmamba.encode import ColourEncoder
+from wsi_vmamba.extraction import encoding
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.store import count_kept, take_claim
 from wsi_vmamba.store.journal import journal_path
 
@@ -82,7 +83,7 @@ def rot(path: Path, *, tiles: list[int]) -> None:
 def test_only_missing_regions_are_encoded_and_the_bytes_are_equal(
     n, one_slide, tmp_path, extract_config, store_bytes, monkeypatch, capsys, encoded
 ):
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     all_regions = list(encoded)
     assert len(all_regions) == N_REGIONS
     config = extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)
@@ -92,7 +93,7 @@ def test_only_missing_regions_are_encoded_and_the_bytes_are_equal(
         in capsys.readouterr().out
     )
     encoded.clear()
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert encoded == all_regions[n:]
     assert f"s0: goes on: {n} of {N_REGIONS} regions are there already" in capsys.readouterr().out
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
@@ -104,11 +105,11 @@ def test_interrupted_again_and_again_each_region_is_encoded_once(
     config = extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)
     for _ in range(4):
         interrupt(config, monkeypatch, 4)
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     # Of each interrupted run, the fifth region was encoded and not kept.
     assert len(encoded) == N_REGIONS + 4
     assert len(set(encoded)) == N_REGIONS
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 
@@ -133,11 +134,11 @@ def test_with_other_settings_it_begins_anew_and_says_so(
         changes = {"mask": str(mask)}
     interrupt(extract_config(one_slide, tmp_path / "out", region_px=REGION_PX), monkeypatch, 3)
     settings = {"region_px": REGION_PX, **changes}
-    assert extract.run(extract_config(one_slide, tmp_path / "out", **settings)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "out", **settings)) is True
     said = capsys.readouterr().out
     assert "s0: begins anew: the 3 region(s) that were kept are of something else" in said
     assert named in said
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", **settings)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", **settings)) is True
     # The first plan's tissue outline is that of the second, but where a mask was given none is written.
     for folder in ("out", "alone"):
         shutil.rmtree(tmp_path / folder / "tissue")
@@ -150,12 +151,12 @@ def test_a_slide_that_was_replaced_meanwhile_begins_anew(
     config = extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)
     interrupt(config, monkeypatch, 3)
     write_tiny_slide(one_slide / "s0.tif", 7)
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert (
         "the 3 region(s) that were kept are of something else (content of the slide"
         in capsys.readouterr().out
     )
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 
@@ -169,7 +170,7 @@ def test_one_chunk_of_a_zarr_slide_that_changed_is_noticed(tmp_path, extract_con
     chunk = slide / "c" / "7" / "9" / "0"
     status = chunk.stat()
     os.utime(chunk, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert "z: begins anew" in capsys.readouterr().out
 
 
@@ -178,7 +179,7 @@ def test_the_same_slide_in_another_place_goes_on(one_slide, tmp_path, extract_co
     interrupt(extract_config(one_slide, tmp_path / "out", region_px=REGION_PX), monkeypatch, 15)
     one_slide.rename(tmp_path / "elsewhere")
     encoded.clear()
-    assert extract.run(extract_config(tmp_path / "elsewhere", tmp_path / "out", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(tmp_path / "elsewhere", tmp_path / "out", region_px=REGION_PX)) is True
     assert len(encoded) == N_REGIONS - 15
 
 
@@ -191,10 +192,10 @@ def test_a_rotten_region_is_encoded_again(
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     encoded.clear()
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert len(encoded) == N_REGIONS - 14
     assert "s0: 1 region(s) that were kept are damaged on the disk and made again" in capsys.readouterr().out
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 
@@ -203,11 +204,11 @@ def test_what_is_left_out_is_the_same_after_an_interrupt(
 ):
     rot(one_slide / "s0.tif", tiles=[3, 23, 24, 70])
     settings = {"region_px": REGION_PX, "on_bad_tile": "skip", "patch_px": 32}
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", **settings)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", **settings)) is True
     for n in (1, 5, 16, 19):
         out = tmp_path / str(n)
         interrupt(extract_config(one_slide, out, **settings), monkeypatch, n)
-        assert extract.run(extract_config(one_slide, out, **settings)) == 0
+        assert extract.run(extract_config(one_slide, out, **settings)) is True
         assert store_bytes(out) == store_bytes(tmp_path / "alone")
 
 
@@ -218,13 +219,13 @@ def test_a_run_that_skips_goes_on_with_what_one_that_fails_kept_and_not_the_reve
     skip = extract_config(one_slide, tmp_path / "out", region_px=REGION_PX, on_bad_tile="skip")
     fail = extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)
     interrupt(skip, monkeypatch, 10)
-    assert extract.run(fail) == 1
+    assert extract.run(fail) is False
     assert "tile (col, row) (3, 0)" in read_outcomes(tmp_path / "out")["s0"]["detail"]
 
 
 def test_a_slide_that_is_damaged_itself_keeps_nothing(one_slide, tmp_path, extract_config):
     rot(one_slide / "s0.tif", tiles=[79])
-    assert extract.run(extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)) == 1
+    assert extract.run(extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)) is False
     assert [entry.name for entry in (tmp_path / "out").iterdir() if entry.name.startswith(".")] == []
 
 
@@ -238,10 +239,10 @@ def test_what_the_slide_is_not_to_blame_for_keeps_its_regions(
     with monkeypatch.context() as patch:
         stop_after(patch, 7, error)
         with suppress(RuntimeError):
-            assert extract.run(config) == 1
+            assert extract.run(config) is False
     assert str(count_kept(tmp_path / "out" / "s0.zarr")) == f"7 of {N_REGIONS} regions"
     encoded.clear()
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert len(encoded) == N_REGIONS - 7
 
 
@@ -249,15 +250,15 @@ def test_overwrite_goes_on_too_and_the_old_features_stay_until_then(
     one_slide, tmp_path, extract_config, store_bytes, monkeypatch, encoded
 ):
     out = tmp_path / "out"
-    assert extract.run(extract_config(one_slide, out, region_px=320)) == 0
+    assert extract.run(extract_config(one_slide, out, region_px=320)) is True
     before = {name: content for name, content in store_bytes(out).items() if name.startswith("s0.zarr")}
     config = extract_config(one_slide, out, region_px=REGION_PX, overwrite=True)
     interrupt(config, monkeypatch, 12)
     assert before.items() <= store_bytes(out).items()
     encoded.clear()
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert len(encoded) == N_REGIONS - 12
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(out) == store_bytes(tmp_path / "alone")
 
 
@@ -266,14 +267,14 @@ def test_what_is_kept_for_a_replacement_that_nobody_wants_any_more_is_removed(
 ):
     out = tmp_path / "out"
     config = extract_config(one_slide, out, region_px=REGION_PX)
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     again = extract_config(one_slide, out, region_px=REGION_PX, overwrite=True)
     interrupt(again, monkeypatch, 12)
     path = journal_path(out / "s0.zarr")
-    with take_claim(out / "s0.zarr"):  # a run that is at it keeps what it has
-        assert extract.run(config) == 0
+    with take_claim(out / "s0.zarr"):  # a run that is processing it keeps what it has
+        assert extract.run(config) is True
         assert path.exists()
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert not path.exists()
 
 
@@ -321,16 +322,16 @@ def test_kill_9_while_a_region_is_kept_costs_that_region_at_most(
     kept = count_kept(tmp_path / "out" / "s0.zarr")
     assert (kept.regions if kept else 0) == max(0, whole)
     config = extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert len(encoded) == N_REGIONS - max(0, whole)
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 
 SLOW = """
 import sys, time
 from wsi_vmamba import cli
-from wsi_vmamba.pipelines import encoding
+from wsi_vmamba.extraction import encoding
 
 pool = encoding.pool_patches
 
@@ -363,8 +364,8 @@ def test_a_signal_inside_a_slide_keeps_its_regions_and_says_so(
     assert [entry.name for entry in (tmp_path / "out").iterdir() if entry.name.startswith(".")] == [
         ".s0.zarr.regions"
     ]
-    assert extract.run(extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)) == 0
-    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) == 0
+    assert extract.run(extract_config(one_slide, tmp_path / "out", region_px=REGION_PX)) is True
+    assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 

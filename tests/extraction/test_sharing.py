@@ -11,9 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from wsi_vmamba.pipelines import encoding, extract
-from wsi_vmamba.pipelines.sources import find_sources
 
+from wsi_vmamba.extraction import encoding
+from wsi_vmamba.extraction.encoders import describe_encoder, load_encoder
+from wsi_vmamba.extraction.one_slide import extract_slide
+from wsi_vmamba.extraction.run import begin_run
+from wsi_vmamba.extraction.sources import find_sources
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.store import take_claim
 
 HOLDER = """
@@ -67,7 +71,7 @@ def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tin
         before = []
         while "s2: done" not in (line := run.stdout.readline()):
             before.append(line)
-        assert f"s1: pid {holder.pid} on " in "".join(before)
+        assert f"s1: is being processed by pid {holder.pid} on " in "".join(before)
         assert not held.exists()
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -87,7 +91,7 @@ def test_an_interrupted_run_keeps_what_is_finished_shows_it_and_leaves_no_claim(
         run = start(tiny_slides, out)
         assert run.stdout is not None
         said = ""
-        while "s2: pid" not in said:
+        while "s2: is being processed by pid" not in said:
             said += run.stdout.readline()
         run.send_signal(number)
         said += run.communicate()[0]
@@ -100,32 +104,33 @@ def test_an_interrupted_run_keeps_what_is_finished_shows_it_and_leaves_no_claim(
     assert again.returncode == 0
 
 
-def test_one_slide_is_a_plain_function_that_says_when_another_run_is_at_it(
+def test_one_slide_is_a_plain_function_that_says_when_another_run_is_processing_it(
     tiny_slides, tmp_path, extract_config
 ):
     config, source = extract_config(tiny_slides, tmp_path), find_sources(str(tiny_slides))[0]
+    encoder = load_encoder(config)
     with take_claim(tmp_path / "s0.zarr"):
-        outcome = extract.extract_slide(config, source)
+        outcome = extract_slide(config, source, encoder)
         assert (outcome.outcome, outcome.failed) == ("claimed", True)
-        assert "is at it" in outcome.detail
-    assert extract.extract_slide(config, source).outcome == "done"
-    assert extract.extract_slide(config, source).outcome == "already done"
-    assert extract.extract_slide(config.model_copy(update={"overwrite": True}), source).outcome == "done"
+        assert "is being processed by" in outcome.detail
+    assert extract_slide(config, source, encoder).outcome == "done"
+    assert extract_slide(config, source, encoder).outcome == "already done"
+    assert extract_slide(config.model_copy(update={"overwrite": True}), source, encoder).outcome == "done"
 
 
 def test_what_a_run_that_overwrites_finds_made_since_it_began_is_kept(tiny_slides, tmp_path, extract_config):
     """As when two such runs share a folder."""
     config = extract_config(tiny_slides, tmp_path / "out", overwrite=True)
-    source = find_sources(str(tiny_slides))[0]
-    assert extract.extract_slide(config, source).outcome == "done"
-    started_mtime = extract.begin(config, extract.describe_tools(config))
-    outcomes = [extract.extract_slide(config, source, started_mtime=started_mtime).outcome for _ in range(2)]
+    source, encoder = find_sources(str(tiny_slides))[0], load_encoder(config)
+    assert extract_slide(config, source, encoder).outcome == "done"
+    started_mtime = begin_run(config, describe_encoder(config, encoder))
+    outcomes = [extract_slide(config, source, encoder, started_mtime=started_mtime).outcome for _ in range(2)]
     assert outcomes == ["done", "already done"]
 
 
 def test_rows_of_other_runs_stay_in_the_table(tiny_slides, tmp_path, extract_config, read_outcomes):
     for name in ("s0.tif", "s1.tif"):
-        assert extract.run(extract_config(tiny_slides / name, tmp_path / "out")) == 0
+        assert extract.run(extract_config(tiny_slides / name, tmp_path / "out")) is True
     assert set(read_outcomes(tmp_path / "out")) == {"s0", "s1"}
 
 

@@ -8,10 +8,10 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import nn
-from wsi_vmamba.pipelines import extract
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.store import open_features
 
 SPEC = CohortSpec(slides=1, seed=3, width_px=(1024, 1024), height_px=(768, 768))
@@ -33,7 +33,7 @@ def test_a_baseline_keeps_the_patches_of_the_null_backbone(tmp_path, monkeypatch
     for backbone in ("null", "timm_resnet152"):
         how = {"slides": str(tmp_path / "slides"), "out": str(tmp_path / backbone), "backbone": backbone,
                "weights": "random", "target_mpp": 0.5, "precision": "fp32"}  # fmt: skip
-        assert extract.run(ExtractConfig.model_validate(how)) == 0
+        assert extract.run(ExtractConfig.model_validate(how)) is True
     plain, baseline = (open_features(next((tmp_path / b).glob("*.zarr"))) for b in ("null", "timm_resnet152"))
     np.testing.assert_array_equal(plain.coords_l0[:], baseline.coords_l0[:])
     # The first three features of the null backbone are the normalised colour means of the patch.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsi_vmamba.pipelines import extract
-from wsi_vmamba.pipelines.sources import find_sources
 
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.extraction.sources import find_sources
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.store import open_features
 
 
@@ -70,7 +70,7 @@ def test_extraction_with_folders_in_the_names_resumes(
     archive: Path, tmp_path: Path, extract_config, read_outcomes
 ):
     config = extract_config(archive, tmp_path / "out", ids_from_path=True)
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert sorted(path.name for path in (tmp_path / "out").glob("*.zarr")) == [
         "a__slide.zarr",
         "b__slide.zarr",
@@ -78,7 +78,7 @@ def test_extraction_with_folders_in_the_names_resumes(
     first, second = (open_features(tmp_path / "out" / f"{folder}__slide.zarr") for folder in "ab")
     assert first.meta.slide_id == "a__slide"
     assert not np.array_equal(first.features, second.features)
-    assert extract.run(config) == 0
+    assert extract.run(config) is True
     assert {row["outcome"] for row in read_outcomes(tmp_path / "out").values()} == {"already done"}
 
 
@@ -86,8 +86,8 @@ def test_features_of_a_namesake_are_not_taken_for_a_slides_own(
     archive: Path, tmp_path: Path, extract_config, read_outcomes
 ):
     out = tmp_path / "out"
-    assert extract.run(extract_config(archive / "a", out)) == 0
-    assert extract.run(extract_config(archive / "b", out)) == 1
+    assert extract.run(extract_config(archive / "a", out)) is True
+    assert extract.run(extract_config(archive / "b", out)) is False
     row = read_outcomes(out)["slide"]
     assert row["outcome"] == "failed"
     assert str(archive / "a" / "slide.tif") in row["detail"]
@@ -96,11 +96,11 @@ def test_features_of_a_namesake_are_not_taken_for_a_slides_own(
 
 def test_slides_may_be_copied_and_moved(archive: Path, tmp_path: Path, extract_config, read_outcomes):
     out = tmp_path / "out"
-    assert extract.run(extract_config(archive / "a", out)) == 0
+    assert extract.run(extract_config(archive / "a", out)) is True
     shutil.copytree(archive / "a", tmp_path / "copied")
-    assert extract.run(extract_config(tmp_path / "copied", out)) == 0
+    assert extract.run(extract_config(tmp_path / "copied", out)) is True
     (archive / "a").rename(tmp_path / "moved")
-    assert extract.run(extract_config(tmp_path / "moved", out)) == 0
+    assert extract.run(extract_config(tmp_path / "moved", out)) is True
     assert read_outcomes(out)["slide"]["outcome"] == "already done"
 
 

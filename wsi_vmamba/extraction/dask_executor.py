@@ -11,26 +11,27 @@ import logging
 import multiprocessing
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm import CommClosedError
-from wsi_vmamba.pipelines.outcomes import FAILED, Outcome, unforeseen, until_unclaimed
-from wsi_vmamba.pipelines.sources import SlideSource
-from wsi_vmamba.pipelines.tissue_files import FOLDER
-from wsi_vmamba.pipelines.tracebacks import keep_traceback
-from wsi_vmamba.pipelines.worker import DeafToInterrupts, Terms, describe_worker, extract_in_worker
 
 from wsi_vmamba import console
-from wsi_vmamba.board import open_board
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import ClusterError
+from wsi_vmamba.extraction.dask_worker import LeaveInterrupts, describe_worker, extract_in_worker
+from wsi_vmamba.extraction.outcomes import FAILED, Outcome, unforeseen
+from wsi_vmamba.extraction.sources import SlideSource
+from wsi_vmamba.extraction.tissue_files import FOLDER
+from wsi_vmamba.extraction.tracebacks import keep_traceback
+from wsi_vmamba.extraction.waiting import until_unclaimed
 from wsi_vmamba.inference.memory import available_bytes
 from wsi_vmamba.progress import News
 from wsi_vmamba.provenance import package_versions
@@ -45,43 +46,39 @@ _SEMAPHORES_PER_WORKER = 6
 _LOOK_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Workers that have agreed on what they make; opened by `open_cluster`.
+class DaskExecutor:
+    """An `Executor` of workers that have agreed on what they make; opened by `open_dask_executor`."""
 
-    Attributes:
-        client: the connection to their scheduler.
-        config: of the run, as workers get it.
-        facts: what makes their features what they are.
-        note: where they are, for people.
-    """
+    def __init__(self, client: Client, config: ExtractConfig, *, facts: Mapping[str, str], note: str) -> None:
+        """Take the connection to their scheduler, and the configuration as workers get it."""
+        self._client = client
+        self._config = config
+        self.facts = facts
+        self.note = note
 
-    client: Client
-    config: ExtractConfig
-    facts: dict[str, str]
-    note: str
-
-    def extract_all(self, sources: Sequence[SlideSource], *, started_mtime: float) -> Iterator[Outcome]:
-        """Yield the outcome of each slide as it comes; slides that other runs are at come last.
+    def extract(
+        self, sources: Sequence[SlideSource], *, started_mtime: float, report: Callable[[News], None]
+    ) -> Iterator[Outcome]:
+        """See `Executor.extract`.
 
         Raises:
             ClusterError: the scheduler is gone, or a worker would make other features.
         """
         topic = f"wsi-vmamba-{secrets.token_hex(8)}"
-        terms = Terms(
-            config=self.config,
+        task = partial(
+            extract_in_worker,
+            config=self._config,
             started_mtime=started_mtime,
-            facts=self.facts,
-            versions=package_versions(),
+            expected={**self.facts, **package_versions()},
             topic=topic,
         )
-        with open_board(len(sources)) as board, _news_of(self.client, topic, board.take):
-            for outcome in until_unclaimed(sources, lambda waiting: self._extract_once(terms, waiting)):
-                board.finish(outcome.slide_id)
-                yield outcome
+        with _news_of(self._client, topic, report):
+            yield from until_unclaimed(
+                sources, lambda waiting: self._extract_once(task, waiting), report=report
+            )
 
     def _extract_once(
-        self, terms: Terms, sources: Sequence[SlideSource]
+        self, task: Callable[[SlideSource], Outcome], sources: Sequence[SlideSource]
     ) -> Iterator[tuple[SlideSource, Outcome]]:
         """Give out one slide per worker; whoever is through gets the next."""
         # Nothing waits at a worker: Dask counts a lost worker's waiting slides as suspects, and moves them late.
@@ -92,7 +89,7 @@ class Cluster:
 
         def look_around() -> int:
             """Say which workers were lost since the last look, and count those that are there."""
-            workers = set(self.client.nthreads())
+            workers = set(self._client.nthreads())
             for lost in sorted(known - workers):
                 console.warn(f"worker {lost} is gone; others take over what it had")
             known.clear()
@@ -103,9 +100,7 @@ class Cluster:
             n_workers = look_around()
             while waiting and len(given) < max(1, n_workers):
                 source = waiting.popleft()
-                future = self.client.submit(
-                    extract_in_worker, terms, replace(source, path=absolute(source.path)), pure=False
-                )
+                future = self._client.submit(task, replace(source, path=absolute(source.path)), pure=False)
                 given[future] = source
                 future.add_done_callback(finished.put)
 
@@ -115,7 +110,7 @@ class Cluster:
                 with suppress(Empty):
                     future = finished.get(timeout=_LOOK_S)
                     source = given.pop(future)
-                    yield source, _outcome_of(future, source, out=self.config.out)
+                    yield source, _outcome_of(future, source, out=self._config.out)
             look_around()  # a worker may have been lost with the last slides
         except (CommClosedError, CancelledError) as error:
             raise ClusterError(
@@ -124,7 +119,7 @@ class Cluster:
             ) from error
         finally:
             with suppress(OSError, CancelledError):
-                self.client.cancel(list(given))
+                self._client.cancel(list(given))
 
 
 @contextmanager
@@ -140,7 +135,7 @@ def _news_of(client: Client, topic: str, take: Callable[[News], None]) -> Iterat
 
 
 @contextmanager
-def open_cluster(config: ExtractConfig) -> Iterator[Cluster]:
+def open_dask_executor(config: ExtractConfig) -> Iterator[DaskExecutor]:
     """Start workers, or reach those of a running scheduler, and have one say what it makes.
 
     Raises:
@@ -159,7 +154,7 @@ def open_cluster(config: ExtractConfig) -> Iterator[Cluster]:
             ) from error
         with client:
             if config.workers:
-                client.register_plugin(DeafToInterrupts())
+                client.register_plugin(LeaveInterrupts())
             yield _agree(client, config)
 
 
@@ -227,7 +222,7 @@ def _first_cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _agree(client: Client, config: ExtractConfig) -> Cluster:
+def _agree(client: Client, config: ExtractConfig) -> DaskExecutor:
     """Let the first worker resolve what is left open, so that all workers do the same."""
     if not client.nthreads():
         console.say("waiting for the first worker of the cluster")
@@ -243,7 +238,7 @@ def _agree(client: Client, config: ExtractConfig) -> Cluster:
         changes["memory_limit_gb"] = available_bytes() / 1e9 / config.workers
     n_workers = len(client.nthreads())
     note = f" on {n_workers} worker(s)" + (f" of {config.scheduler}" if config.scheduler else "")
-    return Cluster(client=client, config=everywhere.model_copy(update=changes), facts=facts, note=note)
+    return DaskExecutor(client, everywhere.model_copy(update=changes), facts=facts, note=note)
 
 
 def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
@@ -263,7 +258,7 @@ def _outcome_of(future: Future, source: SlideSource, *, out: str) -> Outcome:
         return Outcome(
             slide_id=source.slide_id,
             outcome=FAILED,
-            detail=f"{error.allowed_failures + 1} workers were lost while they were at it",
+            detail=f"{error.allowed_failures + 1} workers were lost while they were processing it",
             remedy="read the log of the workers; most often: more memory for each, or a smaller --region-px",
         )
     except (ClusterError, CommClosedError, CancelledError):

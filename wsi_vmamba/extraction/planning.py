@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from wsi_vmamba.pipelines.tissue_files import find_tissue
-
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.extraction.tissue_files import FoundTissue, find_tissue
 from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level, plan_regions
 from wsi_vmamba.slide import ResolvedMpp, Slide
-from wsi_vmamba.tissue import TissueMask
 
 
 def plan_slide(
     config: ExtractConfig, slide: Slide, mpp: ResolvedMpp, *, slide_id: str | None = None
-) -> tuple[TissueMask, RegionPlan]:
+) -> tuple[FoundTissue, RegionPlan]:
     """Find the tissue of a slide, or read its mask, and plan its regions; the plan may be empty."""
     tissue = find_tissue(config, slide, mpp=mpp.value, slide_id=slide_id or slide.slide_id)
     plan = plan_regions(
@@ -21,7 +19,7 @@ def plan_slide(
         mpp=mpp.value,
         levels=slide.levels,
         spec=_spec(config),
-        tissue=tissue,
+        tissue=tissue.mask,
     )
     return tissue, plan
 
