@@ -9,6 +9,7 @@ from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.evaluation import files, tables
 from wsi_vmamba.evaluation.compare import compare
+from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.judge import judge_files, judge_run, run_of
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.provenance import write_run_record
@@ -27,7 +28,7 @@ def run(config: EvaluateConfig) -> bool:
     found = judge_run(config, folder, out=out, progress=console.progress) if folder else judge_files(config)
     _say_notes(found)
     if config.json_out:
-        files.write_json(Path(config.json_out), found.to_dict())
+        write_json(Path(config.json_out), found.to_dict())
     if out is not None:
         found.save(out)
         write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
@@ -43,10 +44,7 @@ def _compare(config: EvaluateConfig) -> bool:
     found = compare(config, progress=console.progress)
     console.print_table(f"AUC on the same {len(found.a.labels)} slides", ("", "AUC"), found.rows())
     console.say(found.in_words())
-    if config.out:
-        files.write_json(Path(config.out) / "comparison.json", found.to_dict())
-    if config.json_out:
-        files.write_json(Path(config.json_out), found.to_dict())
+    found.save(config)
     return True
 
 

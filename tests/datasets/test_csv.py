@@ -112,3 +112,18 @@ def test_a_tilde_in_a_column_is_the_home_folder(tmp_path, monkeypatch):
     a, b = load(manifest=_manifest(tmp_path, "slide_id,path,annotation\na,~/a.svs,~/a.xml\nb,b~.svs,\n"))
     assert (str(a.path), str(a.annotation)) == ("/home/somebody/a.svs", "/home/somebody/a.xml")
     assert b.path == tmp_path / "b~.svs"
+
+
+def test_flags_say_what_a_record_is_good_for(tmp_path):
+    lines = [
+        "slide_id,flags",
+        "a,",
+        "b,partial_annotation",
+        "c,no_froc",
+        "d,partial_annotation; no_froc",
+        "e,other",
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    records = {record.slide_id: record for record in load(manifest=tmp_path / "m.csv")}
+    assert [name for name, one in records.items() if not one.outlines_complete] == ["b", "d"]
+    assert [name for name, one in records.items() if not one.counts_for_lesions] == ["c", "d"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import MetricError, UsageError
-from wsi_vmamba.evaluation import html
+from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.scores import ScoredSlides, read_scored_slides
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.metrics.delong import DelongPaired, delong_interval, delong_paired
+from wsi_vmamba.notebook import table_html
 from wsi_vmamba.slide.same_name import near_names
 
 
@@ -54,9 +56,16 @@ class Comparison:
             f"z {test.z:.3f}, p {test.p_value:.4g} (DeLong, paired, two-sided)"
         )
 
+    def save(self, config: EvaluateConfig) -> None:
+        """Write comparison.json into ``config.out`` and the same into ``config.json_out``, where they are given."""
+        if config.out:
+            write_json(Path(config.out) / "comparison.json", self.to_dict())
+        if config.json_out:
+            write_json(Path(config.json_out), self.to_dict())
+
     def _repr_html_(self) -> str:
-        title = f"AUC on the same {len(self.a.labels)} slides"
-        return f"<div>{html.table(title, ('', 'AUC'), self.rows())}<p>{self.in_words()}</p></div>"
+        table = table_html(("", "AUC"), self.rows(), caption=f"AUC on the same {len(self.a.labels)} slides")
+        return f"{table}<p>{escape(self.in_words())}</p>"
 
 
 def compare(config: EvaluateConfig, *, progress: ShowProgress = unseen) -> Comparison:

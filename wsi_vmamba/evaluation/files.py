@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.slides import SlideMetrics
@@ -25,11 +24,6 @@ def save(found: Evaluation, out: Path) -> None:
     if found.lesions is not None:
         write_atomic(out / LESIONS, csv_text(LESION_COLUMNS, lesion_rows(found.lesions)))
         _draw_lesions(found.lesions, out)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write figures, numbers in full, what is not a number as null."""
-    write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba.errors import MetricError
-from wsi_vmamba.evaluation import html, tables
+from wsi_vmamba.evaluation import tables
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.metrics.base import Interval, MetricResult, plain
+from wsi_vmamba.notebook import table_html
 
 if TYPE_CHECKING:
     from wsi_vmamba.evaluation.run_scores import ScoredRun
@@ -121,7 +123,10 @@ class Evaluation:
     def _repr_html_(self) -> str:
         """The tables that the command prints, for a notebook."""
         notes = (*self.warnings, *self.notes, *tables.notes_of(self.slides, self.lesions))
-        return html.page(tables.headline(self.slides), tables.screens(self.slides, self.lesions), notes)
+        parts = [f"<p><b>{escape(tables.headline(self.slides))}</b></p>"] if self.slides else []
+        screens = tables.screens(self.slides, self.lesions)
+        parts += [table_html(one.columns, one.rows, caption=one.title) for one in screens]
+        return "".join([*parts, *(f"<p>{escape(note)}</p>" for note in notes)])
 
 
 def _slide_content(slides: SlideMetrics) -> dict[str, Any]:

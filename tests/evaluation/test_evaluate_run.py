@@ -192,3 +192,17 @@ def test_slides_that_were_renamed_since_the_training_do_not_pass_for_new_ones(co
             evaluate.run(config(cohort, tmp_path))
     finally:
         (cohort / "cohort.csv").write_text(manifest)
+
+
+def test_lesions_of_a_split_are_not_judged_by_detections_of_another(cohort: Path, tmp_path: Path, capsys):
+    """Both evaluations go into the same folder unless told otherwise."""
+    asked = {"metric": "froc", "annotations": str(cohort / "outlines")}
+    assert evaluate.run(config(cohort, tmp_path / "both", **asked))
+    for folder in ("both", "alone"):
+        capsys.readouterr()
+        assert evaluate.run(config(cohort, tmp_path / folder, split="validation", **asked))
+    assert "of another evaluation" not in capsys.readouterr().out
+    both, alone = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("both", "alone"))
+    assert both == alone
+    n = both["lesion_metrics"]["froc"]["n_slides"]
+    assert 0 < n < 16
