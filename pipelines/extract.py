@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.extraction.kept import say_kept
+from wsi_vmamba.extraction.kept import describe_kept
 from wsi_vmamba.extraction.outcomes import Outcome
 from wsi_vmamba.extraction.run import Run, choose_sources, open_run
 from wsi_vmamba.extraction.summary import Outcomes
@@ -26,7 +26,8 @@ def run(config: ExtractConfig) -> bool:
                 _say_sum(extraction.outcomes)
     finally:
         # Only now the workers are gone, and what they were processing is free to be looked at.
-        say_kept(Path(config.out), [source.slide_id for source in sources])
+        for line in describe_kept(Path(config.out), [source.slide_id for source in sources]):
+            console.say(line)
     return extraction.outcomes.ok
 
 

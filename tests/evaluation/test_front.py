@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import wsi_vmamba as wv
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import ConfigError, MetricError, TrainingError, UsageError
-from wsi_vmamba.evaluation import front as wv
 from wsi_vmamba.pipelines import evaluate, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -51,8 +51,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     module.lesion_recall, module.mean_score = lesion_recall, mean_score
     module.number = lambda slides, *, resamples, seed: 0.5
     monkeypatch.setitem(sys.modules, "their_metrics", module)
-    monkeypatch.setitem(LESION_METRICS._entries, "lesion_recall", "their_metrics:lesion_recall")
-    monkeypatch.setitem(METRICS._entries, "mean_score", "their_metrics:mean_score")
+    monkeypatch.setitem(LESION_METRICS._own, "lesion_recall", "their_metrics:lesion_recall")
+    monkeypatch.setitem(METRICS._own, "mean_score", "their_metrics:mean_score")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_all_means_those_that_were_registered_too(files, tmp_path, capsys):
 
 @pytest.mark.usefixtures("registered")
 def test_a_metric_that_gives_no_result_is_refused(files, tmp_path, monkeypatch):
-    monkeypatch.setitem(LESION_METRICS._entries, "number", "their_metrics:number")
+    monkeypatch.setitem(LESION_METRICS._own, "number", "their_metrics:number")
     folders = {name: files[name] for name in ("masks", "detections")}
     with pytest.raises(MetricError, match=r"number returned float; expected an object with value, ci95"):
         judge(tmp_path / "out", metric="number", **folders)

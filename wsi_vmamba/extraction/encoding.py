@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from wsi_vmamba.store import (
     DoneRegion,
     FeatureMeta,
     FeatureWriter,
-    RegionJournal,
     as_stored,
     check_compatible,
     is_complete,
@@ -77,8 +76,7 @@ def encode_slide(job: Job) -> Outcome:
     )
     try:
         _encode_missing(job, journal, stats)
-        if slide_identity(job.slide.path) != as_opened:
-            raise UnreadableSlideError(job.slide.path, "it was changed, moved or removed while it was read")
+        _require_unchanged(job, as_opened)
         meta, n_left_out = _assemble(job, journal)
     except BaseException as error:
         if is_worth_keeping(error) and not is_url(job.slide.path):
@@ -144,7 +142,7 @@ def _processor(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _encode_missing(job: Job, journal: RegionJournal, stats: StreamStats) -> None:
+def _encode_missing(job: Job, journal: Journal, stats: StreamStats) -> None:
     plan, slide, patch_px = job.plan, job.slide, job.config.patch_px
     missing = _missing_regions(job, journal)
     news = _Progress(job, missing)
@@ -175,7 +173,7 @@ def _encode_missing(job: Job, journal: RegionJournal, stats: StreamStats) -> Non
         keep(region, sound, as_stored(pooled[sound], corners, where=job.path, model=job.meta.model))
 
 
-def _missing_regions(job: Job, journal: RegionJournal) -> list[Region]:
+def _missing_regions(job: Job, journal: Journal) -> list[Region]:
     """Regions that have to be encoded; the slide is told what is known to be damaged of the others."""
     missing = []
     for region in job.plan.regions:
@@ -202,31 +200,115 @@ def _area(values: list[Any]) -> DamagedArea:
     return DamagedArea(level=level, y_px=y_px, x_px=x_px, width_px=width_px, height_px=height_px, cause=cause)
 
 
-def _assemble(job: Job, journal: RegionJournal) -> tuple[FeatureMeta, int]:
+def _assemble(job: Job, journal: Journal) -> tuple[FeatureMeta, int]:
     """Make the feature file; gives its attributes and the number of patches left out."""
-    plan, left_out = job.plan, []
+    left_out: list[NDArray[np.int64]] = []
     if is_complete(job.path) and not job.config.overwrite:
         # Another run was quicker: one that took this one for dead.
         check_compatible(job.path, job.meta)
         made = open_features(job.path).meta
         return made, made.n_left_out
     with FeatureWriter(job.path, job.meta, job.encoder.dim, overwrite=job.config.overwrite) as writer:
-        for region in plan.regions:
-            kept = journal.read(region.index)
-            if not kept.sound.all():
-                left_out.append(region.patches[~kept.sound])
-            if kept.sound.any():
-                writer.append(kept.features, plan.coords_l0(region)[kept.sound])
-        n_left_out = sum(map(len, left_out))
-        if n_left_out == plan.n_patches:
-            raise UnreadableSlideError(
-                job.slide.path, f"every one of its {n_left_out} patches touches a damaged tile"
-            )
-        if left_out and isinstance(job.slide, TolerantSlide):
-            writer.commit(left_out=describe_left_out(left_out, job.slide))
-        else:
-            writer.commit()
-        return writer.meta, n_left_out
+        for features, corners in _sound_blocks(job, journal, left_out):
+            writer.append(features, corners)
+        writer.commit(left_out=_record_left_out(job, left_out))
+        return writer.meta, sum(map(len, left_out))
+
+
+def _sound_blocks(
+    job: Job, journal: Journal, left_out: list[NDArray[np.int64]]
+) -> Iterator[tuple[NDArray[np.float16], NDArray[np.int64]]]:
+    """Features and corners of the sound patches, region by region; the others are added to ``left_out``."""
+    for region in job.plan.regions:
+        kept = journal.read(region.index)
+        if not kept.sound.all():
+            left_out.append(region.patches[~kept.sound])
+        if kept.sound.any():
+            yield kept.features, job.plan.coords_l0(region)[kept.sound]
+    n_left_out = sum(map(len, left_out))
+    if n_left_out == job.plan.n_patches:
+        raise UnreadableSlideError(
+            job.slide.path, f"every one of its {n_left_out} patches touches a damaged tile"
+        )
+
+
+def _record_left_out(job: Job, left_out: list[NDArray[np.int64]]) -> dict[str, Any]:
+    if left_out and isinstance(job.slide, TolerantSlide):
+        return describe_left_out(left_out, job.slide)
+    return {}
+
+
+def _require_unchanged(job: Job, as_opened: str | None) -> None:
+    if slide_identity(job.slide.path) != as_opened:
+        raise UnreadableSlideError(job.slide.path, "it was changed, moved or removed while it was read")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedSlide:
+    """The features of a slide in memory.
+
+    Attributes:
+        meta: what its feature file would say about itself.
+        features: (N, D) float16, as a feature file holds them.
+        coords_l0: (N, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
+    """
+
+    meta: FeatureMeta
+    features: NDArray[np.float16]
+    coords_l0: NDArray[np.int64]
+
+
+def encode_in_memory(job: Job) -> EncodedSlide:
+    """Encode all regions; nothing is written, and nothing is kept of a slide that something ends.
+
+    Raises:
+        UnreadableSlideError: the slide cannot be read, or every patch touches a damaged tile.
+    """
+    as_opened = slide_identity(job.slide.path)
+    journal = MemoryJournal()
+    _encode_missing(job, journal, StreamStats())
+    _require_unchanged(job, as_opened)
+    left_out: list[NDArray[np.int64]] = []
+    blocks = list(_sound_blocks(job, journal, left_out))
+    meta = replace(job.meta, left_out=_record_left_out(job, left_out))
+    return EncodedSlide(
+        meta=meta,
+        features=np.concatenate([features for features, _ in blocks]),
+        coords_l0=np.concatenate([corners for _, corners in blocks]),
+    )
+
+
+class Journal(Protocol):
+    """Keeps the regions of a slide as they come: a `RegionJournal` on the disk, or a `MemoryJournal`."""
+
+    def __contains__(self, index: int) -> bool: ...
+
+    def append(self, region: DoneRegion) -> None:
+        """Keep a region."""
+        ...
+
+    def read(self, index: int) -> DoneRegion:
+        """Give back a region that is kept."""
+        ...
+
+
+class MemoryJournal:
+    """Keeps regions in memory only."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._regions: dict[int, DoneRegion] = {}
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._regions
+
+    def append(self, region: DoneRegion) -> None:
+        """See `Journal.append`."""
+        self._regions[region.index] = region
+
+    def read(self, index: int) -> DoneRegion:
+        """See `Journal.read`."""
+        return self._regions[index]
 
 
 class _Progress:

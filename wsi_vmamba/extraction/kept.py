@@ -13,9 +13,12 @@ from wsi_vmamba.store.claims import claim_path
 from wsi_vmamba.store.journal import journal_path
 
 
-def say_kept(out: Path, slide_ids: Sequence[str]) -> None:
-    """Say how many regions are kept of each slide that nobody is processing, and how to go on; nothing is written."""
-    any_kept = False
+def describe_kept(out: Path, slide_ids: Sequence[str]) -> list[str]:
+    """Say how many regions are kept of each slide that nobody is processing, and how to go on.
+
+    What a process left that died before its first region is removed.
+    """
+    lines = []
     for slide_id in slide_ids:
         final = out / f"{slide_id}.zarr"
         if not journal_path(final).exists() or claim_path(final).exists():
@@ -26,12 +29,10 @@ def say_kept(out: Path, slide_ids: Sequence[str]) -> None:
             console.warn(str(error))
             continue
         if kept is None:
-            _remove(final)  # its process died before the first region
-            continue
-        console.say(f"{slide_id}: {kept} are kept")
-        any_kept = True
-    if any_kept:
-        console.say("run the same command again to go on from there")
+            _remove(final)
+        else:
+            lines.append(f"{slide_id}: {kept} are kept")
+    return [*lines, "run the same command again to go on from there"] if lines else []
 
 
 def remove_spent(final: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from wsi_vmamba.extraction.outcomes import ALREADY_DONE, Outcome
+from wsi_vmamba.notebook import table_html
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,45 +94,12 @@ class Outcomes:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        every = TextTable(
-            title="",
-            columns=(
-                "slide",
-                "outcome",
-                "regions",
-                "patches",
-                "left out",
-                "seconds",
-                "note or cause",
-                "remedy",
-            ),
-            rows=[
-                (
-                    o.slide_id,
-                    o.outcome,
-                    o.regions,
-                    o.patches,
-                    o.left_out,
-                    f"{o.seconds:.1f}",
-                    o.detail,
-                    o.remedy,
-                )
-                for o in self._outcomes
-            ],
-        )
-        lines = "".join(f"<p>{escape(line)}</p>" for line in self.lines())
-        return f"{lines}{html_table(every)}"
-
-
-def html_table(table: TextTable) -> str:
-    """A table as HTML; whatever stands in it is text."""
-
-    def row(cells: Sequence[object], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
-
-    caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
-    body = "".join(row(cells, "td") for cells in table.rows)
-    return f"<table>{caption}<thead>{row(table.columns, 'th')}</thead><tbody>{body}</tbody></table>"
+        columns = ("slide", "outcome", "regions", "patches", "left out", "seconds", "note or cause", "remedy")
+        rows = [
+            (o.slide_id, o.outcome, o.regions, o.patches, o.left_out, f"{o.seconds:.1f}", o.detail, o.remedy)
+            for o in self._outcomes
+        ]
+        return table_html(columns, rows, caption=" ".join(self.lines()))
 
 
 def waiting_shares(outcomes: Iterable[Outcome]) -> str:
