@@ -69,7 +69,7 @@ def test_recipe_trains_resumes_and_writes_weights_that_load(tmp_path, monkeypatc
     settings = pretrain_tiles.Settings(
         seed=1, steps=2, batch=4, wide_every=2, tile_px=512, chunks=1, checkpoint_steps=1
     )
-    monkeypatch.setattr(pretrain_pico, "_held_out_tiles", lambda: [pretrain_tiles.sample_tiles(5, 12, 512)])
+    monkeypatch.setattr(pretrain_pico, "held_out_tiles", lambda: [pretrain_tiles.sample_tiles(5, 12, 512)])
     path = pretrain_pico.run(settings, out=tmp_path / "weights", work=tmp_path / "work")
     assert path.stat().st_size < 6_000_000
     with safe_open(path, "pt") as file:
