@@ -74,7 +74,10 @@ def test_golden_case(golden, evaluate, tmp_path, name):
         assert content["froc_score"] is None
     else:
         assert content["froc_score"] == content["value"] == pytest.approx(expected["froc_score"], abs=1e-12)
-        assert content["ci95"][0] <= content["ci95"][1]
+        if sum(bool(slide["hits"]) for slide in expected["slides"].values()) == 1:
+            assert content["ci95"] == [None, None]  # one slide does not tell how much slides differ
+        else:
+            assert content["ci95"][0] <= content["ci95"][1]
 
 
 @pytest.mark.parametrize("name", ACCIDENTS)
