@@ -42,26 +42,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from wsi_vmamba.pipelines import extract
-from wsi_vmamba.pipelines.lesions_run import patch_scores
-from wsi_vmamba.pipelines.scoring_run import Scored
-from wsi_vmamba.pipelines.train import settings_of
 
 from wsi_vmamba.annotation import read_annotation
-from wsi_vmamba.bags import Bag, BagLoader, SlideRecord
+from wsi_vmamba.bags import Bag, BagLoader
 from wsi_vmamba.config import ExtractConfig, TrainConfig
 from wsi_vmamba.datasets.csv import read_manifest
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_cohort
 from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.evaluation.run_lesions import patch_scores
+from wsi_vmamba.evaluation.run_scores import Scored
 from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.metrics.detections import FrocSlide, match_slide
 from wsi_vmamba.metrics.froc import curve_without_quirks
 from wsi_vmamba.metrics.lesions import MASK_DOWNSAMPLE, TUMOR_VALUE, LesionMap, find_lesions
 from wsi_vmamba.metrics.peaks import detect_peaks
 from wsi_vmamba.mil import AGGREGATORS, SUPERVISIONS
+from wsi_vmamba.pipelines import extract
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
 from wsi_vmamba.training import PatchTargets, Prediction, predict, train
 from wsi_vmamba.training.objective import LoadTargets
+from wsi_vmamba.training.resolve import settings_of
 
 #: Level, contender, and the figures of each seed.
 Figures = dict[str, dict[str, list[dict[str, float]]]]
@@ -190,12 +191,12 @@ def paint(difficulty: float, *, folder: Path, slides: int, backbone: str) -> tup
     home = folder / f"difficulty-{difficulty:g}-{slides}"
     manifest = generate_cohort(CohortSpec(slides=slides, difficulty=difficulty), home / "slides")
     features = home / f"features-{backbone}"
-    code = extract.run(
+    done = extract.run(
         ExtractConfig(
             slides=str(manifest), out=str(features), target_mpp=1.0, patch_px=128, backbone=backbone
         )
     )
-    if code:
+    if not done:
         raise SystemExit(f"extraction into {features} failed")
     return manifest, features
 

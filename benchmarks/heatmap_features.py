@@ -13,10 +13,9 @@ import csv
 import json
 from pathlib import Path
 
-from wsi_vmamba.pipelines import evaluate, train
-
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.durable import write_atomic
+from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.tabular import CLASSIFIERS
 
 PARTS = {"train_normal.csv": "train", "train_tumor.csv": "train", "test.csv": "test"}

@@ -110,8 +110,7 @@ def _open(slide: str, reader: str) -> Read:
 
 def measure_decoding(slide: str) -> dict[str, Any]:
     """Seconds of planning a slide and reading every region of the plan, with nothing done to the pixels."""
-    from wsi_vmamba.pipelines.planning import plan_slide
-
+    from wsi_vmamba.extraction.planning import plan_slide
     from wsi_vmamba.slide import open_slide, resolve_mpp
     from wsi_vmamba.stream import stream_regions
 
@@ -129,15 +128,16 @@ def measure_decoding(slide: str) -> dict[str, Any]:
 
 def measure_extraction(slide: str, backbone: str) -> dict[str, Any]:
     """Seconds of extracting a slide whole, what part the encoder waited for pixels, and peak memory."""
-    from wsi_vmamba.pipelines.extract import extract_slide, prepare
-    from wsi_vmamba.pipelines.sources import find_sources
+    from wsi_vmamba.extraction.encoders import load_encoder
+    from wsi_vmamba.extraction.one_slide import extract_slide
+    from wsi_vmamba.extraction.sources import find_sources
 
     with tempfile.TemporaryDirectory() as folder:
         config = _config(slide, backbone, folder)
-        prepare(config)
+        encoder = load_encoder(config)
         (source,) = find_sources(slide)
         started = time.perf_counter(), time.process_time()
-        outcome = extract_slide(config, source)
+        outcome = extract_slide(config, source, encoder)
         cpu_s = time.process_time() - started[1]
         wall_s = time.perf_counter() - started[0]
     if outcome.failed:

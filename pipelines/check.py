@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.pipelines.download import INVENTORY
-
 from wsi_vmamba import console
 from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.config import CheckConfig
@@ -18,6 +16,7 @@ from wsi_vmamba.datasets.fetch import md5_of
 from wsi_vmamba.datasets.remote import RemoteDataset
 from wsi_vmamba.durable import require_writable, write_atomic
 from wsi_vmamba.errors import AnnotationError, DatasetError, MissingDataError, SlideError
+from wsi_vmamba.pipelines.download import INVENTORY
 from wsi_vmamba.slide import open_slide
 
 #: Side of the square that is decoded at two ends of each slide.
@@ -33,8 +32,8 @@ class Finding:
     cause: str = ""
 
 
-def run(config: CheckConfig) -> int:
-    """Print what is missing, extra or damaged; return 1 if anything is missing or damaged, else 0.
+def run(config: CheckConfig) -> bool:
+    """Print what is missing, extra or damaged; return whether nothing is missing or damaged.
 
     Raises:
         MissingDataError: there is no such folder.
@@ -62,7 +61,7 @@ def run(config: CheckConfig) -> int:
     if config.json_out:
         content = {"expected": len(expected), **counts, "findings": [vars(one) for one in findings]}
         write_atomic(Path(config.json_out), json.dumps(content, indent=2) + "\n")
-    return 1 if counts["missing"] or counts["damaged"] else 0
+    return not (counts["missing"] or counts["damaged"])
 
 
 def _slides(

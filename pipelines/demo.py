@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.pipelines import evaluate, extract, train
-
 from wsi_vmamba import console
 from wsi_vmamba.config import DemoConfig, EvaluateConfig, ExtractConfig, TrainConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_cohort
 from wsi_vmamba.durable import require_writable
+from wsi_vmamba.pipelines import evaluate, extract, train
 from wsi_vmamba.provenance import write_run_record
 
 
@@ -45,8 +44,8 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 
 
-def run(config: DemoConfig) -> int:
-    """Generate, extract, train and evaluate; print the comparison; return 0, or 1 if a step failed."""
+def run(config: DemoConfig) -> bool:
+    """Generate, extract, train and evaluate; print the comparison; return whether every step was done."""
     started = time.perf_counter()
     out = Path(config.out)
     require_writable(out, option="--out")
@@ -57,8 +56,8 @@ def run(config: DemoConfig) -> int:
     aucs = {}
     for name, contender in CONTENDERS.items():
         console.say(f"2/3 {contender.label}: extract, train, evaluate")
-        if _extract(config, name, contender, out) != 0:
-            return 1
+        if not _extract(config, name, contender, out):
+            return False
         aucs[name] = _train_and_evaluate(config, name, contender, manifest, out)
     seconds = time.perf_counter() - started
     write_run_record(
@@ -74,7 +73,7 @@ def run(config: DemoConfig) -> int:
     console.say(
         "The slides are generated and the weights were trained on generated images: no claim about real tissue."
     )
-    return 0
+    return True
 
 
 def _shown(auc: Mapping[str, Any]) -> tuple[str, str]:
@@ -82,8 +81,8 @@ def _shown(auc: Mapping[str, Any]) -> tuple[str, str]:
     return f"{auc['value']:.3f}", f"{low:.3f}-{high:.3f}"
 
 
-def _extract(config: DemoConfig, name: str, contender: Contender, out: Path) -> int:
-    code: int = extract.run(
+def _extract(config: DemoConfig, name: str, contender: Contender, out: Path) -> bool:
+    return extract.run(
         ExtractConfig(
             slides=str(out / "slides" / "manifest.csv"),
             out=str(out / "features" / name),
@@ -94,7 +93,6 @@ def _extract(config: DemoConfig, name: str, contender: Contender, out: Path) -> 
             seed=config.seed,
         )
     )
-    return code
 
 
 def _train_and_evaluate(

@@ -23,8 +23,8 @@ EXTRAS: Mapping[str, str] = {
 }
 
 
-def run() -> int:
-    """Print versions, CPU, kernel, GPU and extras; return 0 when the compiled kernels work, else 1."""
+def run() -> bool:
+    """Print versions, CPU, kernel, GPU and extras; return whether the compiled kernels work."""
     for name, version in package_versions().items():
         console.say(f"{name:<24} {version}")
     console.say(
@@ -48,4 +48,4 @@ def run() -> int:
         console.say(
             f"{'extra ' + extra:<24} {'installed' if found else f'absent (pip install wsi-vmamba[{extra}])'}"
         )
-    return 0 if ops.cpu.available and resampling.available else 1
+    return bool(ops.cpu.available and resampling.available)

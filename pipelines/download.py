@@ -24,8 +24,8 @@ INVENTORY = "download.json"
 RESERVE_BYTES = 2**30
 
 
-def run(config: DownloadConfig) -> int:
-    """Download what is missing; return 0, or 1 if a file could not be had."""
+def run(config: DownloadConfig) -> bool:
+    """Download what is missing; return whether every file is there."""
     remote: RemoteDataset = REMOTE_DATASETS.resolve(config.dataset)
     bucket = remote.open(endpoint_url=config.endpoint_url)
     folder = Path(config.to)
@@ -48,9 +48,9 @@ def run(config: DownloadConfig) -> int:
         console.warn(f"{path}: {error}")
     if failed:
         console.say(f"{len(failed)} of {len(files)} files are missing; run the same command again to go on")
-        return 1
+        return False
     console.say(f"complete in {folder}; next: wsi-vmamba check {config.dataset} {folder}")
-    return 0
+    return True
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

@@ -4,51 +4,72 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_vmamba.pipelines import results
-from wsi_vmamba.pipelines.lesions import froc_of_files
-from wsi_vmamba.pipelines.scoring import read_scored_slides
-
+from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import require_writable
-from wsi_vmamba.errors import UsageError
-from wsi_vmamba.metrics import LESION_METRICS, METRICS
+from wsi_vmamba.evaluation import files, tables
+from wsi_vmamba.evaluation.compare import compare
+from wsi_vmamba.evaluation.json_file import write_json
+from wsi_vmamba.evaluation.judge import judge_files, judge_run, run_of
+from wsi_vmamba.evaluation.results import Evaluation
+from wsi_vmamba.provenance import write_run_record
 
 
-def run(config: EvaluateConfig) -> int:
-    """Compute the metrics asked for, print them and save everything; return 0."""
-    code: int
+def run(config: EvaluateConfig) -> bool:
+    """Compute the metrics asked for, save everything and print it."""
     if config.out:
         require_writable(Path(config.out), option="--out")
     if config.json_out:
         require_writable(Path(config.json_out).parent, option="--json")
     if config.compare:
-        from wsi_vmamba.pipelines import compare
+        return _compare(config)
+    folder = run_of(config)
+    out = _folder_for(config, folder)
+    found = judge_run(config, folder, out=out, progress=console.progress) if folder else judge_files(config)
+    _say_notes(found)
+    if config.json_out:
+        write_json(Path(config.json_out), found.to_dict())
+    if out is not None:
+        found.save(out)
+        write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
+    _show(found)
+    if folder and out:
+        files.draw_heatmaps(found, out, count=config.heatmaps)
+        console.say(f"per-slide scores, metrics and figures: {out}")
+    return True
 
-        code = compare.run(config)
-    elif config.scores or config.detections:
-        code = judge_files(config)
-    else:
-        # Here, so that judging files never waits for torch.
-        from wsi_vmamba.pipelines import evaluate_run
 
-        code = evaluate_run.run(config)
-    return code
+def _compare(config: EvaluateConfig) -> bool:
+    """Compare two methods on the same slides."""
+    found = compare(config, progress=console.progress)
+    console.print_table(f"AUC on the same {len(found.a.labels)} slides", ("", "AUC"), found.rows())
+    console.say(found.in_words())
+    found.save(config)
+    return True
 
 
-def judge_files(config: EvaluateConfig) -> int:
-    """Judge what other programs wrote: a CSV of scores, a folder of detections, or both with ``--metric all``."""
-    if config.metric in METRICS and not config.scores:
-        raise UsageError(
-            f"--metric {config.metric} needs --scores CSV; detections are judged by --metric froc"
-        )
-    if config.metric in LESION_METRICS and not config.detections:
-        raise UsageError("--metric froc needs --masks DIR and --detections DIR; slide scores have no lesions")
-    slides = lesions = None
-    if config.metric not in LESION_METRICS and config.scores and config.score_column:
-        slides = read_scored_slides(config, Path(config.scores), config.score_column)
-    if config.metric not in METRICS and config.detections and config.masks:
-        masks, detections = Path(config.masks), Path(config.detections)
-        lesions = froc_of_files(config, masks=masks, detections=detections, exclude=config.exclude)
-    found = results.slide_metrics(config, slides) if slides else None
-    results.finish(config, found, lesions, out=Path(config.out) if config.out else None)
-    return 0
+def _folder_for(config: EvaluateConfig, folder: Path | None) -> Path | None:
+    """Where results go: of a run beside it unless said otherwise, of files nowhere unless said."""
+    if config.out or folder is None:
+        return Path(config.out) if config.out else None
+    out = folder / "evaluation"
+    if folder.is_dir():  # if not, scoring says so
+        require_writable(out, option="--out")
+    return out
+
+
+def _say_notes(found: Evaluation) -> None:
+    for warning in found.warnings:
+        console.warn(warning)
+    for note in found.notes:
+        console.say(note)
+
+
+def _show(found: Evaluation) -> None:
+    """Print what was found, the metric that was asked for first."""
+    if found.slides is not None:
+        console.say(tables.headline(found.slides))
+    for screen in tables.screens(found.slides, found.lesions):
+        console.print_table(screen.title, screen.columns, screen.rows)
+    for note in tables.notes_of(found.slides, found.lesions):
+        console.say(note)

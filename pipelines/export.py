@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from wsi_vmamba import console
-from wsi_vmamba.bags import SlideRecord, load_bag
+from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import ExportConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import StoreError, UsageError
 from wsi_vmamba.export import export_patches, read_patches, write_files
 from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import remove_stale_partials
 
 #: Attention sums to one over a slide; as multiples of its mean, slides of different sizes compare.
@@ -21,8 +22,8 @@ ATTENTION = "attention / mean"
 PROBABILITY = "probability"
 
 
-def run(config: ExportConfig) -> int:
-    """Export every feature file; return 0 when all are there afterwards, 1 when one failed."""
+def run(config: ExportConfig) -> bool:
+    """Export every feature file; return whether all are there afterwards."""
     out = Path(config.out or f"export/{config.format}")
     paths = find_feature_files(Path(config.features))
     require_writable(out, option="--out")
@@ -48,7 +49,7 @@ def run(config: ExportConfig) -> int:
         console.say(f"{kept} files were there already, the same to the byte")
     if failures:
         console.print_table("Slides not exported", ("slide", "cause"), failures)
-    return 1 if failures else 0
+    return not failures
 
 
 def find_feature_files(features: Path) -> list[Path]:

@@ -12,8 +12,8 @@ from wsi_vmamba.slide import open_slide
 from wsi_vmamba.store import open_features
 
 
-def run(config: ShowConfig) -> int:
-    """Print the facts of ``config.features`` and draw its principal components; return 0."""
+def run(config: ShowConfig) -> bool:
+    """Print the facts of ``config.features`` and draw its principal components; return True."""
     path = Path(config.features)
     out = Path(config.out) if config.out else path.parent
     require_writable(out, option="--out")
@@ -22,7 +22,7 @@ def run(config: ShowConfig) -> int:
     console.say(f"{path}")
     console.say(f"  slide        {config.slide or meta.slide_path} ({meta.reader})")
     console.say(
-        f"  patches        {stored.n_patches} of {meta.patch_px} px at {meta.target_mpp:g} um/px, "
+        f"  patches      {stored.n_patches} of {meta.patch_px} px at {meta.target_mpp:g} um/px, "
         f"{len(meta.plan['regions'])} region(s)"
     )
     console.say(
@@ -31,4 +31,4 @@ def run(config: ShowConfig) -> int:
     with open_slide(config.slide or meta.slide_path, reader=meta.reader, scene=meta.scene) as slide:
         files = draw_components(slide, stored, out)
     console.say(f"  picture      {files.png}")
-    return 0
+    return True

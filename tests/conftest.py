@@ -1,17 +1,27 @@
-"""Fixtures every room shares: real slides and golden numbers, if they are here at all; one thread; hostile files."""
+"""Fixtures every room shares: real slides and golden numbers, if they are here at all; one thread; hostile files;
+small slides that are quick to make, and the extract command on them."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsi_vmamba.config import ExtractConfig
+
 ROOT = Path(__file__).resolve().parents[1]
+#: Side of the patches of made-up features, in level-0 pixels.
+PATCH_L0 = 256
 
 
 def _folder(variable: str, default: str) -> Path:
@@ -67,3 +77,122 @@ def serve_hostile() -> Iterator[Callable[..., Callable[[Path | str], dict[str, o
     yield start
     for server in servers:
         server.communicate()
+
+
+@pytest.fixture(scope="session")
+def write_tiny_slide() -> Callable[..., Path]:
+    """Write a pink, noisy slide of 640 x 512 px at 0.5 um in JPEG tiles of 64 px, with one level of a quarter."""
+
+    import numpy as np
+    import tifffile
+
+    def write(path: Path, seed: int = 0, *, width: int = 640, height: int = 512, **options: object) -> Path:
+        generator = np.random.default_rng(seed)
+        rgb = np.clip(generator.normal((200, 120, 170), 25, (height, width, 3)), 0, 255).astype(np.uint8)
+        options = {"compression": "jpeg", "tile": (64, 64), "photometric": "rgb", **options}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tifffile.TiffWriter(path) as tif:
+            for factor in (1, 4):
+                per_cm = 20_000 / factor
+                tif.write(
+                    rgb[::factor, ::factor],
+                    resolution=(per_cm, per_cm),
+                    resolutionunit="CENTIMETER",
+                    subfiletype=int(factor > 1),
+                    metadata=None,
+                    **options,
+                )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_slides(tmp_path: Path, write_tiny_slide: Callable[..., Path]) -> Path:
+    """A folder of three slides; those of a test may be damaged."""
+    for index in range(3):
+        write_tiny_slide(tmp_path / "slides" / f"s{index}.tif", index)
+    return tmp_path / "slides"
+
+
+@pytest.fixture(scope="session")
+def extract_config() -> Callable[..., ExtractConfig]:
+    """Settings that cut a tiny slide into 4 regions of 80 patches."""
+    from wsi_vmamba.config import ExtractConfig
+
+    def make(slides: Path, out: Path, **changes: object) -> ExtractConfig:
+        values = {"slides": str(slides), "out": str(out), "backbone": "null", "segmenter": "all"}
+        return ExtractConfig.model_validate({**values, "patch_px": 64, "region_px": 320, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def read_outcomes() -> Callable[[Path], dict[str, dict[str, str]]]:
+    """Rows of the table of an output folder, by slide."""
+
+    def read(out: Path) -> dict[str, dict[str, str]]:
+        with (out / "extract.csv").open() as file:
+            return {row["slide_id"]: row for row in csv.DictReader(file)}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def store_bytes() -> Callable[[Path], dict[str, bytes]]:
+    """Every byte of the feature files in a folder, hidden leftovers included; the run's own records left out."""
+
+    def read(out: Path) -> dict[str, bytes]:
+        records = {"extract.csv", "extract.yaml", "extract.run.json"}
+        return {
+            str(file.relative_to(out)): file.read_bytes()
+            for file in sorted(out.rglob("*"))
+            if file.is_file() and file.name not in records
+        }
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def write_cohort() -> Callable[..., None]:
+    """Write features of slides s00, s01 ..., every second one of a tumour, and cohort.csv with the last as test slides.
+
+    ``draw(index, tumour)`` gives a slide's patches, float32 (rows, columns, dim); other columns of the CSV go by name.
+    """
+
+    def write(
+        folder: Path,
+        draw: Callable[[int, bool], np.ndarray],
+        *,
+        slides: int,
+        train: int,
+        **columns: list[str],
+    ) -> None:
+        with (folder / "cohort.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["slide_id", "path", "label", "split", *columns])
+            for index in range(slides):
+                slide_id, tumour = f"s{index:02d}", index % 2 == 1
+                _write_patches(folder / "features", slide_id, draw(index, tumour))
+                split = "train" if index < train else "test"
+                more = [values[index] for values in columns.values()]
+                writer.writerow([slide_id, f"{slide_id}.tif", int(tumour), split, *more])
+
+    return write
+
+
+def _write_patches(folder: Path, slide_id: str, patches: np.ndarray) -> None:
+    import numpy as np
+
+    from wsi_vmamba.store import FeatureMeta, FeatureWriter
+
+    rows, columns, dim = patches.shape
+    corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2) * PATCH_L0
+    meta = FeatureMeta(
+        slide_id=slide_id, slide_path=f"{slide_id}.tif", reader="tiff", mpp=0.5, mpp_source="override",
+        target_mpp=0.5, patch_px=PATCH_L0, patch_l0=float(PATCH_L0), segmenter="otsu", model="null", weights_hash="0",
+        plan={"width_l0": columns * PATCH_L0, "height_l0": rows * PATCH_L0}, precision="fp32", versions={},
+    )  # fmt: skip
+    with FeatureWriter(folder / f"{slide_id}.zarr", meta, dim) as writer:
+        writer.append(patches.reshape(-1, dim), corners.astype(np.int64))
+        writer.commit()

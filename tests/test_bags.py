@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_vmamba.bags import (
-    Bag,
-    BagLoader,
-    SlideRecord,
-    check_leakage,
-    check_records,
-    grid_coords,
-    load_bag,
-    split_by_patient,
-)
+from wsi_vmamba.bags import Bag, BagLoader, grid_coords, load_bag
 from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, MissingDataError, StoreError, UsageError
+from wsi_vmamba.records import SlideRecord, check_leakage, check_records, split_by_patient
 from wsi_vmamba.store import FeatureMeta, FeatureWriter
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
+from wsi_vmamba.bags import Bag, FeatureSource
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import (
     DatasetError,
@@ -21,6 +21,7 @@ from wsi_vmamba.errors import (
     WeightsError,
 )
 from wsi_vmamba.mil import AGGREGATORS
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import EpochReport, TrainSettings, load_run, predict, train
 from wsi_vmamba.training.model import feature_moments
 from wsi_vmamba.training.slides import class_weights

@@ -1,6 +1,85 @@
 """wsi-vmamba: whole-slide pathology with a VMamba backbone.
 
-Importing the package is cheap: it loads no torch, opens no file and probes no device.
+    import wsi_vmamba as wv
+
+    f = wv.embed("slide.svs")                # features, coordinates and tissue of one slide, in memory
+    wv.extract("slides/", out="features")    # many slides to feature files
+    wv.open_features("features/slide.zarr")  # a feature file
+    wv.open_slide("slide.svs")               # a slide
+
+    run = wv.train(dataset="csv", manifest="slides.csv", features="features")
+    run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
+
+Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
+is first used.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+# For type checkers and editors; a test holds these lines, the table and __all__ together.
+if TYPE_CHECKING:
+    from wsi_vmamba.evaluation.compare import Comparison
+    from wsi_vmamba.evaluation.front import Run, compare, evaluate, open_run, train
+    from wsi_vmamba.evaluation.results import Evaluation
+    from wsi_vmamba.extraction.embedding import Embedding
+    from wsi_vmamba.extraction.front import embed, extract
+    from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.slide import open_slide
+    from wsi_vmamba.store import FeatureFile, open_features
+
+#: Name -> "module:attribute", imported when the name is first used.
+_EXPORTS = {
+    # slides
+    "open_slide": "wsi_vmamba.slide:open_slide",
+    # features
+    "Embedding": "wsi_vmamba.extraction.embedding:Embedding",
+    "FeatureFile": "wsi_vmamba.store:FeatureFile",
+    "Outcomes": "wsi_vmamba.extraction.summary:Outcomes",
+    "embed": "wsi_vmamba.extraction.front:embed",
+    "extract": "wsi_vmamba.extraction.front:extract",
+    "open_features": "wsi_vmamba.store:open_features",
+    # training and evaluation
+    "Comparison": "wsi_vmamba.evaluation.compare:Comparison",
+    "Evaluation": "wsi_vmamba.evaluation.results:Evaluation",
+    "Run": "wsi_vmamba.evaluation.front:Run",
+    "compare": "wsi_vmamba.evaluation.front:compare",
+    "evaluate": "wsi_vmamba.evaluation.front:evaluate",
+    "open_run": "wsi_vmamba.evaluation.front:open_run",
+    "train": "wsi_vmamba.evaluation.front:train",
+}
+
+__all__ = [
+    "Comparison",
+    "Embedding",
+    "Evaluation",
+    "FeatureFile",
+    "Outcomes",
+    "Run",
+    "__version__",
+    "compare",
+    "embed",
+    "evaluate",
+    "extract",
+    "open_features",
+    "open_run",
+    "open_slide",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from wsi_vmamba.registry import load_attribute
+
+    found = load_attribute(_EXPORTS[name])
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -381,7 +381,7 @@ def doctor() -> None:
     _require_current_folder()
     from wsi_vmamba.pipelines import doctor as recipe
 
-    raise typer.Exit(recipe.run())
+    raise typer.Exit(0 if recipe.run() else EXIT_FAILED)
 
 
 def _run(
@@ -402,7 +402,9 @@ def _run(
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        code = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
+        done = import_module(f"wsi_vmamba.pipelines.{command}").run(resolved)
+        # Recipes say whether everything was done; some still return an exit code.
+        code = done if type(done) is int else 0 if done else EXIT_FAILED
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is kept, run the same command again to go on", err=True)
         code = EXIT_INTERRUPTED

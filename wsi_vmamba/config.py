@@ -5,6 +5,8 @@ Order of precedence, weakest first: defaults here, the file of `--config`, `--se
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -354,6 +356,34 @@ def resolve_config(
         raise ConfigError(str(error)) from None
     except ValidationError as error:
         raise ConfigError(_describe(model, error)) from None
+
+
+def keyword_config(model: type[C], settings: Mapping[str, Any]) -> C:
+    """The configuration of keyword arguments, with the errors of a file's or of ``--set``; None = not given.
+
+    Raises:
+        ConfigError: an unknown name (naming the nearest), or a value of the wrong type or range.
+    """
+    _refuse_unknown(model, settings, where="keyword argument")
+    values = {
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()
+    }
+    return resolve_config(model, options=values)
+
+
+def keyword_signature(
+    model: type[RunConfig], first: Sequence[inspect.Parameter], *, leave_out: Collection[str] = ()
+) -> inspect.Signature:
+    """The signature of a function that takes a model's settings by name, for `help` and completion in notebooks."""
+    named = {parameter.name for parameter in first}
+    settings = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(), annotation=field.annotation
+        )
+        for name, field in model.model_fields.items()
+        if name not in named and name not in leave_out
+    ]
+    return inspect.Signature([*first, *settings])
 
 
 def dump_config(config: RunConfig) -> str:

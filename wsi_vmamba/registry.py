@@ -1,12 +1,17 @@
-"""Tables of choices: name -> "module:attribute", imported only when a name is used."""
+"""Tables of choices: name -> "module:attribute", imported only when a name is used.
+
+Another package adds to a table by an entry point (ADR 7): group ``wsi_vmamba.<kind>``, the name, "module:attribute".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
-from wsi_vmamba.errors import UnknownNameError
+from wsi_vmamba.errors import UnknownNameError, UsageError
 
 #: Every extension point, by the word used in messages and configuration: where its table lives.
 TABLES: Mapping[str, str] = {
@@ -30,22 +35,74 @@ def load_attribute(target: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def group_of(kind: str) -> str:
+    """The entry-point group in which other packages add to the table of ``kind``: "wsi_vmamba.lesion_metric"."""
+    return f"wsi_vmamba.{kind.replace(' ', '_')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """An entry that another installed package adds to a table.
+
+    Attributes:
+        target: "module:attribute".
+        package: name and version of the package.
+    """
+
+    target: str
+    package: str
+
+
+@lru_cache(maxsize=1)
+def additions() -> Mapping[str, Mapping[str, tuple[Addition, ...]]]:
+    """What other packages add: entry-point group -> name -> who adds it. Nothing of theirs is imported."""
+    # Looking at all installed packages takes tens of milliseconds, which only those pay who ask a table.
+    from importlib.metadata import distributions
+
+    found: dict[str, dict[str, tuple[Addition, ...]]] = {}
+    groups = {group_of(kind) for kind in TABLES}
+    for distribution in distributions():
+        for entry in distribution.entry_points:
+            if entry.group in groups:
+                new = Addition(target=entry.value, package=f"{distribution.name} {distribution.version}")
+                named = found.setdefault(entry.group, {})
+                # A package that can be found twice, as beside its own source, is one.
+                named[entry.name] = tuple(dict.fromkeys((*named.get(entry.name, ()), new)))
+    return found
+
+
 class Table(Mapping[str, str]):
-    """A literal table of one extension point; entries are imported lazily by `resolve`."""
+    """The table of one extension point: its own literal entries, and those of other packages; imported by `resolve`."""
 
     def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
         """Keep ``kind`` (the word for messages) and the entries, in the order written."""
         self.kind = kind
-        self._entries = dict(entries)
+        self._own = dict(entries)
+
+    @cached_property
+    def _added(self) -> Mapping[str, tuple[Addition, ...]]:
+        return additions().get(group_of(self.kind), {})
 
     def __getitem__(self, name: str) -> str:
-        return self._entries[name]
+        if name not in self._added:
+            return self._own[name]
+        first, *others = self._added[name]
+        if name in self._own or others:
+            owners = [*(["wsi-vmamba itself"] if name in self._own else []), first.package]
+            raise UsageError(
+                f"{self.kind} {name!r} is offered by {' and by '.join([*owners, *(o.package for o in others)])}; "
+                "uninstall one of them, or have it renamed"
+            )
+        return first.target
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(dict.fromkeys([*self._own, *sorted(self._added)]))
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(dict.fromkeys([*self._own, *self._added]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._added
 
     def check(self, name: str) -> str:
         """Return ``name`` if it is in the table.
@@ -53,13 +110,27 @@ class Table(Mapping[str, str]):
         Raises:
             UnknownNameError: listing the choices, when it is not.
         """
-        if name not in self._entries:
-            raise UnknownNameError(self.kind, name, self._entries)
+        if name not in self:
+            raise UnknownNameError(self.kind, name, self)
         return name
 
     def resolve(self, name: str) -> Any:
-        """Import and return what ``name`` stands for; unknown names are refused by listing the choices."""
-        return load_attribute(self._entries[self.check(name)])
+        """Import and return what ``name`` stands for.
+
+        Raises:
+            UnknownNameError: it is not in the table; the choices are listed.
+            UsageError: more than one package offers it, or the package that does cannot be loaded.
+        """
+        target = self[self.check(name)]
+        if name in self._own:
+            return load_attribute(target)
+        try:
+            return load_attribute(target)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"{self.kind} {name!r} is {target} of the package {self._added[name][0].package}, which cannot be "
+                f"loaded ({error}); mend that package, or uninstall it"
+            ) from error
 
 
 def table(kind: str) -> Table:

@@ -5,19 +5,16 @@ from collections import Counter
 
 import pytest
 
-from wsi_vmamba.bags import check_records
 from wsi_vmamba.datasets import DATASETS
 from wsi_vmamba.datasets.camelyon16 import (
     COLUMNS,
     N_FOLDS,
-    allows_negatives,
-    flags_of,
-    froc_excluded,
     load,
     manifest_rows,
     shipped_manifest,
 )
 from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.records import check_records
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +44,21 @@ def test_normal_086_is_tumor_111_and_test_049_is_absent(records):
     by_id = {record.slide_id: record for record in records}
     assert {"normal_086", "test_049", "normal_161", "tumor_112", "test_131"}.isdisjoint(by_id)
     assert by_id["tumor_111"].label == 1
-    assert flags_of(by_id["tumor_111"]) == ("was_normal_086",)
+    assert by_id["tumor_111"].attributes["flags"] == "was_normal_086"
     assert by_id["test_114"].split == "test"
 
 
 def test_flags(records):
-    flagged = {record.slide_id: flags_of(record) for record in records if flags_of(record)}
+    flagged = {record.slide_id: record.attributes["flags"].split(";") for record in records}
     partial = {name for name, flags in flagged.items() if "partial_annotation" in flags}
     numbers = (10, 15, 18, 20, 25, 29, 33, 34, 44, 46, 51, 54, 55, 56, 67, 79, 85, 92, 95, 110)
     assert partial == {f"tumor_{number:03d}" for number in numbers} | {"test_114"}
     assert [name for name, flags in flagged.items() if "no_froc" in flags] == ["test_114"]
-    assert froc_excluded() == ("test_114",)
+    assert [record.slide_id for record in records if not record.counts_for_lesions] == ["test_114"]
 
 
 def test_negatives_may_be_drawn_wherever_all_lesions_are_outlined(records):
-    refused = [record.slide_id for record in records if not allows_negatives(record)]
+    refused = [record.slide_id for record in records if not record.outlines_complete]
     assert len(refused) == 21
     assert {"tumor_010", "tumor_110", "test_114"} <= set(refused)
     assert not any(name.startswith("normal_") for name in refused)

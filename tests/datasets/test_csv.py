@@ -2,10 +2,10 @@
 
 import pytest
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.datasets.csv import load, read_manifest
-from wsi_vmamba.datasets.presence import require_features, require_slides
+from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
+from wsi_vmamba.records import SlideRecord
 
 
 def _manifest(tmp_path, text):
@@ -100,23 +100,6 @@ def test_a_half_written_feature_file_is_missing(tmp_path):
         require_features([SlideRecord(slide_id="a")], tmp_path, dataset="csv")
 
 
-def test_missing_slides_say_where_they_were_looked_for(tmp_path):
-    here = tmp_path / "a.svs"
-    here.touch()
-    records = [
-        SlideRecord(slide_id="a", path=here),
-        SlideRecord(slide_id="b", path=tmp_path / "in" / "b.svs"),
-    ]
-    require_slides(records[:1], dataset="csv")
-    with pytest.raises(
-        MissingDataError,
-        match=rf"1 of 2 slide files are missing \(b\); looked for {tmp_path / 'in' / 'b.svs'}",
-    ):
-        require_slides(records, dataset="csv")
-    with pytest.raises(MissingDataError, match="no root folder was given"):
-        require_slides([SlideRecord(slide_id="c")], dataset="csv")
-
-
 def test_a_tilde_in_a_column_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     path = _manifest(
@@ -129,3 +112,18 @@ def test_a_tilde_in_a_column_is_the_home_folder(tmp_path, monkeypatch):
     a, b = load(manifest=_manifest(tmp_path, "slide_id,path,annotation\na,~/a.svs,~/a.xml\nb,b~.svs,\n"))
     assert (str(a.path), str(a.annotation)) == ("/home/somebody/a.svs", "/home/somebody/a.xml")
     assert b.path == tmp_path / "b~.svs"
+
+
+def test_flags_say_what_a_record_is_good_for(tmp_path):
+    lines = [
+        "slide_id,flags",
+        "a,",
+        "b,partial_annotation",
+        "c,no_froc",
+        "d,partial_annotation; no_froc",
+        "e,other",
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    records = {record.slide_id: record for record in load(manifest=tmp_path / "m.csv")}
+    assert [name for name, one in records.items() if not one.outlines_complete] == ["b", "d"]
+    assert [name for name, one in records.items() if not one.counts_for_lesions] == ["c", "d"]

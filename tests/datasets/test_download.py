@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import pytest
-from wsi_vmamba.pipelines import check, download
 
 from wsi_vmamba.config import CheckConfig, DownloadConfig
 from wsi_vmamba.datasets import fetch as fetching
@@ -24,6 +23,7 @@ from wsi_vmamba.datasets.camelyon16_remote import REMOTE
 from wsi_vmamba.datasets.fetch import fetch, part_path
 from wsi_vmamba.datasets.remote import parse_checksums
 from wsi_vmamba.errors import DiskSpaceError, DownloadError, MissingDataError, UsageError
+from wsi_vmamba.pipelines import check, download
 
 SLIDES = ["normal_001", "tumor_001", "tumor_002"]
 BIG = "images/tumor_002.tif"
@@ -45,7 +45,7 @@ def config(to: Path, endpoint: str, **changes: object) -> DownloadConfig:
 
 
 def test_every_byte_arrives_and_is_not_fetched_again(camelyon, wire, tmp_path, capsys):
-    assert download.run(config(tmp_path, wire.endpoint)) == 0
+    assert download.run(config(tmp_path, wire.endpoint)) is True
     wanted = {name: content for name, content in camelyon.files.items() if PurePosixPath(name).stem in SLIDES}
     assert len(wanted) == 5
     for name, content in wanted.items():
@@ -60,7 +60,7 @@ def test_every_byte_arrives_and_is_not_fetched_again(camelyon, wire, tmp_path, c
     }
     assert "3 slides, 5 files" in capsys.readouterr().out
     wire.requests.clear()
-    assert download.run(config(tmp_path, wire.endpoint)) == 0
+    assert download.run(config(tmp_path, wire.endpoint)) is True
     assert not [path for path, _ in wire.requests if path.endswith((".tif", ".xml"))]
 
 
@@ -153,7 +153,7 @@ def test_a_failed_file_is_named_and_the_others_are_kept(camelyon, wire, tmp_path
     wrong = {**camelyon.md5, "images/tumor_001.tif": "0" * 32}
     listed = "".join(f"{digest} *{name}\n" for name, digest in wrong.items()).encode()
     monkeypatch.setattr(Bucket, "read", lambda self, key: listed)
-    assert download.run(config(tmp_path, wire.endpoint)) == 1
+    assert download.run(config(tmp_path, wire.endpoint)) is False
     assert "images/tumor_001.tif" in capsys.readouterr().err
     assert not (tmp_path / "images" / "tumor_001.tif").exists()
     assert (tmp_path / BIG).read_bytes() == camelyon.files[BIG]
@@ -181,7 +181,7 @@ def test_checksums_are_read_as_md5sum_writes_them():
 def test_check_reports_missing_extra_and_damaged(camelyon, tmp_path, capsys):
     download.run(config(tmp_path, camelyon.endpoint))
     asked = {"dataset": "camelyon16", "folder": str(tmp_path), "json_out": str(tmp_path / "found.json")}
-    assert check.run(CheckConfig(**asked, slides=SLIDES, checksums=True)) == 0
+    assert check.run(CheckConfig(**asked, slides=SLIDES, checksums=True)) is True
     content = bytearray((tmp_path / BIG).read_bytes())
     (tmp_path / BIG).write_bytes(content[: len(content) // 2])
     (tmp_path / "images" / "tumor_001.tif").unlink()
@@ -189,7 +189,7 @@ def test_check_reports_missing_extra_and_damaged(camelyon, tmp_path, capsys):
     (tmp_path / "images" / ".tumor_003.tif.abc.part").write_bytes(b"half")
     (tmp_path / "annotations" / "tumor_001.xml").write_text("<ASAP_Annotations><Annotations>")
     (tmp_path / "annotations" / "tumor_002.xml").unlink()
-    assert check.run(CheckConfig(**asked, slides=SLIDES)) == 1
+    assert check.run(CheckConfig(**asked, slides=SLIDES)) is False
     found = json.loads((tmp_path / "found.json").read_text())
     assert {(one["kind"], one["path"]) for one in found["findings"]} == {
         ("damaged", BIG),
@@ -202,7 +202,7 @@ def test_check_reports_missing_extra_and_damaged(camelyon, tmp_path, capsys):
     assert "2 missing, 2 extra, 2 damaged" in capsys.readouterr().out
     # Without the list of sizes the file itself must betray that its end is gone.
     (tmp_path / "download.json").unlink()
-    assert check.run(CheckConfig(**asked, slides=["tumor_002"])) == 1
+    assert check.run(CheckConfig(**asked, slides=["tumor_002"])) is False
     assert json.loads((tmp_path / "found.json").read_text())["damaged"] == 2
 
 
@@ -213,8 +213,8 @@ def test_check_finds_a_flipped_byte_by_its_checksum(camelyon, tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     asked = {"dataset": "camelyon16", "folder": str(tmp_path), "slides": ["tumor_001"]}
-    assert check.run(CheckConfig(**asked)) == 0
-    assert check.run(CheckConfig(**asked, checksums=True)) == 1
+    assert check.run(CheckConfig(**asked)) is True
+    assert check.run(CheckConfig(**asked, checksums=True)) is False
 
 
 def test_check_without_a_folder_says_how_to_get_the_data(tmp_path):

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from wsi_vmamba.pipelines import evaluate, train
 
 from wsi_vmamba import cli
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.pipelines import evaluate, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,8 +50,8 @@ def test_published_features_give_the_published_auc(published, tmp_path, classifi
         "runs": str(tmp_path),
         "classifier": classifier,
     }
-    assert train.run(TrainConfig.model_validate(how)) == 0
-    assert evaluate.run(EvaluateConfig(runs=str(tmp_path), bootstrap=200)) == 0
+    assert train.run(TrainConfig.model_validate(how))
+    assert evaluate.run(EvaluateConfig(runs=str(tmp_path), bootstrap=200))
     folder = tmp_path / f"csv_features-{classifier}"
     content = json.loads((folder / "evaluation" / "metrics.json").read_text())
     wanted = want[f"{key}_test"]

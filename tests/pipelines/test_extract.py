@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from wsi_vmamba.pipelines import extract, tissue_files
-from wsi_vmamba.pipelines.sources import find_sources
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
 from wsi_vmamba.errors import BadTileError, UsageError
+from wsi_vmamba.extraction import tissue_files
+from wsi_vmamba.extraction.sources import find_sources
 from wsi_vmamba.inference import memory
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.store import open_features
 
 SPEC = CohortSpec(slides=2, seed=3, width_px=(1024, 1024), height_px=(768, 768))
@@ -47,10 +48,10 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_slide_ends_as_features_and_a_second_run_skips_them(slides: Path, tmp_path: Path):
-    assert extract.run(config(slides, tmp_path)) == 0
+    assert extract.run(config(slides, tmp_path)) is True
     first = file_bytes(tmp_path / "slide_000.zarr")
     assert set(outcomes(tmp_path).values()) == {"done"}
-    assert extract.run(config(slides, tmp_path)) == 0
+    assert extract.run(config(slides, tmp_path)) is True
     assert set(outcomes(tmp_path).values()) == {"already done"}
     assert file_bytes(tmp_path / "slide_000.zarr") == first
 
@@ -66,10 +67,10 @@ def test_a_system_without_proc_and_affinity_gives_the_same_features(
             raise FileNotFoundError(path)
         return read_text(path, *arguments, **named)
 
-    assert extract.run(config(slides, tmp_path / "here", backbone="vmamba_pico")) == 0
+    assert extract.run(config(slides, tmp_path / "here", backbone="vmamba_pico")) is True
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(Path, "read_text", refuse)
-    assert extract.run(config(slides, tmp_path / "there", backbone="vmamba_pico")) == 0
+    assert extract.run(config(slides, tmp_path / "there", backbone="vmamba_pico")) is True
     assert memory.peak_resident_bytes() > memory.resident_bytes() / 2 > 1 << 20
     monkeypatch.undo()
     here, there = (file_bytes(tmp_path / name / "slide_000.zarr") for name in ("here", "there"))
@@ -78,7 +79,7 @@ def test_a_system_without_proc_and_affinity_gives_the_same_features(
 
 def test_two_runs_into_two_folders_give_equal_bytes(slides: Path, tmp_path: Path):
     for name in ("a", "b"):
-        assert extract.run(config(slides, tmp_path / name)) == 0
+        assert extract.run(config(slides, tmp_path / name)) is True
     assert file_bytes(tmp_path / "a" / "slide_000.zarr") == file_bytes(tmp_path / "b" / "slide_000.zarr")
 
 
@@ -86,7 +87,7 @@ def test_the_features_of_a_patch_do_not_depend_on_the_regions_for_a_local_encode
     slides: Path, tmp_path: Path
 ):
     for region_px in (64, 320, 10_000):
-        assert extract.run(config(slides, tmp_path / str(region_px), region_px=region_px)) == 0
+        assert extract.run(config(slides, tmp_path / str(region_px), region_px=region_px)) is True
     found = []
     for region_px in (64, 320, 10_000):
         file = open_features(tmp_path / str(region_px) / "slide_000.zarr")
@@ -98,12 +99,12 @@ def test_the_features_of_a_patch_do_not_depend_on_the_regions_for_a_local_encode
 
 
 def test_other_settings_refuse_to_mix(slides: Path, tmp_path: Path):
-    assert extract.run(config(slides, tmp_path)) == 0
+    assert extract.run(config(slides, tmp_path)) is True
     before = file_bytes(tmp_path / "slide_000.zarr")
-    assert extract.run(config(slides, tmp_path, patch_px=128)) == 1
+    assert extract.run(config(slides, tmp_path, patch_px=128)) is False
     assert set(outcomes(tmp_path).values()) == {"failed"}
     assert file_bytes(tmp_path / "slide_000.zarr") == before
-    assert extract.run(config(slides, tmp_path, patch_px=128, overwrite=True)) == 0
+    assert extract.run(config(slides, tmp_path, patch_px=128, overwrite=True)) is True
 
 
 def test_a_truncated_slide_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):
@@ -111,7 +112,7 @@ def test_a_truncated_slide_is_named_and_the_others_go_on(slides: Path, tmp_path:
     shutil.copytree(slides, folder)
     broken = folder / "slide_001.tif"
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
-    assert extract.run(config(folder, tmp_path / "out")) == 1
+    assert extract.run(config(folder, tmp_path / "out")) is False
     assert outcomes(tmp_path / "out") == {"slide_000": "done", "slide_001": "failed"}
     assert not (tmp_path / "out" / "slide_001.zarr").exists()
 
@@ -128,7 +129,7 @@ def test_the_run_record_says_what_made_the_features(slides: Path, tmp_path: Path
 def test_a_manifest_gives_names_and_mpp(slides: Path, tmp_path: Path):
     manifest = tmp_path / "slides.csv"
     manifest.write_text(f"slide_id,path,mpp\nfirst,{slides / 'slide_000.tif'},0.4\n")
-    assert extract.run(config(manifest, tmp_path / "out", segmenter="all")) == 0
+    assert extract.run(config(manifest, tmp_path / "out", segmenter="all")) is True
     meta = open_features(tmp_path / "out" / "first.zarr").meta
     assert (meta.slide_id, meta.mpp, meta.mpp_source) == ("first", 0.4, "override")
 
@@ -161,13 +162,13 @@ def test_all_real_slides_end_as_features_or_a_named_outcome(real_data: Path, tmp
 
 
 def test_the_tissue_files_fed_back_keep_the_same_patches(slides: Path, tmp_path: Path):
-    assert extract.run(config(slides, tmp_path / "a")) == 0
+    assert extract.run(config(slides, tmp_path / "a")) is True
     tissue = tmp_path / "a" / "tissue"
     assert sorted(p.name for p in tissue.iterdir()) == [
         f"slide_00{i}.{ending}" for i in range(2) for ending in ("geojson", "jpg")
     ]
     before = file_bytes(tissue)
-    assert extract.run(config(slides, tmp_path / "b", mask=str(tissue))) == 0
+    assert extract.run(config(slides, tmp_path / "b", mask=str(tissue))) is True
     for name in ("slide_000", "slide_001"):
         found, again = (open_features(tmp_path / run / f"{name}.zarr") for run in "ab")
         assert found.meta.plan == again.meta.plan
@@ -181,7 +182,7 @@ def test_the_tissue_files_fed_back_keep_the_same_patches(slides: Path, tmp_path:
 
 
 def test_an_edited_mask_changes_the_patches_and_is_never_written_over(slides: Path, tmp_path: Path):
-    assert extract.run(config(slides, tmp_path)) == 0
+    assert extract.run(config(slides, tmp_path)) is True
     edited = tmp_path / "tissue" / "slide_000.geojson"
     ring = [[128, 128], [384, 128], [384, 320], [128, 320], [128, 128]]
     edited.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}).join(
@@ -190,15 +191,15 @@ def test_an_edited_mask_changes_the_patches_and_is_never_written_over(slides: Pa
     text = edited.read_text()
     masks = str(tmp_path / "tissue")
     # Without --overwrite the other patches are a refused mix, not a silent replacement.
-    assert extract.run(config(slides, tmp_path, mask=masks)) == 1
-    assert extract.run(config(slides, tmp_path, mask=masks, overwrite=True)) == 0
+    assert extract.run(config(slides, tmp_path, mask=masks)) is False
+    assert extract.run(config(slides, tmp_path, mask=masks, overwrite=True)) is True
     assert edited.read_text() == text
     file = open_features(tmp_path / "slide_000.zarr")
     corners = {(128 + 64 * x, 128 + 64 * y) for x in range(4) for y in range(3)}
     assert set(map(tuple, file.coords_l0.tolist())) == corners
     # Nor are features of an older state of the mask taken for those of the newer.
     edited.write_text(text.replace("384", "448"))
-    assert extract.run(config(slides, tmp_path, mask=masks)) == 1
+    assert extract.run(config(slides, tmp_path, mask=masks)) is False
     assert outcomes(tmp_path) == {"slide_000": "failed", "slide_001": "already done"}
 
 
@@ -212,7 +213,7 @@ def test_what_a_mask_leaves_out_is_said_and_kept_beside_the_features(slides: Pat
     (tmp_path / "m").mkdir()
     for name in ("slide_000", "slide_001"):
         (tmp_path / "m" / f"{name}.geojson").write_text(json.dumps(feature))
-    assert extract.run(config(slides, tmp_path / "o", mask=str(tmp_path / "m"))) == 0
+    assert extract.run(config(slides, tmp_path / "o", mask=str(tmp_path / "m"))) is True
     said = "feature 0: a LineString has no area and is left out"
     assert f"slide_000: note: {said}" in capsys.readouterr().out
     with (tmp_path / "o" / "extract.csv").open() as file:
@@ -222,11 +223,11 @@ def test_what_a_mask_leaves_out_is_said_and_kept_beside_the_features(slides: Pat
 
 
 def test_a_slide_without_its_mask_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):
-    assert extract.run(config(slides, tmp_path / "a")) == 0
+    assert extract.run(config(slides, tmp_path / "a")) is True
     masks = tmp_path / "masks"
     masks.mkdir()
     shutil.copy(tmp_path / "a" / "tissue" / "slide_001.geojson", masks)
-    assert extract.run(config(slides, tmp_path / "b", mask=str(masks))) == 1
+    assert extract.run(config(slides, tmp_path / "b", mask=str(masks))) is False
     assert outcomes(tmp_path / "b") == {"slide_000": "failed", "slide_001": "done"}
     with pytest.raises(UsageError, match="one mask for 2 slides"):
         extract.run(config(slides, tmp_path / "c", mask=str(masks / "slide_001.geojson")))
@@ -238,7 +239,7 @@ def test_a_slide_without_tissue_still_gets_its_preview(tmp_path: Path):
     (tmp_path / "slides").mkdir()
     blank = np.full((512, 640, 3), 243, np.uint8)
     tifffile.imwrite(tmp_path / "slides" / "blank.tif", blank, tile=(256, 256), photometric="rgb")
-    assert extract.run(config(tmp_path / "slides", tmp_path / "out", mpp_override=0.5)) == 1
+    assert extract.run(config(tmp_path / "slides", tmp_path / "out", mpp_override=0.5)) is False
     assert outcomes(tmp_path / "out") == {"blank": "no tissue"}
     with Image.open(tmp_path / "out" / "tissue" / "blank.jpg") as preview:
         assert np.abs(np.asarray(preview).astype(int) - 243).max() < 8
@@ -251,6 +252,6 @@ def test_a_preview_that_cannot_be_drawn_does_not_fail_the_slide(
         raise BadTileError("slide_000.tif", "level 3, tile (col, row) (0, 0): rotten")
 
     monkeypatch.setattr(tissue_files, "draw_preview", refuse)
-    assert extract.run(config(slides, tmp_path)) == 0
+    assert extract.run(config(slides, tmp_path)) is True
     assert "slide_000: no preview (level 3, tile (col, row) (0, 0): rotten)" in capsys.readouterr().err
     assert sorted(p.suffix for p in (tmp_path / "tissue").iterdir()) == [".geojson", ".geojson"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from wsi_vmamba.pipelines import extract, finetune
 
 from wsi_vmamba.config import FinetuneConfig
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.weights import read_state
+from wsi_vmamba.pipelines import extract, finetune
 from wsi_vmamba.store import open_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +45,7 @@ def test_the_weights_are_those_of_the_best_epoch_and_extract_takes_them(
     tiles: Path, tmp_path: Path, write_tiny_slide, extract_config, capsys
 ):
     out = tmp_path / "tuned"
-    assert finetune.run(config(tiles, out)) == 0
+    assert finetune.run(config(tiles, out))
     said = capsys.readouterr().out
     assert "3 classes" in said
     assert f"--weights {out / 'weights.safetensors'}" in said
@@ -68,7 +68,7 @@ def test_the_weights_are_those_of_the_best_epoch_and_extract_takes_them(
     for name, weights in (("before", "auto"), ("after", str(out / "weights.safetensors"))):
         where = tmp_path / name
         asked = extract_config(tmp_path / "slides", where, backbone="vmamba_pico", weights=weights)
-        assert extract.run(asked) == 0
+        assert extract.run(asked) is True
         made.append(open_features(where / "s.zarr"))
     assert made[0].meta.weights_hash != made[1].meta.weights_hash
     assert not np.array_equal(made[0].features, made[1].features)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from wsi_vmamba.pipelines import pretrain_pico
 
 from wsi_vmamba.datasets.synthetic import TISSUES
 from wsi_vmamba.model import build_backbone
+from wsi_vmamba.pipelines import pretrain_pico
+from wsi_vmamba.training import pretrain_tiles
 
 
 def _coded(squares: int):
@@ -23,7 +24,7 @@ def _coded(squares: int):
 def test_window_and_labels_stay_together(shrink):
     image, tissue = _coded(64)
     for seed in range(5):
-        window, labels = pretrain_pico.view(
+        window, labels = pretrain_tiles.view(
             np.random.default_rng(seed), image, tissue, side_px=128, shrink=shrink
         )
         assert window.shape == (128, 128, 3)
@@ -39,7 +40,7 @@ def test_soft_target_is_the_share_of_each_tissue():
     squares = np.zeros((8, 4), dtype=np.uint8)
     squares[:2, :2] = 3
     squares[4:] = 9
-    target = pretrain_pico.soft_target(squares)
+    target = pretrain_tiles.soft_target(squares)
     assert target.shape == (2, 1, len(TISSUES))
     assert target[0, 0, 3] == pytest.approx(0.25)
     assert target[0, 0, 0] == pytest.approx(0.75)
@@ -50,7 +51,7 @@ def test_disturbed_tiles_differ_in_colour_and_keep_their_structure():
     rng = np.random.default_rng(0)
     image = np.full((64, 64, 3), 235, dtype=np.uint8)
     image[16:48, 16:48] = (90, 60, 130)
-    first, second = pretrain_pico.disturb(rng, image), pretrain_pico.disturb(rng, image)
+    first, second = pretrain_tiles.disturb(rng, image), pretrain_tiles.disturb(rng, image)
     assert not np.array_equal(first, second)
     for result in (first, second):
         assert result.dtype == np.uint8
@@ -65,10 +66,10 @@ def content_of(path):
 
 @pytest.mark.slow
 def test_recipe_trains_resumes_and_writes_weights_that_load(tmp_path, monkeypatch):
-    settings = pretrain_pico.Settings(
+    settings = pretrain_tiles.Settings(
         seed=1, steps=2, batch=4, wide_every=2, tile_px=512, chunks=1, checkpoint_steps=1
     )
-    monkeypatch.setattr(pretrain_pico, "_held_out_tiles", lambda: [pretrain_pico.sample_tiles(5, 12, 512)])
+    monkeypatch.setattr(pretrain_pico, "held_out_tiles", lambda: [pretrain_tiles.sample_tiles(5, 12, 512)])
     path = pretrain_pico.run(settings, out=tmp_path / "weights", work=tmp_path / "work")
     assert path.stat().st_size < 6_000_000
     with safe_open(path, "pt") as file:
@@ -86,5 +87,5 @@ def test_recipe_trains_resumes_and_writes_weights_that_load(tmp_path, monkeypatc
     assert content_of(again) == content_of(path)
     with pytest.raises(SystemExit, match="other settings"):
         pretrain_pico.run(
-            pretrain_pico.Settings(seed=2, steps=2), out=tmp_path / "again", work=tmp_path / "work"
+            pretrain_tiles.Settings(seed=2, steps=2), out=tmp_path / "again", work=tmp_path / "work"
         )

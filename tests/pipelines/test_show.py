@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
-from wsi_vmamba.pipelines import extract
 
 from wsi_vmamba.cli import app
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
+from wsi_vmamba.pipelines import extract
 
 SPEC = CohortSpec(slides=2, seed=3, width_px=(1024, 1024), height_px=(768, 768))
 
@@ -27,7 +27,7 @@ def features(tmp_path: Path) -> Path:
         "backbone": "null",
         "patch_px": 64,
     }
-    assert extract.run(ExtractConfig.model_validate(config)) == 0
+    assert extract.run(ExtractConfig.model_validate(config)) is True
     return tmp_path / "features" / f"{slide.slide_id}.zarr"
 
 

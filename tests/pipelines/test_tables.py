@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsi_vmamba.pipelines import extract
-from wsi_vmamba.pipelines.outcomes import DONE, FAILED, Outcome, OutcomeTable
-from wsi_vmamba.pipelines.sources import find_sources
 
 from wsi_vmamba import cli
-from wsi_vmamba.bags import BagLoader, SlideRecord
+from wsi_vmamba.bags import BagLoader
 from wsi_vmamba.datasets import camelyon16
 from wsi_vmamba.datasets.csv import load
 from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError, MetricError, MissingDataError, UsageError
+from wsi_vmamba.extraction.outcome_table import OutcomeTable
+from wsi_vmamba.extraction.outcomes import DONE, FAILED, Outcome
+from wsi_vmamba.extraction.sources import find_sources
 from wsi_vmamba.metrics.detection_files import read_detections
 from wsi_vmamba.metrics.scores import read_scores
+from wsi_vmamba.pipelines import extract
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
 from wsi_vmamba.tabular import run as tabular
 from wsi_vmamba.training.run import SPLITS, read_splits
@@ -190,7 +192,7 @@ def test_detections(write, header):
 def test_detections_that_are_no_probabilities_are_refused_by_line(probability, tmp_path):
     (tmp_path / "s.csv").write_text(f"probability,x,y\n1,10,10\n0,10,10\n{probability},10,20\n")
     with pytest.raises(
-        MetricError, match=r"line 4: expected a probability from 0 to 1 first, got .* divide percentages"
+        MetricError, match=r"line 4: expected a probability from 0 to 1 first, got .* Of percentages"
     ):
         read_detections(tmp_path / "s.csv")
 
@@ -274,7 +276,7 @@ def test_a_file_that_a_manifest_names_and_is_not_there_is_shown(
     write_tiny_slide(tmp_path / "in" / "a.tif")
     manifest = tmp_path / "m.csv"
     manifest.write_text("slide_id,path\na,in/a.tif\n\nb,in/b.tif\nc,in\\a.tif\n")
-    assert extract.run(extract_config(manifest, tmp_path / "out")) == 1
+    assert extract.run(extract_config(manifest, tmp_path / "out")) is False
     rows = read_outcomes(tmp_path / "out")
     assert rows["a"]["outcome"] == "done"
     assert rows["b"]["detail"] == f"no such file: {tmp_path / 'in' / 'b.tif'} ({manifest}, line 4)"
@@ -286,7 +288,7 @@ def test_a_file_that_a_manifest_names_and_is_not_there_is_shown(
 def test_features_are_equal_whatever_wrote_the_manifest(write, tmp_path, write_tiny_slide, extract_config):
     write_tiny_slide(tmp_path / "a_tif")
     manifest = write("m.csv", "slide_id,path,mpp\na,a_tif,0.25\n")
-    assert extract.run(extract_config(manifest, tmp_path / "out")) == 0
+    assert extract.run(extract_config(manifest, tmp_path / "out")) is True
     stored = open_features(tmp_path / "out" / "a.zarr")
     assert (stored.meta.mpp, stored.meta.mpp_source) == (0.25, "override")
     assert np.isfinite(stored.features).all()
@@ -306,7 +308,7 @@ def test_names_that_a_spreadsheet_has_shortened_are_refused(name, tmp_path):
 def test_a_slide_is_not_extracted_again_under_another_spelling(tmp_path, write_tiny_slide, extract_config):
     write_tiny_slide(tmp_path / "in" / "slide_003.tif")
     out = tmp_path / "out"
-    assert extract.run(extract_config(tmp_path / "in", out)) == 0
+    assert extract.run(extract_config(tmp_path / "in", out)) is True
     manifest = tmp_path / "m.csv"
     manifest.write_text("slide_id,path\nslide_003.tif,in/slide_003.tif\n")
     with pytest.raises(
@@ -315,4 +317,4 @@ def test_a_slide_is_not_extracted_again_under_another_spelling(tmp_path, write_t
         extract.run(extract_config(manifest, out))
     assert [path.name for path in out.glob("*.zarr")] == ["slide_003.zarr"]
     manifest.write_text("slide_id,path\nslide_003,in/slide_003.tif\n")
-    assert extract.run(extract_config(manifest, out)) == 0
+    assert extract.run(extract_config(manifest, out)) is True

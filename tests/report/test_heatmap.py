@@ -7,8 +7,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
+from wsi_vmamba.bags import Bag, FeatureSource
 from wsi_vmamba.errors import MissingDataError, UsageError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.report.heatmap import (
     PatchValues,
     attention_patches,

@@ -9,10 +9,10 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from wsi_vmamba.pipelines import extract
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.slide import find_slides, open_slide
 from wsi_vmamba.slide.base import VendorLayoutError
 from wsi_vmamba.slide.compose import lay_over_white
@@ -176,7 +176,7 @@ def test_extract_from_all_of_them(vendor_files, tmp_path):
         "patch_px": 32,
         "target_mpp": 1.0,
     }
-    assert extract.run(ExtractConfig.model_validate(values)) == 0
+    assert extract.run(ExtractConfig.model_validate(values)) is True
     for name, made in vendor_files.items():
         features = open_features(tmp_path / f"{name}.zarr")
         assert features.meta.mpp == pytest.approx(made.mpp)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from wsi_vmamba.pipelines import extract
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
+from wsi_vmamba.pipelines import extract
 from wsi_vmamba.slide import open_slide, web
 from wsi_vmamba.slide.zarr import ZarrSlide
 from wsi_vmamba.store import open_features
@@ -164,7 +164,7 @@ def test_extract_from_the_web_equals_extract_from_the_disk(server, files, tmp_pa
     values = {"backbone": "null", "patch_px": 32, "target_mpp": 0.5, "segmenter": "all"}
     for slides, out in ((str(manifest), "a"), (f"{server.url}/v2.zarr", "b")):
         config = {**values, "slides": slides, "out": str(tmp_path / out)}
-        assert extract.run(ExtractConfig.model_validate(config)) == 0
+        assert extract.run(ExtractConfig.model_validate(config)) is True
     found = [open_features(tmp_path / place) for place in ("a/local.zarr", "a/web.zarr", "b/v2.zarr")]
     for other in found[1:]:
         np.testing.assert_array_equal(other.features, found[0].features)

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.datasets import DATASETS
 from wsi_vmamba.errors import DatasetError, UsageError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import source_of_folds, split_folds
 
 

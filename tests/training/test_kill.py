@@ -14,7 +14,8 @@ TRAIN = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import TrainSettings, train
 torch.set_num_threads(1)
 generator = np.random.default_rng(0)

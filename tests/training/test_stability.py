@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
-from wsi_vmamba.pipelines.pretrain_pico import Settings
 
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.mil import AGGREGATORS
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.training import TrainSettings
 from wsi_vmamba.training.optimise import parameter_groups
+from wsi_vmamba.training.pretrain_tiles import Settings
 
 STEPS = 500
 

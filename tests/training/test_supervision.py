@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.mil import SUPERVISIONS
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import TrainSettings, load_run, predict, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

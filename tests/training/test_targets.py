@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from wsi_vmamba.annotation import write_asap
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import AnnotationError, MissingDataError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import PatchTargets
 from wsi_vmamba.training.objective import patch_loss
 
@@ -46,7 +47,7 @@ def test_the_description_changes_with_what_the_targets_are_made_from(folder):
     targets, tumour = PatchTargets(folder), SlideRecord(slide_id="s", label=1)
     before = targets.describe(tumour)
     assert PatchTargets(folder).describe(tumour) == before
-    partial = SlideRecord(slide_id="s", label=1, attributes={"flags": "partial_annotation"})
+    partial = SlideRecord(slide_id="s", label=1, outlines_complete=False)
     write_asap(folder / "s.xml", [OUTLINE[:3]])
     found = {before, targets.describe(tumour), targets.describe(partial)}
     (folder / "s.xml").unlink()
@@ -61,7 +62,7 @@ def test_patches_inside_are_tumour_those_outside_are_not_and_the_rim_is_left_out
 
 
 def test_no_negatives_from_slides_that_are_not_outlined_exhaustively(folder):
-    record = SlideRecord(slide_id="s", label=1, attributes={"flags": "partial_annotation"})
+    record = SlideRecord(slide_id="s", label=1, outlines_complete=False)
     found = as_map(PatchTargets(folder)(record, bag()))
     assert found == [[-1] * 5, [-1, 1, 1, 1, -1], [-1] * 5, [-1] * 5]
 

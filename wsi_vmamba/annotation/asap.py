@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ _OTHER_ROOTS = {
 
 
 def read_asap(
-    path: str | Path, *, groups: Mapping[str, Role] = GROUPS, others: Role | None = None
+    path: str | Path,
+    *,
+    groups: Mapping[str, Role] = GROUPS,
+    others: Role | None = None,
+    content: bytes | None = None,
 ) -> Annotation:
     """Read ASAP XML: vertices by their Order, groups to roles, self-crossing outlines repaired.
 
@@ -42,11 +47,12 @@ def read_asap(
         path: the file.
         groups: what each group name (lower case) means; a subgroup that has no entry follows its parent.
         others: what all other names mean; None leaves them out.
+        content: the bytes of the file, where they have been read.
 
     Raises:
         AnnotationError: as for `read_annotation`.
     """
-    root = _parse(path)
+    root = _parse(path, content)
     parents = _parents(root, where=str(path))
     builder = Builder(path, groups, others)
     for index, element in enumerate(root.iterfind("./Annotations/Annotation")):
@@ -90,9 +96,11 @@ def write_asap(path: str | Path, polygons: Sequence[Any], group: str = "Tumor") 
     write_atomic(Path(path), f'<?xml version="1.0"?>\n{text}\n')
 
 
-def _parse(path: str | Path) -> ElementTree.Element:
+def _parse(path: str | Path, content: bytes | None) -> ElementTree.Element:
     try:
-        root = defusedxml.ElementTree.parse(os.fspath(path), forbid_dtd=True).getroot()
+        root = defusedxml.ElementTree.parse(
+            os.fspath(path) if content is None else BytesIO(content), forbid_dtd=True
+        ).getroot()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot read the annotation: {error.strerror}") from error
     except DefusedXmlException as error:

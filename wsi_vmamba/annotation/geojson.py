@@ -21,7 +21,11 @@ _REMEDY = "export it again, for example from QuPath as GeoJSON"
 
 
 def read_geojson(
-    path: str | Path, *, groups: Mapping[str, Role] = GROUPS, others: Role | None = None
+    path: str | Path,
+    *,
+    groups: Mapping[str, Role] = GROUPS,
+    others: Role | None = None,
+    content: bytes | None = None,
 ) -> Annotation:
     """Read GeoJSON as QuPath exports it: polygons in level-0 pixels, with the class in each feature.
 
@@ -33,12 +37,13 @@ def read_geojson(
         path: the file.
         groups: what each class name (lower case) means.
         others: what all other names mean; None leaves them out.
+        content: the bytes of the file, where they have been read.
 
     Raises:
         AnnotationError: as for `read_annotation`.
     """
     builder = Builder(path, groups, others)
-    for index, feature in enumerate(_features(_load(path), where=str(path))):
+    for index, feature in enumerate(_features(_load(path, content), where=str(path))):
         where = f"{path}: feature {index}"
         properties = _object(feature.get("properties") or {}, "properties", where=where)
         label = _label(properties.get("name")) or f"feature {index}"
@@ -57,9 +62,9 @@ def read_geojson(
     return builder.build()
 
 
-def _load(path: str | Path) -> Any:
+def _load(path: str | Path, content: bytes | None) -> Any:
     try:
-        content = Path(path).read_bytes()
+        content = Path(path).read_bytes() if content is None else content
     except OSError as error:
         raise AnnotationError(f"{path}: cannot read the annotation: {error.strerror}") from error
     try:

@@ -11,7 +11,11 @@ from wsi_vmamba.annotation.model import GROUPS, Annotation, Role
 
 
 def read_annotation(
-    path: str | Path, *, groups: Mapping[str, Role] = GROUPS, others: Role | None = None
+    path: str | Path,
+    *,
+    groups: Mapping[str, Role] = GROUPS,
+    others: Role | None = None,
+    content: bytes | None = None,
 ) -> Annotation:
     """Read an annotation file: GeoJSON where the name ends in .json or .geojson, else ASAP XML.
 
@@ -21,11 +25,12 @@ def read_annotation(
         path: the file.
         groups: what each group or class name (lower case) means.
         others: what all other names mean; None leaves them out, with a note.
+        content: the bytes of the file, where they have been read; the file is not looked at again.
 
     Raises:
         AnnotationError: the file is missing, malformed, declares entities, or has areas of unknown groups only.
     """
     path = Path(path)
     if path.suffix.lower() in (".json", ".geojson"):
-        return read_geojson(path, groups=groups, others=others)
-    return read_asap(path, groups=groups, others=others)
+        return read_geojson(path, groups=groups, others=others, content=content)
+    return read_asap(path, groups=groups, others=others, content=content)

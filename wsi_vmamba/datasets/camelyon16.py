@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from wsi_vmamba.bags import SlideRecord
-from wsi_vmamba.datasets.csv import read_manifest
+from wsi_vmamba.datasets.csv import FLAG_NO_FROC, FLAG_PARTIAL, read_manifest
 from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.records import SlideRecord
 
 MANIFEST_NAME = "camelyon16.csv"
 COLUMNS = ("slide_id", "path", "label", "split", "metastasis", "fold", "flags")
@@ -68,8 +68,6 @@ MICRO = frozenset(
 )
 
 FLAG_RELABELLED = "was_normal_086"
-FLAG_PARTIAL = "partial_annotation"
-FLAG_NO_FROC = "no_froc"
 
 
 def load(*, manifest: Path | None = None, root: Path | None = None) -> list[SlideRecord]:
@@ -83,24 +81,6 @@ def load(*, manifest: Path | None = None, root: Path | None = None) -> list[Slid
             features have been extracted.
     """
     return read_manifest(manifest or shipped_manifest(), root=root, positive="tumor")
-
-
-def froc_excluded() -> tuple[str, ...]:
-    """Test slides that must be left out of the FROC, and of nothing else."""
-    return tuple(sorted(NO_FROC))
-
-
-def flags_of(record: SlideRecord) -> tuple[str, ...]:
-    """The flags of a record: was_normal_086, partial_annotation, no_froc."""
-    return tuple(record.attributes.get("flags", "").split(";")) if record.attributes.get("flags") else ()
-
-
-def allows_negatives(record: SlideRecord) -> bool:
-    """Whether what lies outside the outlines of a slide is known to be no tumour.
-
-    It is on normal slides and on those whose metastases are all outlined; elsewhere no negatives may be drawn.
-    """
-    return FLAG_PARTIAL not in flags_of(record)
 
 
 def shipped_manifest() -> Path:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.cells import read_label
 from wsi_vmamba.errors import DatasetError, MissingDataError, UsageError
 from wsi_vmamba.geometry import MPP_RANGE
 from wsi_vmamba.home import expand_home
+from wsi_vmamba.records import SlideRecord, check_records
 from wsi_vmamba.slide.location import place_of
 from wsi_vmamba.slide.same_name import alike, shortened
 from wsi_vmamba.table import Row, Table, read_table
 
 #: Columns with a meaning; only ``slide_id`` must be there, and any other column becomes an attribute.
 COLUMNS = ("slide_id", "path", "mpp", "label", "patient_id", "split", "annotation")
+
+#: Column of what is odd about a slide, words with semicolons between, and those of them that a record gives a meaning.
+FLAGS = "flags"
+FLAG_PARTIAL = "partial_annotation"
+FLAG_NO_FROC = "no_froc"
 
 
 def load(
@@ -52,7 +57,8 @@ def read_manifest(path: Path, *, root: Path | None, positive: str | None = None)
     Columns: ``slide_id`` (unique), ``path`` and ``annotation`` (relative to ``root``, or beginning with ``~``; ``path``
         may be the URL of a zarr slide), ``mpp`` (um per level-0 pixel), ``label`` (0, 1, true, false, or names of which
         ``positive`` is 1), ``patient_id`` (the slide's own name unless given), ``split`` (train, validation, test). An
-        empty cell means unknown; further columns become attributes.
+        empty cell means unknown; further columns become attributes. Of ``flags``, partial_annotation and no_froc become
+        ``outlines_complete`` and ``counts_for_lesions``.
 
     Args:
         path: the CSV file, see `read_table`.
@@ -112,12 +118,15 @@ def records_of(table: Table, *, root: Path | None, positive: str | None = None) 
 
 def _record(row: Row, *, root: Path | None, positive: str | None, mpp: float | None) -> SlideRecord:
     path, annotation = row.get("path"), row.get("annotation")
+    flags = {flag.strip() for flag in (row.get(FLAGS) or "").split(";")}
     label = read_label(row.cell("label"), positive=positive, error=DatasetError) if row.get("label") else None
     try:
         return SlideRecord(
             slide_id=row["slide_id"],
             path=place_of(path, root=root) if root and path else None,
             annotation=root / expand_home(annotation) if root and annotation else None,
+            outlines_complete=FLAG_PARTIAL not in flags,
+            counts_for_lesions=FLAG_NO_FROC not in flags,
             label=label,
             patient_id=row.get("patient_id"),
             split=row.get("split") or None,

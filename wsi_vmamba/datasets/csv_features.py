@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.datasets.csv import COLUMNS, read_rows, records_of, required
 from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.table import Table
 
 #: Columns that describe a slide and are no features, beside those of every manifest.

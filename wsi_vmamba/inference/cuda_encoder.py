@@ -122,7 +122,7 @@ class CudaEncoder:
         if needed > allowed:
             raise MemoryLimitError(
                 f"a region of {width_px} x {height_px} px needs up to {needed / 1e9:.1f} GB of device memory, but "
-                f"{allowed / 1e9:.1f} GB are left; use a smaller --region-px or a higher --memory-limit"
+                f"{allowed / 1e9:.1f} GB are left; use a smaller --region-px or a higher --set memory_limit_gb=N"
             )
 
     def _allowed_bytes(self) -> int:

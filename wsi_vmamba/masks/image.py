@@ -13,10 +13,11 @@ from wsi_vmamba.tissue.mask import TissueMask
 from wsi_vmamba.tissue.overview import OVERVIEW_MPP
 
 
-def read_image_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
+def read_image_mask(path: Path, slide: Slide, *, mpp: float, content: bytes | None = None) -> TissueMask:
     """Read a mask picture of the whole slide, of any resolution.
 
-    Of a pyramid the coarsest level that is still as fine as the segmenters' masks is taken.
+    Of a pyramid the coarsest level that is still as fine as the segmenters' masks is taken. ``content`` is what the
+    file holds, where it has been read.
 
     Raises:
         MaskError: it cannot be read, is too large, does not say clearly what is marked, or has another aspect than
@@ -28,7 +29,7 @@ def read_image_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
         return _choose_level(sizes, slide_um=mpp * base.width_px)
 
     try:
-        picture = read_picture(path, choose=choose)
+        picture = read_picture(path, choose=choose, content=content)
     except PictureError as error:
         raise MaskError(slide.path, f"mask {path}: {error}") from error
     height, width = picture.marked.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,21 @@ _BMP_BITS = 28
 Choose = Callable[[Sequence[tuple[int, int]]], tuple[int, tuple[str, ...]]]
 
 
-def read_picture(path: Path, *, choose: Choose) -> MaskPicture:
+def read_picture(path: Path, *, choose: Choose, content: bytes | None = None) -> MaskPicture:
     """Read a picture as a mask.
 
     Args:
         path: PNG, TIFF, BMP or whatever Pillow reads.
         choose: tells which picture of a file that holds several; raises PictureError where none will do.
+        content: the bytes of the file, where they have been read; the file is not looked at again.
 
     Raises:
         PictureError: it cannot be read, is too large, or does not say clearly what is marked.
     """
     try:
-        with path.open("rb") as file:
-            is_tiff = file.read(4) in _TIFF_HEADS
-        if is_tiff or path.suffix.lower() in TIFF_SUFFIXES:
-            return _read_tiff(path, choose)
-        return _read_other(path)
+        if _is_tiff(path, content) or path.suffix.lower() in TIFF_SUFFIXES:
+            return _read_tiff(path if content is None else BytesIO(content), choose)
+        return _read_other(path.read_bytes() if content is None else content)
     except PictureError:
         raise
     # tifffile and Pillow raise these on damaged files; Pillow's bomb error is an Exception of its own.
@@ -65,8 +65,8 @@ def read_picture(path: Path, *, choose: Choose) -> MaskPicture:
         raise PictureError(f"{error}; save it at about 8 um per pixel") from error
 
 
-def _read_tiff(path: Path, choose: Choose) -> MaskPicture:
-    with tifffile.TiffFile(path) as tif:
+def _read_tiff(file: Path | BytesIO, choose: Choose) -> MaskPicture:
+    with tifffile.TiffFile(file) as tif:
         # Not every writer marks its levels as such, so all pictures of the file are looked at.
         pictures = [level for series in tif.series for level in series.levels]
         if not pictures:
@@ -75,6 +75,14 @@ def _read_tiff(path: Path, choose: Choose) -> MaskPicture:
         _refuse_other_kinds(pictures, index)
         _check_size(pictures[index].shape)
         return as_mask(_samples_of(pictures[index]), notes=notes)
+
+
+def _is_tiff(path: Path, content: bytes | None) -> bool:
+    """By its first bytes: a name is only a name."""
+    if content is not None:
+        return content[:4] in _TIFF_HEADS
+    with path.open("rb") as file:
+        return file.read(4) in _TIFF_HEADS
 
 
 def _refuse_other_kinds(pictures: Sequence[Any], index: int) -> None:
@@ -165,19 +173,19 @@ def _without_opacity(
     return colours if channels > 1 else colours[..., 0], values[..., -1]
 
 
-def _read_other(path: Path) -> MaskPicture:
-    with Image.open(path) as picture:
+def _read_other(content: bytes) -> MaskPicture:
+    with Image.open(BytesIO(content)) as picture:
         _check_size(picture.size)
         if (frames := getattr(picture, "n_frames", 1)) > 1:
             raise PictureError(f"expected one picture, got {frames}; keep the one that is the mask")
         if picture.mode not in _MODES:
             raise PictureError(f"its colours are {picture.mode}; expected grey, a palette or RGB")
         _check_upright(picture.getexif().get(_ORIENTATION))
-        if picture.format == "PNG" and _is_cut_by_pillow(path):
-            return as_mask(_samples_of_png(path))
-        if picture.format == "BMP" and picture.mode == "1" and _bits_of_bmp(path) != 1:
+        if picture.format == "PNG" and _is_cut_by_pillow(content):
+            return as_mask(_samples_of_png(content))
+        if picture.format == "BMP" and picture.mode == "1" and _bits_of_bmp(content) != 1:
             # Pillow takes 8 bits with a palette of black and white for 1 bit, and reads other pixels.
-            return as_mask(Samples(colours=_decoded(path)))
+            return as_mask(Samples(colours=_decoded(content)))
         return as_mask(_samples_of_picture(picture))
 
 
@@ -200,29 +208,26 @@ def _samples_of_picture(picture: Image.Image) -> Samples:
     )
 
 
-def _is_cut_by_pillow(path: Path) -> bool:
+def _is_cut_by_pillow(content: bytes) -> bool:
     """Whether a PNG has 16 bits in several channels, which Pillow cuts to 8: a label of 1 becomes 0."""
-    with path.open("rb") as file:
-        head = file.read(_PNG_KIND + 1)
-    return len(head) > _PNG_KIND and head[_PNG_DEPTH] == 16 and head[_PNG_KIND] in _PNG_CUT
+    return len(content) > _PNG_KIND and content[_PNG_DEPTH] == 16 and content[_PNG_KIND] in _PNG_CUT
 
 
-def _bits_of_bmp(path: Path) -> int:
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(_BMP_BITS + 2)[_BMP_BITS:], "little")
+def _bits_of_bmp(content: bytes) -> int:
+    return int.from_bytes(content[_BMP_BITS : _BMP_BITS + 2], "little")
 
 
-def _decoded(path: Path) -> NDArray[Any]:
+def _decoded(content: bytes) -> NDArray[Any]:
     """Grey values, or colours in any order, by OpenCV."""
-    values = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    values = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise PictureError("cannot be read as a picture (OpenCV does not decode it)")
     found: NDArray[Any] = values
     return found
 
 
-def _samples_of_png(path: Path) -> Samples:
-    values = imagecodecs.png_decode(path.read_bytes())
+def _samples_of_png(content: bytes) -> Samples:
+    values = imagecodecs.png_decode(content)
     channels = 3 if values.shape[-1] > 2 else 1
     colours, opacity = _without_opacity(values, channels, (tifffile.EXTRASAMPLE.UNASSALPHA,))
     return Samples(colours=colours, opacity=opacity)

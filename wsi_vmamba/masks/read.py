@@ -26,27 +26,28 @@ NOT_TISSUE: Mapping[str, Role] = dict.fromkeys(
 _RIM_L0 = 2
 
 
-def read_mask(path: Path, slide: Slide, *, mpp: float) -> TissueMask:
+def read_mask(path: Path, slide: Slide, *, mpp: float, content: bytes | None = None) -> TissueMask:
     """Read the mask of a slide.
 
     Args:
         path: GeoJSON (QuPath), ASAP XML, or a picture in which every pixel that is not black is tissue.
         slide: the open slide, for its size; no pixel is read.
         mpp: micrometres per level-0 pixel, as resolved.
+        content: the bytes of the file, where they have been read; the file is not looked at again.
 
     Raises:
         MaskError: the file cannot be read, is no mask, or does not fit the slide.
     """
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        return read_image_mask(path, slide, mpp=mpp)
+        return read_image_mask(path, slide, mpp=mpp, content=content)
     if suffix not in POLYGON_SUFFIXES:
         raise MaskError(
             slide.path,
             f"mask {path}: expected {', '.join(POLYGON_SUFFIXES + IMAGE_SUFFIXES)}, got {suffix!r}",
         )
     try:
-        annotation = read_annotation(path, groups=NOT_TISSUE, others=Role.TUMOR)
+        annotation = read_annotation(path, groups=NOT_TISSUE, others=Role.TUMOR, content=content)
     except AnnotationError as error:
         raise MaskError(slide.path, f"mask {error}") from error
     beyond = _check_on_slide(path, slide, annotation)

@@ -36,6 +36,20 @@ class MetricResult(Protocol):
         """Everything known about the result, ready for JSON (NaN written as null)."""
 
 
+def require_result(found: object, name: str) -> MetricResult:
+    """Return what a metric of that name gave, or refuse it.
+
+    Raises:
+        MetricError: it is no result.
+    """
+    if not isinstance(found, MetricResult):
+        raise MetricError(
+            f"the metric {name} returned {type(found).__name__}; expected an object with value, ci95 and to_dict(), "
+            "see wsi_vmamba.metrics.base.MetricResult"
+        )
+    return found
+
+
 def check_binary(
     labels: ArrayLike, scores: ArrayLike, *, slide_ids: Sequence[str] | None = None
 ) -> tuple[Labels, Scores]:

@@ -22,6 +22,8 @@ from wsi_vmamba.metrics.thresholds import (
 
 #: Specificities at which the sensitivity is reported.
 SPECIFICITIES = (0.8, 0.9, 0.95)
+#: Entries of METRICS that the panel holds.
+PANEL_METRICS = frozenset({"auc", "average_precision", "sensitivity_at_specificity", "brier", "ece"})
 
 
 @dataclass(frozen=True, kw_only=True)

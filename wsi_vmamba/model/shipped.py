@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.model import BACKBONES
 
 FOLDER = Path(__file__).parent / "pretrained"
 #: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
@@ -37,6 +38,8 @@ class ResolvedWeights:
 def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
     """Resolve ``auto`` (shipped with the backbone), ``random`` or a file name.
 
+    A builder of another package may name the file that ``auto`` stands for in its attribute ``auto_weights``.
+
     Raises:
         UsageError: nothing is shipped with the backbone, or the file does not exist.
     """
@@ -52,6 +55,9 @@ def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
             )
         of = f"{part} of " if part else ""
         return ResolvedWeights(path=Path(choice), note=f"weights from {of}{file}")
+    own = getattr(BACKBONES.resolve(backbone), "auto_weights", None)
+    if own is not None:
+        return ResolvedWeights(path=Path(own), note=f"weights that come with {backbone}")
     if backbone not in SHIPPED:
         where = f", for example model.safetensors of {PUBLISHED[backbone]}" if backbone in PUBLISHED else ""
         raise UsageError(

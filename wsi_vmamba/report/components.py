@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,9 @@ from sklearn.decomposition import PCA
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.report.heatmap import PatchValues, add_scale_bar, paint_patches, read_picture
-from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
+from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, png_bytes, save
 from wsi_vmamba.slide import Slide
-from wsi_vmamba.store import FeatureFile
+from wsi_vmamba.store import FeatureMeta
 
 #: Values beyond these percentiles of the slide's patches share the ends of a colour, so that a few do not take it all.
 _PERCENTILES = (1.0, 99.0)
@@ -50,7 +50,26 @@ def principal_colours(features: NDArray[np.floating[Any]]) -> tuple[NDArray[np.f
     return np.clip((scores - low) / spread, 0.0, 1.0), np.asarray(fitted.explained_variance_ratio_)
 
 
-def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFiles:
+class PatchFeatures(Protocol):
+    """Features of a slide, in a file or in memory."""
+
+    @property
+    def meta(self) -> FeatureMeta:
+        """What they are."""
+        ...
+
+    @property
+    def features(self) -> NDArray[np.float16]:
+        """Features, shape (N, D)."""
+        ...
+
+    @property
+    def coords_l0(self) -> NDArray[np.int64]:
+        """Top-left corners (x, y) in level-0 pixels, shape (N, 2)."""
+        ...
+
+
+def draw_components(slide: Slide, stored: PatchFeatures, folder: Path) -> FigureFiles:
     """Draw the slide and, beside it, its patches in the colours of their principal components.
 
     Colours compare patches of one slide; between slides they mean nothing.
@@ -61,6 +80,19 @@ def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFi
     Raises:
         UsageError: too few patches.
     """
+    with house_style():
+        figure, facts = _figure(slide, stored)
+        return save(figure, facts, folder=folder, name=f"{stored.meta.slide_id}.components")
+
+
+def components_png(slide: Slide, stored: PatchFeatures) -> bytes:
+    """The picture of `draw_components` as the bytes of a PNG."""
+    with house_style():
+        return png_bytes(_figure(slide, stored)[0])
+
+
+def _figure(slide: Slide, stored: PatchFeatures) -> tuple[Any, dict[str, Any]]:
+    """The picture, and the numbers it shows; inside `house_style`."""
     meta = stored.meta
     colours, explained = principal_colours(stored.features)
     overview = read_picture(slide, mpp=meta.mpp)
@@ -81,21 +113,20 @@ def draw_components(slide: Slide, stored: FeatureFile, folder: Path) -> FigureFi
         "slide_id": meta.slide_id,
         "backbone": meta.model,
         "weights_sha256": meta.weights_hash,
-        "n_patches": stored.n_patches,
+        "n_patches": len(stored.coords_l0),
         "explained_variance": [float(share) for share in explained],
     }
-    with house_style():
-        figure = new_figure(width_in=panel_in * shape[1], height_in=min(12.0, tall_in * shape[0] + 0.4))
-        for axes, pixels in zip(figure.subplots(*shape), (overview.pixels, picture), strict=True):
-            axes.imshow(pixels, interpolation="nearest" if pixels is picture else "antialiased")
-            axes.set_axis_off()
-            add_scale_bar(axes, width_px=width_px, height_px=height_px, mpp=overview.mpp)
-        title = f"{meta.slide_id}: principal components of {meta.model} features"
-        figure.suptitle(title, fontsize=9, fontweight="bold", x=0.02, ha="left")
-        return save(figure, facts, folder=folder, name=f"{meta.slide_id}.components")
+    figure = new_figure(width_in=panel_in * shape[1], height_in=min(12.0, tall_in * shape[0] + 0.4))
+    for axes, pixels in zip(figure.subplots(*shape), (overview.pixels, picture), strict=True):
+        axes.imshow(pixels, interpolation="nearest" if pixels is picture else "antialiased")
+        axes.set_axis_off()
+        add_scale_bar(axes, width_px=width_px, height_px=height_px, mpp=overview.mpp)
+    title = f"{meta.slide_id}: principal components of {meta.model} features"
+    figure.suptitle(title, fontsize=9, fontweight="bold", x=0.02, ha="left")
+    return figure, facts
 
 
-def _channel(stored: FeatureFile, values: NDArray[np.float64]) -> PatchValues:
+def _channel(stored: PatchFeatures, values: NDArray[np.float64]) -> PatchValues:
     return PatchValues(
         values=values, coords_l0=stored.coords_l0, patch_l0=stored.meta.patch_l0, low=0.0, high=1.0,
         quantity="principal component",

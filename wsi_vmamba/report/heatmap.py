@@ -13,9 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from wsi_vmamba.bags import Bag, SlideRecord, grid_coords
+from wsi_vmamba.bags import Bag, grid_coords
 from wsi_vmamba.errors import MissingDataError, UsageError
 from wsi_vmamba.metrics.base import plain
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
 from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
 from wsi_vmamba.slide.location import may_exist

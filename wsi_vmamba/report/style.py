@@ -59,13 +59,18 @@ def house_style() -> Any:
     return mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "agg"})
 
 
+def png_bytes(figure: Any) -> bytes:
+    """Draw a figure; use inside `house_style`."""
+    buffer = io.BytesIO()
+    # Without the software tag, which names the version of the library.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def save(figure: Any, data: Mapping[str, Any], *, folder: Path, name: str) -> FigureFiles:
     """Write ``<name>.png`` and ``<name>.json`` into ``folder``, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     files = FigureFiles(png=folder / f"{name}.png", data=folder / f"{name}.json")
-    buffer = io.BytesIO()
-    # Without the software tag, which names the version of the library.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(files.png, buffer.getvalue())
+    write_atomic(files.png, png_bytes(figure))
     write_atomic(files.data, (json.dumps(data, indent=2, allow_nan=False) + "\n"))
     return files

@@ -11,7 +11,13 @@ from wsi_vmamba.store.durable import remove_stale_partials
 from wsi_vmamba.store.journal import Kept, RegionJournal, count_kept, open_journal, remove_journal
 from wsi_vmamba.store.journal_file import DoneRegion
 from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
-from wsi_vmamba.store.reader import FeatureFile, check_compatible, is_complete, open_features
+from wsi_vmamba.store.reader import (
+    FeatureFile,
+    check_compatible,
+    describe_features,
+    is_complete,
+    open_features,
+)
 from wsi_vmamba.store.values import as_stored
 from wsi_vmamba.store.writer import FeatureWriter
 
@@ -27,6 +33,7 @@ __all__ = [
     "as_stored",
     "check_compatible",
     "count_kept",
+    "describe_features",
     "end_dead_claims",
     "is_complete",
     "open_features",

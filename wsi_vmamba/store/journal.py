@@ -207,7 +207,7 @@ def count_kept(final: Path) -> Kept | None:
 
 
 def remove_journal(final: Path) -> None:
-    """Remove what is kept of a slide; the caller has its claim, or knows that nobody is at it."""
+    """Remove what is kept of a slide; the caller has its claim, or knows that nobody is processing it."""
     journal_path(final).unlink(missing_ok=True)
 
 

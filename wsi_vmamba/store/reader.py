@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zarr.errors import BaseZarrError
 
 from wsi_vmamba.errors import IncompatibleStoreError, StoreError
+from wsi_vmamba.notebook import facts_html
 from wsi_vmamba.store.meta import FeatureMeta, differing_settings
 
 #: What zarr and its codecs raise on files that are gone, cut short or changed.
@@ -56,6 +57,11 @@ class FeatureFile:
         found: NDArray[np.int64] = self._read("coords_l0")
         return found
 
+    def _repr_html_(self) -> str:
+        return facts_html(
+            str(self.path), describe_features(self.meta, n_patches=self.n_patches, dim=self.dim)
+        )
+
     def _read(self, name: str) -> NDArray[Any]:
         try:
             array = zarr.open_array(self.path / name, mode="r")
@@ -67,12 +73,26 @@ class FeatureFile:
             raise _damaged(self.path, f"{name}: {_one_line(error)}") from error
 
 
-def open_features(path: Path) -> FeatureFile:
+def describe_features(meta: FeatureMeta, *, n_patches: int, dim: int) -> dict[str, str]:
+    """What a person wants to know of the features of a slide, in words."""
+    facts = {
+        "slide": f"{meta.slide_path} ({meta.reader})",
+        "patches": f"{n_patches} of {meta.patch_px} px at {meta.target_mpp:g} um/px, "
+        f"{len(meta.plan.get('regions', []))} region(s)",
+        "features": f"{dim} each, {meta.model} in {meta.precision}, weights {meta.weights_hash[:12]}",
+        "level 0": f"{meta.mpp:g} um/px ({meta.mpp_source}); a patch is {meta.patch_l0:g} px",
+        "tissue": meta.segmenter,
+    }
+    return facts | ({"left out": f"{meta.n_left_out} patches"} if meta.n_left_out else {})
+
+
+def open_features(path: str | Path) -> FeatureFile:
     """Open a feature file and check that it is whole; the content of the chunks is checked when read.
 
     Raises:
         StoreError: there is no such file, it lacks parts, is damaged, or is of another schema version.
     """
+    path = Path(path)
     meta = _read_meta(path)
     try:
         for name in ("features", "coords_l0"):

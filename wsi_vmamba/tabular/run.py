@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 from skops.io.exceptions import UntrustedTypesFoundException
 
-from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.datasets.csv_features import FeatureTable
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
+from wsi_vmamba.records import SlideRecord, check_records
 from wsi_vmamba.table import read_table
 from wsi_vmamba.tabular import CLASSIFIERS
 

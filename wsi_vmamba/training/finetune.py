@@ -79,22 +79,7 @@ def finetune(
     """
     _check_alike(training, validation)
     model.to(device)
-    groups = backbone_groups(
-        model,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        layer_decay=settings.layer_decay,
-    )
-    optimizer = torch.optim.AdamW(groups)
-    steps_per_epoch = -(-len(training.tiles) // settings.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: rate_share(
-            step,
-            warmup=min(settings.warmup_epochs, settings.epochs - 1) * steps_per_epoch,
-            total=settings.epochs * steps_per_epoch,
-        ),
-    )
+    optimizer, schedule = _optimizer(model, settings, n_tiles=len(training.tiles))
     history: list[FinetuneEpoch] = []
     for epoch in range(1, settings.epochs + 1):
         rate = float(schedule.get_last_lr()[0])  # of the deepest group, the head
@@ -108,6 +93,26 @@ def finetune(
         history.append(report)
         on_epoch(report, model)
     return history
+
+
+def _optimizer(
+    model: VMamba, settings: FinetuneSettings, *, n_tiles: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with a rate for each layer, and the schedule of all rates over the steps."""
+    groups = backbone_groups(
+        model,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+    )
+    optimizer = torch.optim.AdamW(groups)
+    steps_per_epoch = -(-n_tiles // settings.batch)
+    warmup = min(settings.warmup_epochs, settings.epochs - 1) * steps_per_epoch
+    total = settings.epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate_share(step, warmup=warmup, total=total)
+    )
+    return optimizer, schedule
 
 
 @torch.no_grad()

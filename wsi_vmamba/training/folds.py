@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from wsi_vmamba.bags import SlideRecord, check_records
 from wsi_vmamba.errors import DatasetError, UsageError
+from wsi_vmamba.records import SlideRecord, check_records
 from wsi_vmamba.training.slides import label_of
 
 #: Column of a manifest that deals the folds itself, as that of CAMELYON16 does.

@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import remove_stale_partials
 from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier, SlideOutput, feature_moments
@@ -22,6 +23,7 @@ from wsi_vmamba.training.optimise import averaged, parameter_groups
 from wsi_vmamba.training.run import (
     CHECKPOINT,
     EpochReport,
+    OnEpoch,
     load_run,
     remove_run,
     save_best,
@@ -56,7 +58,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
-    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train a classifier and keep the best one by validation AUC, at equal AUC by validation loss.
 

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsi_vmamba.bags import Bag, FeatureSource, SlideRecord
+from wsi_vmamba.bags import Bag, FeatureSource
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.mil import AGGREGATORS
 from wsi_vmamba.mil.patch_head import PatchHead
+from wsi_vmamba.records import SlideRecord
 
 #: Normal and tumour; the metrics of this package are those of two classes.
 NUM_CLASSES = 2

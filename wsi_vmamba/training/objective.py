@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsi_vmamba.bags import Bag, SlideRecord
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.mil.supervision import Supervision
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training.model import SlideOutput
 from wsi_vmamba.training.slides import label_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from wsi_vmamba.bags import SlideRecord
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
+from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.table import read_table
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier
 from wsi_vmamba.training.settings import TrainSettings
@@ -35,6 +35,10 @@ class EpochReport:
     validation_loss: float
     validation_auc: float
     is_best: bool
+
+
+#: Told of each epoch when its checkpoint is on disk.
+OnEpoch = Callable[[EpochReport], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,34 @@ def write_metrics(run_dir: Path, history: Sequence[EpochReport]) -> None:
     """Write metrics.csv, one row per epoch; numbers in full, so that equal runs give equal files."""
     header = [field.name for field in fields(EpochReport)]
     write_atomic(run_dir / METRICS, csv_text(header, (astuple(report) for report in history)))
+
+
+def read_metrics(run_dir: Path) -> tuple[EpochReport, ...]:
+    """Read metrics.csv, the same numbers that `write_metrics` was given.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    columns = [field.name for field in fields(EpochReport)]
+    table = read_table(run_dir / METRICS, expects=columns, error=TrainingError)
+    table.require(columns)
+    try:
+        return tuple(_report(row.cells) for row in table.rows)
+    except ValueError as error:
+        raise TrainingError(f"{run_dir / METRICS} is damaged ({error}); train again") from error
+
+
+def _report(cells: Mapping[str, str]) -> EpochReport:
+    if cells["is_best"] not in ("True", "False"):
+        raise ValueError(f"is_best must be True or False, got {cells['is_best']!r}")
+    return EpochReport(
+        epoch=int(cells["epoch"]),
+        learning_rate=float(cells["learning_rate"]),
+        train_loss=float(cells["train_loss"]),
+        validation_loss=float(cells["validation_loss"]),
+        validation_auc=float(cells["validation_auc"]),
+        is_best=cells["is_best"] == "True",
+    )
 
 
 def write_splits(run_dir: Path, records: Sequence[SlideRecord]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wsi_vmamba.bags import SlideRecord, check_records, split_by_patient
 from wsi_vmamba.errors import DatasetError
+from wsi_vmamba.records import SlideRecord, check_records, split_by_patient
 from wsi_vmamba.training.model import NUM_CLASSES
 from wsi_vmamba.training.settings import TrainSettings
 

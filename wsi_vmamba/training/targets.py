@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.annotation import Annotation, read_annotation
 from wsi_vmamba.annotation.raster import draw
-from wsi_vmamba.bags import Bag, SlideRecord
-from wsi_vmamba.datasets.camelyon16 import allows_negatives
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import AnnotationError, MissingDataError
+from wsi_vmamba.records import SlideRecord
 
 #: Share of a patch inside the outlines from which on it is tumour. Patches with less than that, but some, teach
 #: nothing: half a patch is much of a micro-metastasis, and little of what the backbone saw.
@@ -90,7 +90,7 @@ class PatchTargets:
             digest = hashlib.sha256(_RULES + path.read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise AnnotationError(f"{path}: the outlines cannot be read ({error.strerror})") from error
-        return digest if allows_negatives(record) else f"{digest}, no negatives"
+        return digest if record.outlines_complete else f"{digest}, no negatives"
 
     def require(self, records: Iterable[SlideRecord], *, every: bool) -> None:
         """Refuse to start where outlines are missing.
@@ -123,7 +123,7 @@ class PatchTargets:
         if lost:
             raise MissingDataError(
                 f"{len(lost)} of {len(named)} files of outlines are not there: {', '.join(lost[:5])}; correct the "
-                "column annotation, or leave its patch empty"
+                "column annotation, or leave its cell empty"
             )
 
     def _make(self, record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
@@ -138,7 +138,7 @@ class PatchTargets:
         # Outlines that meet no patch are of elsewhere, or of tissue that was not read: of the rest nothing is known.
         if share.any():
             targets[(share == 0) & (_share(annotation.left_out_region(), bag) == 0)] = 0.0
-        if not allows_negatives(record):
+        if not record.outlines_complete:
             targets[targets == 0] = np.nan
         self._notes[record.slide_id] = (*annotation.notes, *_notes_on(annotation, share))
         return targets

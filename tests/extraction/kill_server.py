@@ -1,0 +1,89 @@
+"""Runs `wsi-vmamba extract` in forked processes, and kills them at a chosen place: one JSON request a line.
+
+A request is [arguments, place, count]; the process sends itself SIGKILL the ``count``-th time it comes to ``place``.
+The answer is how it ended: the exit code, or minus the signal. Forking saves importing everything each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import zarr.storage._local as zarr_local
+
+import wsi_vmamba.pipelines.extract  # noqa: F401  (imported before forking)
+from wsi_vmamba import cli, encode
+from wsi_vmamba.slide import tiff
+from wsi_vmamba.store import journal
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    for line in sys.stdin:
+        arguments, place, count = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(arguments, place, count)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run(arguments: list[str], place: str | None, count: int) -> None:
+    """Be the command."""
+    log = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if place is not None:
+        plant(place, count)
+    sys.argv = ["wsi-vmamba", *arguments]
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    os._exit(code)
+
+
+def plant(place: str, count: int) -> None:
+    """Put the kill where it is wanted."""
+    owner, name = PLACES[place.removesuffix(" after")]
+    original = getattr(owner, name)
+    calls = 0
+
+    def deadly(*values: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != count:
+            return original(*values, **options)
+        if place == "write":  # a file half written
+            path, content = values[0], bytes(values[1].to_bytes())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content[: len(content) // 2])
+        if place == "journal":  # a region half written
+            values[0].write(values[1][: len(values[1]) // 2])
+        if place.endswith(" after"):
+            original(*values, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+    setattr(owner, name, deadly)
+
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "decode": (tiff, "decode_tile"),
+    "encode": (encode.ColourEncoder, "encode"),
+    "write": (zarr_local, "_put"),
+    "journal": (journal, "write_all"),
+    "fsync": (os, "fsync"),
+    "rename": (Path, "rename"),
+    "replace": (Path, "replace"),
+    "link": (os, "link"),
+    "unlink": (Path, "unlink"),
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What an evaluation leaves on disk: one JSON of all metrics, tables of slides and lesions, figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.evaluation.json_file import write_json
+from wsi_vmamba.evaluation.lesions import LesionMetrics
+from wsi_vmamba.evaluation.results import Evaluation
+from wsi_vmamba.evaluation.slides import SlideMetrics
+from wsi_vmamba.evaluation.tables import LESION_COLUMNS, SLIDE_COLUMNS, lesion_rows, slide_rows
+
+SLIDES, LESIONS, METRICS_JSON = "slides.csv", "lesions.csv", "metrics.json"
+HEATMAPS = "heatmaps"
+
+
+def save(found: Evaluation, out: Path) -> None:
+    """Write the metrics, the tables and the figures, as far as they were computed."""
+    write_json(out / METRICS_JSON, found.to_dict())
+    if found.slides is not None:
+        write_atomic(out / SLIDES, csv_text(SLIDE_COLUMNS, slide_rows(found.slides.slides)))
+        _draw_slides(found.slides, out)
+    if found.lesions is not None:
+        write_atomic(out / LESIONS, csv_text(LESION_COLUMNS, lesion_rows(found.lesions)))
+        _draw_lesions(found.lesions, out)
+
+
+def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:
+    """Draw what the model says of patches over the ``count`` slides with the highest scores, into ``out``/heatmaps.
+
+    Raises:
+        UsageError: the model tells patches apart in no way.
+        MissingDataError: a slide's file is not there.
+    """
+    if found.scored is None or not count:
+        return
+    from wsi_vmamba.bags import load_bag
+    from wsi_vmamba.report import heatmap
+
+    run = found.scored
+    ranked = sorted(run.scored, key=lambda item: -item.prediction.probability)
+    for item in ranked[:count]:
+        bag = load_bag(item.record, run.features)
+        heatmap.draw_prediction(item.record, bag, item.prediction, out / HEATMAPS)
+
+
+def _draw_slides(slides: SlideMetrics, out: Path) -> None:
+    """ROC, precision-recall, reliability and confusion, as far as they were computed."""
+    from wsi_vmamba.report import plots
+    from wsi_vmamba.report.confusion import plot_confusion
+
+    labels, scores, panel = slides.slides.labels, slides.slides.scores, slides.panel
+    plots.plot_roc(labels, scores, out)
+    plots.plot_precision_recall(labels, scores, out)
+    if panel.calibration is not None:
+        plots.plot_reliability(labels, scores, out)
+    if panel.at_threshold is not None and panel.threshold is not None:
+        plot_confusion(panel.at_threshold, out, source=panel.threshold.source)
+
+
+def _draw_lesions(lesions: LesionMetrics, out: Path) -> None:
+    from wsi_vmamba.report import plots
+
+    if lesions.froc is not None:
+        plots.plot_froc(lesions.froc, out)

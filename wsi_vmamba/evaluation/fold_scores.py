@@ -1,0 +1,122 @@
+"""Slides scored by the models of a cross-validation: each held-out slide by one, each test slide by all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.evaluation.run_scores import (
+    Scored,
+    ScoredRun,
+    labels_of,
+    probabilities_of,
+    score_run,
+    score_split,
+    train_config_of,
+)
+from wsi_vmamba.evaluation.scores import FoldScores, chosen_threshold, given_threshold
+from wsi_vmamba.evaluation.table_scores import score_table_run
+from wsi_vmamba.evaluation.watch import ShowProgress, unseen
+from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.tabular.run import holds_tabular_run
+from wsi_vmamba.training import Prediction, load_run
+from wsi_vmamba.training.folders import RECORD, fold_folder
+from wsi_vmamba.training.run import MODEL
+
+
+def score(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unseen) -> ScoredRun:
+    """Predict a split with what the folder holds: a run, all runs of a cross-validation, a classifier of rows.
+
+    Raises:
+        TrainingError: the folder holds no run, or a cross-validation that is not finished.
+        DatasetError: the split has no labelled slide.
+        MissingDataError: a slide of the split has no features.
+    """
+    if holds_folds(folder):
+        return score_folds(config, folder, progress=progress)
+    if holds_tabular_run(folder):
+        return score_table_run(config, folder)
+    return score_run(config, folder, progress=progress)
+
+
+def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unseen) -> ScoredRun:
+    """Predict a split with the runs of a cross-validation.
+
+    A validation slide is scored by the one model that was not trained on it (out-of-fold). The prediction for a test
+    slide is the mean of all models' probabilities, attentions and patch probabilities. The threshold for test slides is
+    chosen on the out-of-fold scores.
+
+    Raises:
+        UsageError: training slides are asked for.
+        DatasetError: the split has no labelled slide.
+    """
+    if config.split == "train":
+        raise UsageError(
+            f"{folder} is a cross-validation, in which each slide is a training slide of all folds but one; use "
+            f"--split validation (out-of-fold) or test, or --run {fold_folder(folder, 1)}"
+        )
+    train_config = train_config_of(folder)
+    features = Path(config.features or train_config.features)
+    runs = [load_run(fold_folder(folder, number)) for number in range(1, (train_config.folds or 0) + 1)]
+
+    def score_each(split: str) -> list[list[Scored]]:
+        return [score_split(split, train_config, run, features, progress=progress) for run in runs]
+
+    held_out = score_each("validation")
+    pooled = [item for fold in held_out for item in fold]
+    threshold = given_threshold(config)
+    if config.split == "validation":
+        scored, folds = pooled, held_out
+    else:
+        folds = score_each("test")
+        scored = [_average(items) for items in zip(*folds, strict=True)]
+        if threshold is None:
+            threshold = chosen_threshold(labels_of(pooled), probabilities_of(pooled))
+    return ScoredRun(
+        folder=folder, train_config=train_config, features=features, split=config.split, scored=tuple(scored),
+        threshold=threshold,
+        folds=FoldScores(
+            split=config.split,
+            aucs=tuple(_auc(fold) for fold in folds),
+            out_of_fold_auc=_auc(pooled),
+            n_out_of_fold=len(pooled),
+        ),
+    )  # fmt: skip
+
+
+def holds_folds(folder: Path) -> bool:
+    """Whether the folder is that of a cross-validation.
+
+    Raises:
+        TrainingError: of one that is not finished.
+    """
+    if (folder / MODEL).exists() or not fold_folder(folder, 1).is_dir():
+        return False
+    if not (folder / RECORD).is_file():
+        raise TrainingError(
+            f"the cross-validation in {folder} is not finished; go on with `wsi-vmamba train ... --resume`, or judge "
+            f"one of its runs: --run {fold_folder(folder, 1)}"
+        )
+    return True
+
+
+def _average(items: Sequence[Scored]) -> Scored:
+    """The mean of what several models say of one slide."""
+    said = [item.prediction for item in items]
+    attentions = [one.attention for one in said if one.attention is not None]
+    patches = [one.patches for one in said if one.patches is not None]
+    together = Prediction(
+        probability=mean(one.probability for one in said),
+        attention=np.mean(attentions, axis=0) if attentions else None,
+        patches=np.mean(patches, axis=0) if patches else None,
+    )
+    return items[0]._replace(prediction=together)
+
+
+def _auc(scored: Sequence[Scored]) -> float:
+    return float(roc_auc(labels_of(scored), probabilities_of(scored)))

@@ -1,0 +1,128 @@
+"""Slides with labels and scores, whatever they come from; here from a CSV that any program may have written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.metrics.panel import Threshold
+from wsi_vmamba.metrics.scores import read_scores
+from wsi_vmamba.metrics.thresholds import choose_threshold
+
+#: Columns that hold the size of the metastasis; the first that is there is taken.
+GROUP_COLUMNS = ("metastasis", "category")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldScores:
+    """How the models of a cross-validation did one by one, and on the slides that each had not seen.
+
+    Attributes:
+        split: what ``aucs`` are of: "validation" (each fold's own slides) or "test" (the same slides for all).
+        aucs: ROC AUC of each fold's model.
+        out_of_fold_auc: of all validation slides together, each scored by the model that was not trained on it.
+        n_out_of_fold: number of those slides.
+    """
+
+    split: str
+    aucs: tuple[float, ...]
+    out_of_fold_auc: float
+    n_out_of_fold: int
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``aucs``."""
+        return mean(self.aucs)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of ``aucs`` from fold to fold, with n - 1."""
+        return stdev(self.aucs)
+
+    def in_words(self) -> list[str]:
+        """How the models did one by one and together, two lines."""
+        each = ", ".join(f"{auc:.4f}" for auc in self.aucs)
+        return [
+            f"{len(self.aucs)} folds on their {self.split} slides: AUC {self.mean:.4f} ± {self.sd:.4f} (mean ± "
+            f"standard deviation; {each})",
+            f"out-of-fold AUC {self.out_of_fold_auc:.4f}: {self.n_out_of_fold} validation slides, each scored by the "
+            "model that was not trained on it; each model's epoch was chosen on them, which flatters",
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {
+            "split": self.split,
+            "auc": list(self.aucs),
+            "auc_mean": self.mean,
+            "auc_sd": self.sd,
+            "out_of_fold_auc": self.out_of_fold_auc,
+            "n_out_of_fold": self.n_out_of_fold,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredSlides:
+    """What the slide-level metrics are computed from.
+
+    Attributes:
+        source: what was scored, for messages.
+        slide_ids: names of the N slides.
+        labels: zeros and ones, (N,).
+        scores: (N,), higher meaning more likely positive.
+        patient_ids: whose slide each is, where known.
+        groups: size of the metastasis of each slide, where known.
+        patches: number of patches of each slide, where there are any.
+        threshold: from which score on a slide is called positive, where one was chosen.
+        folds: of a cross-validation, how each of its models did.
+    """
+
+    source: str
+    slide_ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    patient_ids: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    patches: tuple[int, ...] | None = None
+    threshold: Threshold | None = None
+    folds: FoldScores | None = None
+
+
+def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:
+    """Read the scores of a CSV; a column of metastasis sizes is used where there is one.
+
+    Raises:
+        UnknownNameError: there is no such column.
+        MetricError: labels or scores are not usable.
+    """
+    table = read_scores(
+        path, score_column=column, label_column=config.label_column, positive=config.positive,
+        group_columns=GROUP_COLUMNS,
+    )  # fmt: skip
+    return ScoredSlides(
+        source=f"{len(table.labels)} slides of {path} ({column})",
+        slide_ids=table.slide_ids,
+        labels=table.labels,
+        scores=table.scores,
+        groups=table.groups,
+        threshold=given_threshold(config),
+    )
+
+
+def given_threshold(config: EvaluateConfig) -> Threshold | None:
+    """The threshold that the user gave."""
+    return None if config.threshold is None else Threshold(value=config.threshold, source="given by the user")
+
+
+def chosen_threshold(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Threshold:
+    """The threshold that VALIDATION slides suggest."""
+    return Threshold(
+        value=choose_threshold(labels, scores),
+        source=f"highest balanced accuracy on {len(labels)} validation slides",
+    )

@@ -1,0 +1,41 @@
+"""The encoder of a run, built once by whoever encodes and passed on, and what it is in words."""
+
+from __future__ import annotations
+
+import torch
+
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.encode import Encoder, build_encoder
+from wsi_vmamba.model.shipped import resolve_weights
+from wsi_vmamba.ops import choose_backend
+
+
+def load_encoder(config: ExtractConfig) -> Encoder:
+    """Build the encoder that a configuration asks for.
+
+    Raises:
+        UsageError: the backbone has no weights of its own and none are named, or the device is not there.
+        WeightsError: the weights do not fit.
+    """
+    return build_encoder(
+        config.backbone,
+        weights=resolve_weights(config.backbone, config.weights).path,
+        precision=config.precision,
+        device=config.device,
+        seed=config.seed,
+        memory_limit=None if config.memory_limit_gb is None else int(config.memory_limit_gb * 1e9),
+    )
+
+
+def describe_encoder(config: ExtractConfig, encoder: Encoder) -> dict[str, str]:
+    """What makes the features of an encoder what they are: model, weights, device, precision."""
+    kernel, why = choose_backend(torch.device(encoder.device), torch.float32)
+    return {
+        "backbone": encoder.name,
+        "weights": resolve_weights(config.backbone, config.weights).note,
+        "weights_hash": encoder.weights_hash,
+        "device": encoder.device,
+        "precision": encoder.precision,
+        "scan_kernel": kernel,
+        "scan_kernel_why": why,
+    }

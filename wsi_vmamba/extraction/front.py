@@ -1,0 +1,156 @@
+"""The two functions of extraction for Python: one slide to features in memory, many slides to feature files."""
+
+from __future__ import annotations
+
+import inspect
+from inspect import Parameter
+from pathlib import Path
+from typing import Any
+
+from wsi_vmamba import console
+from wsi_vmamba.board import open_board
+from wsi_vmamba.config import ExtractConfig, keyword_config, keyword_signature
+from wsi_vmamba.encode import Encoder
+from wsi_vmamba.errors import ConfigError, UsageError
+from wsi_vmamba.extraction.embedding import Embedding
+from wsi_vmamba.extraction.encoders import load_encoder
+from wsi_vmamba.extraction.encoding import EncodedSlide, Job, encode_in_memory
+from wsi_vmamba.extraction.one_slide import feature_path, make_features, notes_on, open_planned
+from wsi_vmamba.extraction.run import choose_sources, open_run
+from wsi_vmamba.extraction.sources import SlideSource, refuse_unusable, require_there
+from wsi_vmamba.extraction.summary import Outcomes
+from wsi_vmamba.regions import require_tissue
+from wsi_vmamba.store import open_features
+
+#: Settings of many slides, which one slide has no use for.
+_OF_MANY = ("ids_from_path", "shard", "workers", "scheduler")
+
+
+def embed(
+    slide: str | Path,
+    *,
+    out: str | Path | None = None,
+    encoder: Encoder | None = None,
+    **settings: Any,
+) -> Embedding:
+    """Read the tissue of one slide and encode its patches.
+
+    Nothing is written unless ``out`` is given; then the feature file is made there, with the tissue beside it, as
+    `wsi-vmamba extract` does, and a slide that was interrupted goes on where it was.
+
+    Args:
+        slide: a slide file, or the URL of an OME-Zarr.
+        out: folder for the feature file; None keeps the features in memory only.
+        encoder: what encodes, to be used for several slides; by default what ``backbone``, ``weights``, ``precision``
+            and ``device`` say.
+        settings: any setting of `ExtractConfig` by name: ``target_mpp=0.5``, ``patch_px=256``, ``backbone=``,
+            ``weights=``, ``mask=``, ``mpp_override=``...
+
+    Returns:
+        Features (N, D), corners of patches in level-0 pixels (N, 2), tissue and facts.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is wrong.
+        UsageError: there is not exactly one slide.
+        SlideError: it cannot be read, has no tissue, or records no resolution.
+
+    Example:
+        >>> import wsi_vmamba as wv
+        >>> f = wv.embed("slide.svs")  # doctest: +SKIP
+        >>> f.features.shape, f.coords_l0.shape  # doctest: +SKIP
+        ((1024, 256), (1024, 2))
+    """
+    for name in _OF_MANY:
+        if name in settings:
+            raise ConfigError(f"keyword argument: {name!r} is for many slides; use wsi_vmamba.extract")
+    config = keyword_config(ExtractConfig, {**settings, "slides": slide, "out": out})
+    source = _one_source(config)
+    encoder = load_encoder(config) if encoder is None else encoder
+    if out is not None:
+        with open_board(1) as board:
+            make_features(config, source, encoder, report=board.take)
+    with open_planned(config, source, encoder) as planned:
+        require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
+        if out is not None:
+            stored = open_features(feature_path(config, source))
+            encoded = EncodedSlide(meta=stored.meta, features=stored.features, coords_l0=stored.coords_l0)
+        else:
+            with open_board(1) as board:
+                encoded = encode_in_memory(
+                    Job(
+                        path=feature_path(config, source),
+                        meta=planned.meta,
+                        slide=planned.slide,
+                        plan=planned.plan,
+                        config=config,
+                        encoder=encoder,
+                        report=board.take,
+                    )
+                )
+        return Embedding(
+            features=encoded.features,
+            coords_l0=encoded.coords_l0,
+            tissue=planned.tissue,
+            meta=encoded.meta,
+            notes=tuple(notes_on(config, planned)),
+        )
+
+
+def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any) -> Outcomes:
+    """Extract the features of many slides, as `wsi-vmamba extract` does; a slide that fails stops no other.
+
+    An interrupted run goes on where it was when it is called again: finished slides are kept, and of the others their
+    finished regions.
+
+    Args:
+        slides: a folder of slides (searched recursively), one slide, or a CSV with the columns slide_id, path, mpp.
+        out: folder for the feature files ``<slide_id>.zarr``.
+        settings: any setting of `ExtractConfig` by name, as for `embed`; also ``workers=``, ``scheduler=``, ``shard=``.
+
+    Returns:
+        What became of each slide; ``.ok`` is True where all have features. Shown as a table in a notebook.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is wrong.
+        UsageError: there are no slides, or their names collide.
+        StoreError: ``out`` cannot be written.
+
+    Example:
+        >>> import wsi_vmamba as wv
+        >>> outcomes = wv.extract("slides/", out="features")  # doctest: +SKIP
+        >>> [outcome.slide_id for outcome in outcomes if outcome.failed]  # doctest: +SKIP
+        []
+    """
+    config = keyword_config(ExtractConfig, {**settings, "slides": slides, "out": out})
+    with open_run(config, choose_sources(config)) as extraction:
+        for _ in extraction.extract():
+            pass
+    if extraction.outcomes.unsaved:
+        console.warn(extraction.outcomes.unsaved)
+    return extraction.outcomes
+
+
+def _one_source(config: ExtractConfig) -> SlideSource:
+    sources = choose_sources(config)
+    if len(sources) != 1:
+        raise UsageError(
+            f"{config.slides} holds {len(sources)} slides, and embed reads one; name it, or use wsi_vmamba.extract"
+        )
+    refuse_unusable(sources[0])
+    require_there(sources[0])
+    return sources[0]
+
+
+def _show_settings() -> None:
+    """Have help and completion list the settings, which are written down in `ExtractConfig` alone."""
+    for function, leave_out in ((embed, ("slides", *_OF_MANY)), (extract, ("slides",))):
+        first = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is not Parameter.VAR_KEYWORD
+        ]
+        signature = keyword_signature(ExtractConfig, first, leave_out=leave_out)
+        vars(function)["__signature__"] = signature
+
+
+_show_settings()

@@ -1,0 +1,49 @@
+"""What is kept of slides that are not whole: said at the end of a run, removed where it is of no use any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from wsi_vmamba import console
+from wsi_vmamba.errors import ClaimedError, StoreError
+from wsi_vmamba.store import count_kept, remove_journal, take_claim
+from wsi_vmamba.store.claims import claim_path
+from wsi_vmamba.store.journal import journal_path
+
+
+def describe_kept(out: Path, slide_ids: Sequence[str]) -> list[str]:
+    """Say how many regions are kept of each slide that nobody is processing, and how to go on.
+
+    What a process left that died before its first region is removed.
+    """
+    lines = []
+    for slide_id in slide_ids:
+        final = out / f"{slide_id}.zarr"
+        if not journal_path(final).exists() or claim_path(final).exists():
+            continue
+        try:
+            kept = count_kept(final)
+        except StoreError as error:  # whoever goes on with the slide meets it again
+            console.warn(str(error))
+            continue
+        if kept is None:
+            _remove(final)
+        else:
+            lines.append(f"{slide_id}: {kept} are kept")
+    return [*lines, "run the same command again to go on from there"] if lines else []
+
+
+def remove_spent(final: Path) -> None:
+    """Remove what a run left of a slide that is whole: it died in the instant between, or was to replace the whole one.
+
+    A run that is processing the slide keeps what it has.
+    """
+    if journal_path(final).exists():
+        _remove(final)
+
+
+def _remove(final: Path) -> None:
+    with suppress(ClaimedError), take_claim(final):
+        remove_journal(final)

@@ -1,0 +1,59 @@
+"""What a configuration leaves open, decided: the device, the precision, the aggregator, the folder, the slides."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.datasets import DATASETS
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.mil import SUPERVISIONS
+from wsi_vmamba.mil.supervision import Supervision
+from wsi_vmamba.records import SlideRecord
+from wsi_vmamba.training.settings import TrainSettings
+
+#: Where slides are supervised and no aggregator is named.
+DEFAULT_AGGREGATOR = "abmil"
+
+
+def choose_device(asked: str) -> str:
+    """Resolve ``auto`` to ``cuda`` where there is one, and make its matrix products reproducible.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none.
+    """
+    present = torch.cuda.is_available()
+    if asked == "cuda" and not present:
+        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    device = "cuda" if present and asked != "cpu" else "cpu"
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return device
+
+
+def settings_of(config: TrainConfig) -> TrainSettings:
+    """The part of the configuration that shapes the training itself."""
+    shared = set(TrainSettings.__dataclass_fields__) & set(TrainConfig.model_fields)
+    values = config.model_dump(include=shared)
+    supervision: Supervision = SUPERVISIONS.resolve(config.supervision)
+    if supervision.slides and config.aggregator is None:
+        values["aggregator"] = DEFAULT_AGGREGATOR
+    if config.precision == "auto":
+        values["precision"] = "bf16" if choose_device(config.device) == "cuda" else "fp32"
+    return TrainSettings(**values)
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """Folder of the run: ``<runs>/<name>``."""
+    trained = settings_of(config).aggregator or config.supervision
+    return Path(config.runs) / (config.name or f"{config.dataset}-{trained}")
+
+
+def load_records(config: TrainConfig) -> list[SlideRecord]:
+    """Return the slides of the configured data set, with their labels and splits."""
+    manifest = Path(config.manifest) if config.manifest else None
+    records: list[SlideRecord] = DATASETS.resolve(config.dataset)(manifest=manifest)
+    return records
