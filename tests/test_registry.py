@@ -110,11 +110,7 @@ def test_a_typo_lists_parts_from_outside_too_and_nothing_of_them_is_imported(sit
     assert "gone" in ran.stderr
     code = "from wsi_vmamba.mil import AGGREGATORS; AGGREGATORS.resolve('gone')"
     told = "UsageError: aggregator 'gone' is no_such_module:Gone of the package broken 1.0, which cannot be loaded"
-    assert told in ran.stderr
-    assert (
-        "UsageError: aggregator 'gone' is no_such_module:Gone of the package broken 1.0, which cannot be"
-        in ran.stderr
-    )
+    assert told in run(broken, "-c", code, cwd=tmp_path).stderr
 
 
 def test_every_table_has_a_group_that_metadata_can_hold():
