@@ -20,7 +20,8 @@ from wsi_vmamba.durable import require_writable, write_atomic
 from wsi_vmamba.errors import StoreError
 from wsi_vmamba.extraction import one_slide
 from wsi_vmamba.extraction.dask_executor import require_semaphores
-from wsi_vmamba.extraction.outcomes import OutcomeTable, failure
+from wsi_vmamba.extraction.outcome_table import OutcomeTable
+from wsi_vmamba.extraction.outcomes import failure
 from wsi_vmamba.pipelines import extract, train
 from wsi_vmamba.store.claims import take_claim
 from wsi_vmamba.tissue import TissueMask

@@ -16,7 +16,8 @@ from wsi_vmamba.datasets.csv import load
 from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError, MetricError, MissingDataError, UsageError
-from wsi_vmamba.extraction.outcomes import DONE, FAILED, Outcome, OutcomeTable
+from wsi_vmamba.extraction.outcome_table import OutcomeTable
+from wsi_vmamba.extraction.outcomes import DONE, FAILED, Outcome
 from wsi_vmamba.extraction.sources import find_sources
 from wsi_vmamba.metrics.detection_files import read_detections
 from wsi_vmamba.metrics.scores import read_scores
