@@ -27,12 +27,12 @@ wv.open_features("a.zarr").n_patches + ""
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not LINK.is_dir(), reason="a checkout without symbolic links")
 def test_mypy_finds_a_wrong_call_into_a_recipe_and_into_the_front_door(tmp_path):
     (tmp_path / "wrong.py").write_text(WRONG)
     ran = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path / "cache",
-         "--no-error-summary", tmp_path / "wrong.py"],
+        [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--no-error-summary", tmp_path / "wrong.py"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = {int(line.split(":")[1]): line for line in ran.stdout.splitlines() if "wrong.py" in line}
