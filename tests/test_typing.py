@@ -32,7 +32,8 @@ wv.open_features("a.zarr").n_patches + ""
 def test_mypy_finds_a_wrong_call_into_a_recipe_and_into_the_front_door(tmp_path):
     (tmp_path / "wrong.py").write_text(WRONG)
     ran = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--no-error-summary", tmp_path / "wrong.py"],
+        [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--no-error-summary",
+         tmp_path / "wrong.py"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = {int(line.split(":")[1]): line for line in ran.stdout.splitlines() if "wrong.py" in line}
