@@ -8,7 +8,7 @@ from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.extraction.kept import describe_kept
 from wsi_vmamba.extraction.outcomes import Outcome
-from wsi_vmamba.extraction.run import Run, choose_sources, open_run
+from wsi_vmamba.extraction.run import ExtractionRun, choose_sources, open_run
 from wsi_vmamba.extraction.summary import Outcomes
 
 
@@ -31,7 +31,7 @@ def run(config: ExtractConfig) -> bool:
     return extraction.outcomes.ok
 
 
-def _say_what(extraction: Run) -> None:
+def _say_what(extraction: ExtractionRun) -> None:
     facts = extraction.executor.facts
     console.say(
         f"{len(extraction.sources)} slide(s); {facts['backbone']} on {facts['device']} in {facts['precision']}"

@@ -21,6 +21,7 @@ from wsi_vmamba.encode import (
 from wsi_vmamba.errors import MemoryLimitError, UnknownNameError, UsageError
 from wsi_vmamba.inference.memory import resident_bytes
 from wsi_vmamba.model import build_backbone
+from wsi_vmamba.model.shipped import FOLDER, SHIPPED
 from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu
 from wsi_vmamba.regions import Region
@@ -78,7 +79,7 @@ def test_bands_do_not_change_the_squares_of_the_null_backbone() -> None:
 
 @needs_kernels
 def test_cpu_takes_strips_and_records_what_auto_became() -> None:
-    encoder = build_encoder("vmamba_pico", device="cpu")
+    encoder = build_encoder("vmamba_pico", weights="random", device="cpu")
     assert isinstance(encoder, StripEncoder)
     assert encoder.precision in ("fp32", "bf16")
     assert (encoder.name, encoder.device, encoder.dim, encoder.stride_px) == ("vmamba_pico", "cpu", 256, 32)
@@ -99,10 +100,19 @@ def test_without_kernels_the_plain_model_gives_the_same_features(monkeypatch: py
 def test_seed_and_weights_decide_the_features(tmp_path: Path) -> None:
     pixels = _pixels(64, 64)
     save_file(build_backbone("vmamba_pico", seed=4).state_dict(), tmp_path / "w.safetensors")
-    drawn = build_encoder("vmamba_pico", seed=4, precision="fp32")
+    drawn = build_encoder("vmamba_pico", weights="random", seed=4, precision="fp32")
     loaded = build_encoder("vmamba_pico", weights=tmp_path / "w.safetensors", precision="fp32")
-    assert drawn.weights_hash == loaded.weights_hash != build_encoder("vmamba_pico", seed=5).weights_hash
+    other = build_encoder("vmamba_pico", weights="random", seed=5)
+    assert drawn.weights_hash == loaded.weights_hash != other.weights_hash
     np.testing.assert_array_equal(drawn.encode(pixels), loaded.encode(pixels))
+
+
+def test_weights_are_the_shipped_ones_unless_random_ones_are_asked_for() -> None:
+    shipped = build_backbone("vmamba_pico", weights=FOLDER / SHIPPED["vmamba_pico"])
+    assert build_encoder("vmamba_pico").weights_hash == weights_hash(shipped)
+    assert build_encoder("vmamba_pico", weights="random").weights_hash != weights_hash(shipped)
+    with pytest.raises(UsageError, match="no weights are shipped with vmamba_tiny_s1l8; give --weights FILE"):
+        build_encoder("vmamba_tiny_s1l8")
 
 
 @pytest.mark.parametrize("kernels", [pytest.param(True, marks=needs_kernels), False])

@@ -22,6 +22,7 @@ from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.null import NullBackbone
+from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu, triton
@@ -192,7 +193,7 @@ class StripEncoder:
 def build_encoder(
     name: str,
     *,
-    weights: str | Path | None = None,
+    weights: str | Path = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -202,7 +203,7 @@ def build_encoder(
 
     Args:
         name: of the backbone.
-        weights: checkpoint; None draws random weights from ``seed``.
+        weights: "auto" for those shipped with the backbone, "random" to draw them from ``seed``, or a checkpoint.
         precision: storage of maps and matmul inputs; "auto" takes bf16 where the device multiplies it natively.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of random weights.
@@ -211,12 +212,12 @@ def build_encoder(
     Raises:
         UnknownNameError: no such backbone.
         WeightsError: the checkpoint does not fit.
-        UsageError: an unknown precision, or a device this machine lacks.
+        UsageError: an unknown precision, a device this machine lacks, or no weights are shipped and none are named.
     """
     if precision not in ("auto", *get_args(Precision)):
         raise UsageError(f"unknown precision {precision!r}; choose from auto, bf16, fp32")
     device = _resolve_device(device)
-    backbone = build_backbone(name, weights=weights, seed=seed)
+    backbone = build_backbone(name, weights=resolve_weights(name, str(weights)).path, seed=seed)
     if device == "cpu" and isinstance(backbone, VMamba) and cpu.available:
         resolved: Precision = precision if precision != "auto" else "bf16" if _multiplies_bf16() else "fp32"
         return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)

@@ -161,7 +161,7 @@ def test_what_ends_a_slide_is_raised(slide, write_tiny_slide, tmp_path):
     tifffile.imwrite(tmp_path / "white.tif", white, tile=(64, 64), photometric="rgb", metadata=None)
     with pytest.raises(NoTissueError):
         wv.embed(tmp_path / "white.tif", mpp_override=0.5, **{**SETTINGS, "segmenter": "otsu"})
-    with pytest.raises(SlideError, match="coarser"):
+    with pytest.raises(SlideError, match="choose a target_mpp of"):
         wv.embed(slide, **{**SETTINGS, "target_mpp": 0.1})
     slide.write_bytes(slide.read_bytes()[:1000])
     with pytest.raises(SlideError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wsi_vmamba.extraction.outcomes import ALREADY_DONE, DONE, FAILED, Outcome, waiting_shares
+from wsi_vmamba.extraction.outcomes import ALREADY_DONE, DONE, FAILED, Outcome
+from wsi_vmamba.extraction.summary import waiting_shares
 from wsi_vmamba.pipelines import extract
 
 

@@ -19,7 +19,7 @@ def load_encoder(config: ExtractConfig) -> Encoder:
     """
     return build_encoder(
         config.backbone,
-        weights=resolve_weights(config.backbone, config.weights).path,
+        weights=config.weights,
         precision=config.precision,
         device=config.device,
         seed=config.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +60,20 @@ class Job:
     report: Callable[[News], None]
 
 
+class Journal(Protocol):
+    """Keeps the regions of a slide as they come: a `RegionJournal` on the disk, or a `MemoryJournal`."""
+
+    def __contains__(self, index: int) -> bool: ...
+
+    def append(self, region: DoneRegion) -> None:
+        """Keep a region."""
+        ...
+
+    def read(self, index: int) -> DoneRegion:
+        """Give back a region that is kept."""
+        ...
+
+
 def encode_slide(job: Job) -> Outcome:
     """Encode the regions that are not kept yet, then make the feature file of all of them.
 
@@ -75,8 +89,8 @@ def encode_slide(job: Job) -> Outcome:
         say=lambda text: job.report(News(slide_id=job.meta.slide_id, note=text)),
     )
     try:
-        _encode_missing(job, journal, stats)
-        _require_unchanged(job, as_opened)
+        encode_missing(job, journal, stats)
+        require_unchanged(job, as_opened)
         meta, n_left_out = _assemble(job, journal)
     except BaseException as error:
         if is_worth_keeping(error) and not is_url(job.slide.path):
@@ -142,7 +156,8 @@ def _processor(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _encode_missing(job: Job, journal: Journal, stats: StreamStats) -> None:
+def encode_missing(job: Job, journal: Journal, stats: StreamStats) -> None:
+    """Encode the regions that the journal lacks, and keep each as it comes."""
     plan, slide, patch_px = job.plan, job.slide, job.config.patch_px
     missing = _missing_regions(job, journal)
     news = _Progress(job, missing)
@@ -209,13 +224,13 @@ def _assemble(job: Job, journal: Journal) -> tuple[FeatureMeta, int]:
         made = open_features(job.path).meta
         return made, made.n_left_out
     with FeatureWriter(job.path, job.meta, job.encoder.dim, overwrite=job.config.overwrite) as writer:
-        for features, corners in _sound_blocks(job, journal, left_out):
+        for features, corners in sound_blocks(job, journal, left_out):
             writer.append(features, corners)
-        writer.commit(left_out=_record_left_out(job, left_out))
+        writer.commit(left_out=record_left_out(job, left_out))
         return writer.meta, sum(map(len, left_out))
 
 
-def _sound_blocks(
+def sound_blocks(
     job: Job, journal: Journal, left_out: list[NDArray[np.int64]]
 ) -> Iterator[tuple[NDArray[np.float16], NDArray[np.int64]]]:
     """Features and corners of the sound patches, region by region; the others are added to ``left_out``."""
@@ -232,83 +247,17 @@ def _sound_blocks(
         )
 
 
-def _record_left_out(job: Job, left_out: list[NDArray[np.int64]]) -> dict[str, Any]:
+def record_left_out(job: Job, left_out: list[NDArray[np.int64]]) -> dict[str, Any]:
+    """What a feature file records of patches without features, see `FeatureMeta.left_out`."""
     if left_out and isinstance(job.slide, TolerantSlide):
         return describe_left_out(left_out, job.slide)
     return {}
 
 
-def _require_unchanged(job: Job, as_opened: str | None) -> None:
+def require_unchanged(job: Job, as_opened: str | None) -> None:
+    """Refuse a slide that is another one now than when it was opened."""
     if slide_identity(job.slide.path) != as_opened:
         raise UnreadableSlideError(job.slide.path, "it was changed, moved or removed while it was read")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedSlide:
-    """The features of a slide in memory.
-
-    Attributes:
-        meta: what its feature file would say about itself.
-        features: (N, D) float16, as a feature file holds them.
-        coords_l0: (N, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
-    """
-
-    meta: FeatureMeta
-    features: NDArray[np.float16]
-    coords_l0: NDArray[np.int64]
-
-
-def encode_in_memory(job: Job) -> EncodedSlide:
-    """Encode all regions; nothing is written, and nothing is kept of a slide that something ends.
-
-    Raises:
-        UnreadableSlideError: the slide cannot be read, or every patch touches a damaged tile.
-    """
-    as_opened = slide_identity(job.slide.path)
-    journal = MemoryJournal()
-    _encode_missing(job, journal, StreamStats())
-    _require_unchanged(job, as_opened)
-    left_out: list[NDArray[np.int64]] = []
-    blocks = list(_sound_blocks(job, journal, left_out))
-    meta = replace(job.meta, left_out=_record_left_out(job, left_out))
-    return EncodedSlide(
-        meta=meta,
-        features=np.concatenate([features for features, _ in blocks]),
-        coords_l0=np.concatenate([corners for _, corners in blocks]),
-    )
-
-
-class Journal(Protocol):
-    """Keeps the regions of a slide as they come: a `RegionJournal` on the disk, or a `MemoryJournal`."""
-
-    def __contains__(self, index: int) -> bool: ...
-
-    def append(self, region: DoneRegion) -> None:
-        """Keep a region."""
-        ...
-
-    def read(self, index: int) -> DoneRegion:
-        """Give back a region that is kept."""
-        ...
-
-
-class MemoryJournal:
-    """Keeps regions in memory only."""
-
-    def __init__(self) -> None:
-        """Keep nothing yet."""
-        self._regions: dict[int, DoneRegion] = {}
-
-    def __contains__(self, index: int) -> bool:
-        return index in self._regions
-
-    def append(self, region: DoneRegion) -> None:
-        """See `Journal.append`."""
-        self._regions[region.index] = region
-
-    def read(self, index: int) -> DoneRegion:
-        """See `Journal.read`."""
-        return self._regions[index]
 
 
 class _Progress:

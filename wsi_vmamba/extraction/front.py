@@ -14,7 +14,8 @@ from wsi_vmamba.encode import Encoder
 from wsi_vmamba.errors import ConfigError, UsageError
 from wsi_vmamba.extraction.embedding import Embedding
 from wsi_vmamba.extraction.encoders import load_encoder
-from wsi_vmamba.extraction.encoding import EncodedSlide, Job, encode_in_memory
+from wsi_vmamba.extraction.encoding import Job
+from wsi_vmamba.extraction.in_memory import EncodedSlide, encode_in_memory
 from wsi_vmamba.extraction.one_slide import feature_path, make_features, notes_on, open_planned
 from wsi_vmamba.extraction.run import choose_sources, open_run
 from wsi_vmamba.extraction.sources import SlideSource, refuse_unusable, require_there

@@ -24,7 +24,7 @@ from wsi_vmamba.store import end_dead_claims, remove_stale_partials
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ExtractionRun:
     """Slides, and who will work on them; opened by `open_run`.
 
     Attributes:
@@ -79,11 +79,11 @@ def choose_sources(config: ExtractConfig) -> list[SlideSource]:
 
 
 @contextmanager
-def open_run(config: ExtractConfig, sources: list[SlideSource]) -> Iterator[Run]:
+def open_run(config: ExtractConfig, sources: list[SlideSource]) -> Iterator[ExtractionRun]:
     """Prepare a run over slides: build the encoder, or reach the workers; they are gone when the block ends."""
     started_s = time.perf_counter()
     with open_executor(config) as executor:
-        yield Run(
+        yield ExtractionRun(
             config=config,
             sources=sources,
             executor=executor,
