@@ -30,7 +30,7 @@ from typing import Self
 
 from wsi_vmamba.durable import describe_os_error, partial_name
 from wsi_vmamba.errors import ClaimedError, SlideNameError, StoreError
-from wsi_vmamba.store.durable import remove_partials_of
+from wsi_vmamba.store.partial_folder import remove_partials_of
 
 #: Seconds between two touches of a claim.
 HEARTBEAT_S = 10.0

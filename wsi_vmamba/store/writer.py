@@ -16,8 +16,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsi_vmamba.durable import describe_os_error
 from wsi_vmamba.errors import StoreError, UsageError
-from wsi_vmamba.store.durable import PartialFolder
 from wsi_vmamba.store.meta import FeatureMeta
+from wsi_vmamba.store.partial_folder import PartialFolder
 from wsi_vmamba.store.reader import check_compatible
 from wsi_vmamba.store.values import as_stored
 
