@@ -10,9 +10,9 @@ from wsi_vmamba.pipelines.train import choose_device
 
 from wsi_vmamba import __version__, console
 from wsi_vmamba.config import FinetuneConfig
+from wsi_vmamba.console import live_table
 from wsi_vmamba.durable import csv_text, require_writable, write_atomic
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.live import live_table
 from wsi_vmamba.model.build import variant
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.variants import VARIANTS

@@ -11,11 +11,11 @@ from wsi_vmamba.pipelines import train_table
 from wsi_vmamba import console
 from wsi_vmamba.bags import BagLoader
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.console import live_table
 from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import TrainingError, UsageError
-from wsi_vmamba.live import live_table
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.provenance import write_run_record

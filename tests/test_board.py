@@ -175,7 +175,7 @@ def test_what_is_redrawn_goes_to_real_terminals_only(monkeypatch, changes, draws
 
 PROGRESS = """
 from wsi_vmamba import console
-from wsi_vmamba.live import live_table
+from wsi_vmamba.console import live_table
 with console.progress("slide", 3) as task:
     for _ in range(3):
         task.step()
