@@ -147,7 +147,7 @@ class PatchTargets:
 
 def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, ...]:
     """What the outlines of a tumour slide and the shares (N,) of its patches in them come to."""
-    if not annotation.tumor:
+    if not annotation.included:
         return ("no tumour is outlined although the label is tumour; its patches teach nothing",)
     if not share.any():
         return (
@@ -159,7 +159,7 @@ def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, 
 
 def tumor_share(annotation: Annotation, bag: Bag) -> NDArray[np.float64]:
     """Share of each patch that lies in the tumour region, (N,), in steps of 1/64."""
-    return _share(annotation.tumor_region(), bag)
+    return _share(annotation.region(), bag)
 
 
 def _share(region: Any, bag: Bag) -> NDArray[np.float64]:
