@@ -31,7 +31,7 @@ from wsi_vmamba import __version__, console
 from wsi_vmamba.datasets.synthetic import TISSUES, TUMOUR_INDEX, TileBatch, sample_tiles
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.model import build_backbone
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
 
 BACKBONE = "vmamba_pico"
@@ -158,9 +158,7 @@ def _learning_rate(settings: Settings, step: int) -> float:
 
 def _dense_logits(model: VMamba, images: NDArray[np.uint8]) -> Tensor:
     """Logits of the tissues, (B, H / 32, W / 32, tissues), of RGB tiles (B, H, W, 3)."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    features = model.forward_features((pixels - mean) / std)
+    features = model.forward_features(normalise(torch.from_numpy(images), mean=model.mean, std=model.std))
     logits: Tensor = model.classifier.get_submodule("head")(features.permute(0, 2, 3, 1))
     return logits
 

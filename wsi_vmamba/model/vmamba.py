@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.blocks import Block, downsample, patch_embed
 from wsi_vmamba.model.config import VMambaConfig
+from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Stage(nn.Module):
@@ -24,9 +25,12 @@ class Stage(nn.Module):
 class VMamba(nn.Module):
     """Image classifier and backbone; parameter names are those of the published checkpoints.
 
-    Inputs are images (B, 3, H, W) of any size from `min_side_px` on, normalised by `IMAGENET_MEAN` and `IMAGENET_STD`.
+    Inputs are images (B, 3, H, W) of any size from `min_side_px` on, normalised by ``mean`` and ``std``.
     A token of the last map stands for ``stride_px`` x ``stride_px`` pixels.
     """
+
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self, config: VMambaConfig) -> None:
         super().__init__()
