@@ -1,17 +1,20 @@
-"""Fixtures every room shares: real slides and golden numbers, if they are here at all; one thread; hostile files."""
+"""Fixtures every room shares: reference numbers, and real slides if they are here; one thread; hostile files."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).with_name("golden")
 
 
 def _folder(variable: str, default: str) -> Path:
@@ -27,7 +30,18 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference numbers of `tests/golden`, unpacked; everybody has them, so nothing is skipped for want of them."""
+    folder = tmp_path_factory.mktemp("golden")
+    shutil.copytree(GOLDEN, folder, dirs_exist_ok=True)
+    with tarfile.open(GOLDEN / "froc.tar.xz") as archive:
+        archive.extractall(folder / "froc", filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def large_golden() -> Path:
+    """The larger set of reference numbers, where there is one."""
     return _folder("WSI_VMAMBA_GOLDEN", "../shared/golden")
 
 

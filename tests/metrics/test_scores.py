@@ -57,8 +57,8 @@ def test_an_unknown_column_lists_the_columns(tmp_path):
         read_scores(_write(tmp_path, TEXT), score_column="score")
 
 
-def test_real_scores(real_data):
-    path = real_data / "camelyon16" / "scores" / "camelyon16_test_scores.csv"
+def test_real_scores(golden):
+    path = golden / "scores" / "camelyon16_test_scores.csv"
     table = read_scores(path, score_column="Method_I")
     assert len(table.slide_ids) == 129
     assert roc_auc(table.labels, table.scores) == pytest.approx(0.9155612244897959, abs=1e-12)

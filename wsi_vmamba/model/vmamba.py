@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from wsi_vmamba.errors import UsageError
@@ -86,7 +87,7 @@ class VMamba(nn.Module):
 
     def _hand_out(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, C, H, W) in the memory order the configuration asks for."""
-        channels_first = tokens.permute(0, 3, 1, 2)
+        channels_first = rearrange(tokens, "b h w c -> b c h w")
         return channels_first.contiguous() if self.config.norm_layout == "ln2d" else channels_first
 
 
