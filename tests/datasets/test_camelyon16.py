@@ -11,7 +11,6 @@ from wsi_vmamba.datasets.camelyon16 import (
     N_FOLDS,
     allows_negatives,
     flags_of,
-    froc_excluded,
     load,
     manifest_rows,
     shipped_manifest,
@@ -57,7 +56,6 @@ def test_flags(records):
     numbers = (10, 15, 18, 20, 25, 29, 33, 34, 44, 46, 51, 54, 55, 56, 67, 79, 85, 92, 95, 110)
     assert partial == {f"tumor_{number:03d}" for number in numbers} | {"test_114"}
     assert [name for name, flags in flagged.items() if "no_froc" in flags] == ["test_114"]
-    assert froc_excluded() == ("test_114",)
 
 
 def test_negatives_may_be_drawn_wherever_all_lesions_are_outlined(records):

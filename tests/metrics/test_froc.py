@@ -203,8 +203,8 @@ def test_detections_are_read_with_header_blank_lines_and_nothing_at_all(tmp_path
         ("0.5,1\n", "line 1: expected probability,x,y"),
         ("0.5,1,1\na,b,c\n", "line 2"),
         ("nan,1,1\n", "finite"),
-        ("0.5,1,1\n1.01,1,1\n", "line 2: expected a probability from 0 to 1 first, got 1.01"),
-        ("probability,x,y\n-3.5,1,1\n", "line 2: expected a probability .* of logits the sigmoid"),
+        ("0.5,1,1\n1.01,1,1\n", "line 2: expected a probability in 0–1, got 1.01"),
+        ("probability,x,y\n-3.5,1,1\n", "line 2: expected a probability .* the sigmoid of logits"),
         ("960,1200,0.5\n", "are the columns probability,x,y"),
     ],
 )

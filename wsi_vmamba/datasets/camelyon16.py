@@ -85,11 +85,6 @@ def load(*, manifest: Path | None = None, root: Path | None = None) -> list[Slid
     return read_manifest(manifest or shipped_manifest(), root=root, positive="tumor")
 
 
-def froc_excluded() -> tuple[str, ...]:
-    """Test slides that must be left out of the FROC, and of nothing else."""
-    return tuple(sorted(NO_FROC))
-
-
 def flags_of(record: SlideRecord) -> tuple[str, ...]:
     """The flags of a record: was_normal_086, partial_annotation, no_froc."""
     return tuple(record.attributes.get("flags", "").split(";")) if record.attributes.get("flags") else ()

@@ -1,4 +1,4 @@
-"""Whether the slides and features a data set names are on this machine."""
+"""Whether the features of the slides that a data set names are on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from wsi_vmamba.bags import other_names
 from wsi_vmamba.errors import MissingDataError
 from wsi_vmamba.records import SlideRecord
-from wsi_vmamba.slide.location import absolute, may_exist
 from wsi_vmamba.store import is_complete
 
 #: Where to get the slides of data sets that are public.
@@ -35,30 +34,6 @@ def require_features(records: Sequence[SlideRecord], features_dir: Path, *, data
             f"looked for <slide_id>.zarr in {features_dir.absolute()}; {other_names(missing, features_dir)}make "
             f"them with `wsi-vmamba extract SLIDES --out {features_dir}`, SLIDES being the folder of the slides; "
             f"finished ones are skipped.{_source(dataset)}"
-        )
-
-
-def require_slides(records: Sequence[SlideRecord], *, dataset: str) -> None:
-    """Refuse to go on unless the file of every slide is there.
-
-    Raises:
-        MissingDataError: which slides, where they were looked for, and what to do.
-    """
-    missing = [record for record in records if record.path is None or not may_exist(record.path)]
-    if missing:
-        looked = [
-            f"{absolute(record.path)}" + (f" ({record.listed_at})" if record.listed_at else "")
-            for record in missing
-            if record.path is not None
-        ]
-        where = (
-            f"looked for {_first(looked)}"
-            if looked
-            else "the records name no files (no root folder was given)"
-        )
-        raise MissingDataError(
-            f"{dataset}: {len(missing)} of {len(records)} slide files are missing "
-            f"({_first([record.slide_id for record in missing])}); {where}.{_source(dataset)}"
         )
 
 

@@ -34,8 +34,8 @@ def read_detections(path: Path) -> Detections:
             raise MetricError(f"{where}: expected three finite numbers, got {probability}, {x_l0}, {y_l0}")
         if not 0 <= probability <= 1:
             raise MetricError(
-                f"{where}: expected a probability in 0–1, got {probability:g}; divide percentages by 100, and take the "
-                "sigmoid of logits"
+                f"{where}: expected a probability in 0–1, got {probability:g}; are the columns probability,x,y? "
+                "If so, divide percentages by 100, and take the sigmoid of logits"
             )
     return Detections(probability=table[:, 0], x_l0=table[:, 1], y_l0=table[:, 2])
 
