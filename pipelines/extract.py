@@ -233,7 +233,9 @@ def extract_slide(
         outcome = _extract(config, source, started_mtime, report)
         forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
-        outcome = Outcome(slide_id=source.slide_id, outcome=CLAIMED, detail=f"{error.owner} is at it")
+        outcome = Outcome(
+            slide_id=source.slide_id, outcome=CLAIMED, detail=f"being processed by {error.owner}"
+        )
     except _FAULTS as error:
         outcome = failure(source.slide_id, error)
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is this slide's: the others go on

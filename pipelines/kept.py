@@ -37,7 +37,7 @@ def say_kept(out: Path, slide_ids: Sequence[str]) -> None:
 def remove_spent(final: Path) -> None:
     """Remove what a run left of a slide that is whole: it died in the instant between, or was to replace the whole one.
 
-    A run that is at the slide keeps what it has.
+    A run that is processing the slide keeps what it has.
     """
     if journal_path(final).exists():
         _remove(final)

@@ -261,7 +261,7 @@ def until_unclaimed(
 
     Args:
         sources: the slides.
-        extract: tries slides and gives each one's outcome, `CLAIMED` where another run is at it.
+        extract: tries slides and gives each one's outcome, `CLAIMED` where another run is processing it.
     """
     pause_s = _FIRST_PAUSE_S
     waiting = sources

@@ -112,8 +112,8 @@ class ClaimedError(StoreError):
     """Another run, which is alive, is making the same feature file; wait for it or go on with other slides."""
 
     def __init__(self, path: object, owner: str) -> None:
-        """Name the feature file and who is at it."""
-        super().__init__(f"{path}: {owner} is at it; it is taken over if that process dies")
+        """Name the feature file and who is processing it."""
+        super().__init__(f"{path}: {owner} is processing it; it is taken over if that process dies")
         self.path = str(path)
         self.owner = owner
 

@@ -67,7 +67,7 @@ def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tin
         before = []
         while "s2: done" not in (line := run.stdout.readline()):
             before.append(line)
-        assert f"s1: pid {holder.pid} on " in "".join(before)
+        assert f"s1: being processed by pid {holder.pid} on " in "".join(before)
         assert not held.exists()
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_one_slide_is_a_plain_function_that_says_when_another_run_is_at_it(
     with take_claim(tmp_path / "s0.zarr"):
         outcome = extract.extract_slide(config, source)
         assert (outcome.outcome, outcome.failed) == ("claimed", True)
-        assert "is at it" in outcome.detail
+        assert "being processed by" in outcome.detail
     assert extract.extract_slide(config, source).outcome == "done"
     assert extract.extract_slide(config, source).outcome == "already done"
     assert extract.extract_slide(config.model_copy(update={"overwrite": True}), source).outcome == "done"

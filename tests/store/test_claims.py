@@ -81,7 +81,7 @@ def test_dead_claims_of_finished_slides_end_too(tmp_path: Path):
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path):
     with take_claim(tmp_path / "s1.zarr"):
-        with pytest.raises(ClaimedError, match="is at it"):
+        with pytest.raises(ClaimedError, match="is processing it"):
             take_claim(tmp_path / "s1.zarr")
         take_claim(tmp_path / "s2.zarr").release()
     take_claim(tmp_path / "s1.zarr").release()

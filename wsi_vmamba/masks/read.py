@@ -22,7 +22,7 @@ NOT_TISSUE: Mapping[str, Role] = dict.fromkeys(
     Role.EXCLUDED,
 )  # fmt: skip
 
-#: Pixels by which polygons may reach out of the slide unsaid.
+#: Pixels by which polygons may extend beyond the slide without a note.
 _RIM_L0 = 2
 
 

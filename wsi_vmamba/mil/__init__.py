@@ -1,4 +1,4 @@
-"""Aggregators: the patches of a slide in, one decision out. Any number of patches fits in memory."""
+"""Aggregators: from the patches of a slide to one decision. Slides of any number of patches fit in memory."""
 
 from wsi_vmamba.registry import Table
 

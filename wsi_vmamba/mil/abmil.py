@@ -1,4 +1,4 @@
-"""Gated attention pooling (Ilse, Tomczak and Welling, 2018): patches weigh in by a learned attention."""
+"""Gated attention pooling (Ilse, Tomczak and Welling, 2018): patches are weighted by learned attention."""
 
 from __future__ import annotations
 

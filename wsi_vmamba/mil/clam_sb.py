@@ -12,7 +12,7 @@ from wsi_vmamba.mil.instances import InstanceLoss
 
 
 class CLAM_SB(Aggregator):  # noqa: N801  (the authors' name)
-    """Gated attention pooling; in training the patches attended to most and least are classified too."""
+    """Gated attention pooling; in training, the patches of highest and lowest attention are classified too."""
 
     def add_layers(self, *, hidden_dim: int, num_classes: int, dropout: float) -> None:
         """See `Aggregator.add_layers`."""

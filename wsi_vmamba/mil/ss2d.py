@@ -10,7 +10,7 @@ from wsi_vmamba.mil.gated import GatedAttention, Pooled, attention_pool
 from wsi_vmamba.mil.grid import PatchGrid
 from wsi_vmamba.mil.scan_grid import GridContext
 
-#: Share of training steps that see no context. Without them it learns slides by heart before it learns lesions.
+#: Share of training steps that see no context. Without them it overfits before it learns lesions.
 _CONTEXT_DROP = 0.5
 
 
@@ -18,7 +18,7 @@ class SS2DMIL(Aggregator):
     """Gated attention pooling of h + g * c, with h the embedding of a patch and c the context of h on the grid.
 
     The gains g, one per channel, start at zero (LayerScale, Touvron et al., 2021): training starts as that of
-    `ABMIL`, and context is added where it helps. In training each slide goes without context half of the times
+    `ABMIL`, and context is added where it helps. In training each slide goes without context half of the time
     (stochastic depth, Huang et al., 2016), so that what patches say alone stays learned. The context is computed in
     float32 whatever the autocast.
     """

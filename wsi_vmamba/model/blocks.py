@@ -1,4 +1,4 @@
-"""What a VMamba is made of besides the scan: block, MLP, stem and downsampling. Maps are (B, H, W, C)."""
+"""The parts of a VMamba other than the scan: block, MLP, stem and downsampling. Maps are (B, H, W, C)."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def merge_neighbours(x: Tensor) -> Tensor:
 
 
 def downsample(config: VMambaConfig, stage: int) -> nn.Module:
-    """What stands between ``stage`` and the next: halves height and width (rounding up for versions 1 and 3)."""
+    """The downsampling between ``stage`` and the next one: halves both sides (rounding up for versions 1 and 3)."""
     if stage == len(config.dims) - 1:
         return nn.Identity()
     d_in, d_out = config.dims[stage : stage + 2]

@@ -115,7 +115,7 @@ def take_claim(final: Path) -> Claim:
     A claim whose owner is dead is taken over, and the partial folder of that owner removed.
 
     Raises:
-        ClaimedError: another run is at it, alive.
+        ClaimedError: another run that is alive is processing it.
         StoreError: the folder cannot be written.
     """
     path = claim_path(final)

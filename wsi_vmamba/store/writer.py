@@ -36,7 +36,7 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, meta: FeatureMeta, dim: int, *, overwrite: bool = False) -> None:
-        """Keep what to write; nothing touches the disk before ``with``.
+        """Keep the settings; nothing is written to disk before ``with``.
 
         Args:
             path: final name, ``<features>/<slide_id>.zarr``.
@@ -179,7 +179,7 @@ class FeatureWriter:
 
 
 def _create(group: Any, name: str, data: NDArray[Any], chunk_rows: int) -> Any:
-    """Create an array of the group; every chunk is written, even zeros, so that a lost one is noticed."""
+    """Create an array of the group; every chunk is written, even zeros, so that a missing one is noticed."""
     return group.create_array(
         name,
         data=data,

@@ -1,4 +1,4 @@
-"""Fine-tune a backbone on labelled tiles: layers learn the slower the further they are from the output."""
+"""Fine-tune a backbone on labelled tiles: the further a layer is from the output, the slower it learns."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def read_tile(path: Path) -> NDArray[np.uint8]:
 
 
 def turn(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn and mirror each of (n, H, W, 3) at random: tissue has no up and no left. Oblong tiles keep their axes."""
+    """Turn and mirror each of (n, H, W, 3) at random: tissue has no direction. Oblong tiles keep their axes."""
     square = pixels.shape[1] == pixels.shape[2]
     turned = []
     for image in pixels:
