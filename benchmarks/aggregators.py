@@ -1,6 +1,6 @@
 """How well each aggregator tells tumour slides from normal ones: three difficulties, five seeds, one table.
 
-    python benchmarks/aggregators.py                      # made-up patches, no images
+    python benchmarks/aggregators.py                      # simulated patches, no images
     python benchmarks/aggregators.py --source slides      # the synthetic cohort: images, extracted once and kept
     python benchmarks/aggregators.py --supervision slide both dense     # outlines too: FROC beside the AUC
     python benchmarks/aggregators.py --quick              # does it run at all
@@ -77,7 +77,7 @@ TISSUE_PATCHES = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A difficulty of the made-up patches: patches of a lesion, share of look-alikes, length of the shift."""
+    """A difficulty of the simulated patches: patches of a lesion, share of look-alikes, length of the shift."""
 
     lesion_patches: int
     look_alikes: float

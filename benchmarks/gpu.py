@@ -25,7 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gpu_measure import Ceilings, ceilings, environment, measure, table  # noqa: E402
+from support.gpu_measure import Ceilings, ceilings, environment, measure, table  # noqa: E402
 
 from wsi_vmamba.inference.cuda_encoder import CudaEncoder  # noqa: E402
 from wsi_vmamba.inference.cuda_forward import CudaForward  # noqa: E402

@@ -87,9 +87,9 @@ def run_ours(slide: Path, encoder: str, options: argparse.Namespace) -> Run:
 
 
 def run_peer(slide: Path, encoder: str, options: argparse.Namespace) -> Run:
-    """slide2vec's pipeline, see `peer_slide2vec.py`."""
+    """slide2vec's pipeline, see `support/peer_slide2vec.py`."""
     out = _fresh(options.folder / f"peer-{encoder}")
-    driver = Path(__file__).with_name("peer_slide2vec.py")
+    driver = Path(__file__).with_name("support") / "peer_slide2vec.py"
     command = [str(options.peer_python), str(driver), str(slide), str(out), "--encoder", encoder]
     command += ["--precision", options.precision]
     command += ["--reader", options.peer_reader, "--batch", str(options.peer_batch)]
@@ -153,7 +153,7 @@ def _make_slides(folder: Path) -> dict[str, Path]:
     slides = {name: folder / f"tissue-{side}.tif" for name, side in SIDES_PX.items()}
     missing = {name: path for name, path in slides.items() if not path.exists()}
     if missing:
-        from repeated_slide import write_slide
+        from support.repeated_slide import write_slide
 
         for name, path in missing.items():
             write_slide(path, side_px=SIDES_PX[name])

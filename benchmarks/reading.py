@@ -224,7 +224,7 @@ def _in_a_process(measure: str, slide: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _slide(folder: Path, name: str) -> Path:
-    from repeated_slide import write_slide
+    from support.repeated_slide import write_slide
 
     width_px, height_px = SIZES_PX[name]
     path = folder / f"{name}-{width_px}x{height_px}.tif"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config import FinetuneConfig
+from wsi_vmamba.console import AddRow, live_table
 from wsi_vmamba.durable import csv_text, require_writable, write_atomic
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.live import AddRow, live_table
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.training.finetune import FinetuneEpoch, FinetuneSettings, finetune

@@ -9,9 +9,9 @@ from statistics import mean
 
 from wsi_vmamba import console
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.console import live_table
 from wsi_vmamba.datasets import FEATURE_TABLES
 from wsi_vmamba.durable import require_writable
-from wsi_vmamba.live import live_table
 from wsi_vmamba.tabular.train import train_table
 from wsi_vmamba.training.job import TrainJob, prepare
 from wsi_vmamba.training.run import EpochReport, OnEpoch

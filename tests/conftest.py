@@ -1,4 +1,4 @@
-"""Fixtures every room shares: real slides and golden numbers, if they are here at all; one thread; hostile files;
+"""Fixtures every room shares: reference numbers, and real slides if they are here; one thread; hostile files;
 small slides that are quick to make, and the extract command on them."""
 
 from __future__ import annotations
@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 #: Side of the patches of made-up features, in level-0 pixels.
 PATCH_L0 = 256
+GOLDEN = Path(__file__).with_name("golden")
 
 
 def _folder(variable: str, default: str) -> Path:
@@ -37,7 +40,18 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference numbers of `tests/golden`, unpacked; everybody has them, so nothing is skipped for want of them."""
+    folder = tmp_path_factory.mktemp("golden")
+    shutil.copytree(GOLDEN, folder, dirs_exist_ok=True)
+    with tarfile.open(GOLDEN / "froc.tar.xz") as archive:
+        archive.extractall(folder / "froc", filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def large_golden() -> Path:
+    """The larger set of reference numbers, where there is one."""
     return _folder("WSI_VMAMBA_GOLDEN", "../shared/golden")
 
 

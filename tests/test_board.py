@@ -84,7 +84,7 @@ def test_slides_that_are_quick_print_nothing_of_their_own(capsys):
 
 def test_notes_are_printed_at_once(capsys):
     shown = board.Board(1, board.LogView())
-    shown.take(News(slide_id="a", note="goes on: 3 of 10 regions are there already"))
+    shown.take(News(slide_id="a", note="goes on: 3 of 10 regions are already there"))
     assert capsys.readouterr().out == "a: goes on: 3 of 10 regions are there already\n"
 
 
@@ -175,7 +175,7 @@ def test_what_is_redrawn_goes_to_real_terminals_only(monkeypatch, changes, draws
 
 PROGRESS = """
 from wsi_vmamba import console
-from wsi_vmamba.live import live_table
+from wsi_vmamba.console import live_table
 with console.progress("slide", 3) as task:
     for _ in range(3):
         task.step()

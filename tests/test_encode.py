@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from wsi_vmamba import encode
 from wsi_vmamba.encode import (
@@ -178,3 +179,15 @@ def test_regions_come_in_order_with_as_many_under_way_as_the_encoder_takes(ahead
     found = [(key, float(features[0, 0, 0])) for key, features in encode_each(encoder, regions)]
     assert found == [("region 0", 0.0), ("region 1", 1.0), ("region 2", 2.0)]
     assert encoder.log == order
+
+
+def test_each_backbone_is_given_pixels_normalised_with_its_own_mean_and_std():
+    class Itself(nn.Module):
+        dim, stride_px, mean, std = 3, 1, (0.5, 0.25, 0.125), (0.5, 0.25, 0.125)
+
+        def forward_features(self, x):
+            return x
+
+    pixels = np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
+    found = WholeMapEncoder("itself", Itself(), precision="fp32", device="cpu").encode(pixels)
+    np.testing.assert_array_equal(found, [[[-1, -1, -1], [1, 3, 7]]])

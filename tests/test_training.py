@@ -253,7 +253,7 @@ def test_checkpoint_never_runs_pickled_code(small, tmp_path):
 
 
 def outcome(tmp_path, monkeypatch, small, epochs: list[tuple[float, float]], *, patience: int) -> list[bool]:
-    """Train with made-up (auc, loss) of the validation and return which epochs counted as best."""
+    """Train with invented (auc, loss) of the validation and return which epochs counted as best."""
     from wsi_vmamba.training.loop import _Loop
 
     monkeypatch.setattr(_Loop, "_validate", lambda self, epoch: (epochs[epoch - 1][1], epochs[epoch - 1][0]))

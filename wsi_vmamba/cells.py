@@ -103,5 +103,5 @@ def read_label(
 
 
 def loose(name: str) -> str:
-    """A name without what people write now so, now so: case, blanks, underscores, hyphens."""
+    """A name without what people write inconsistently: case, blanks, underscores, hyphens."""
     return re.sub(r"[\s_-]+", "", name.casefold())

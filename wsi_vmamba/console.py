@@ -1,15 +1,16 @@
-"""What a person sees while a command runs: a progress bar on a terminal, plain lines everywhere else."""
+"""What a person sees while a command runs: progress and growing tables on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -17,6 +18,11 @@ from wsi_vmamba.text import printable
 
 #: Notes on one file that are shown one by one.
 _SHOWN_NOTES = 8
+#: Rows of a growing table that stay in sight on a terminal.
+SHOWN_ROWS = 15
+
+#: Adds a row to a growing table.
+AddRow = Callable[[Sequence[object]], None]
 
 
 @dataclass
@@ -118,3 +124,50 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         shown.add_row(*(printable(str(value)) for value in row))
     console.print(shown)
+
+
+@contextmanager
+def live_table(
+    title: str, columns: Sequence[str], *, terminal: Console | None = None, log: bool = True
+) -> Iterator[AddRow]:
+    """Show a table that grows while the block runs; yields the function that adds a row.
+
+    On a terminal the last rows are redrawn in place and stay when the block ends; elsewhere each row is a line at
+    once, for `tail -f` and for other programs.
+
+    Args:
+        title: what the rows are about.
+        columns: their headings.
+        terminal: where to draw; None: standard output.
+        log: whether to write anything where that is no terminal.
+    """
+    draws = terminal is not None or draws_live(sys.stdout)
+    terminal = terminal or Console(highlight=False)
+    if not draws and not log:
+        yield lambda row: None
+        return
+    if not draws:
+        # Plain print: rich would turn tabs into spaces.
+        print(title)
+        print("\t".join(columns), flush=True)
+        yield lambda row: print("\t".join(map(str, row)), flush=True)
+        return
+    rows: list[Sequence[object]] = []
+    with Live(_last_rows(title, columns, rows), console=terminal, auto_refresh=False) as live:
+
+        def add(row: Sequence[object]) -> None:
+            rows.append(row)
+            live.update(_last_rows(title, columns, rows), refresh=True)
+
+        yield add
+
+
+def _last_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    if len(rows) > SHOWN_ROWS:
+        table.add_row(*("…" for _ in columns))
+    for row in rows[-SHOWN_ROWS:]:
+        table.add_row(*map(str, row))
+    return table

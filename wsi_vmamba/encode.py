@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,7 +21,7 @@ from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.linear import onednn_usable
 from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
 from wsi_vmamba.model import VMambaConfig, build_backbone
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.null import NullBackbone
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.vmamba import VMamba
@@ -104,6 +105,7 @@ class WholeMapEncoder:
         self.device = device
         self.weights_hash = weights_hash(backbone)
         self.dim, self.stride_px = cast(int, backbone.dim), cast(int, backbone.stride_px)
+        self._mean, self._std = cast(Rgb, backbone.mean), cast(Rgb, backbone.std)
         self.ahead = 0
         self._backbone = backbone.to(device).eval()
         self._memory_limit = memory_limit
@@ -123,10 +125,10 @@ class WholeMapEncoder:
             self._check_memory(self._backbone.config, *pixels.shape[:2])
         low = self.precision == "bf16"
         with torch.inference_mode(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=low):
-            image = pixel_tensor(pixels).to(self.device).permute(2, 0, 1)[None].float() / 255
-            mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-            features = self._backbone.forward_features((image - mean) / std)  # type: ignore[operator]
-            result: NDArray[np.float32] = features[0].permute(1, 2, 0).float().contiguous().cpu().numpy()
+            image = normalise(pixel_tensor(pixels).to(self.device)[None], mean=self._mean, std=self._std)
+            features = self._backbone.forward_features(image)  # type: ignore[operator]
+            on_map = rearrange(features[0], "c h w -> h w c")
+            result: NDArray[np.float32] = on_map.float().contiguous().cpu().numpy()
         return result
 
     def _check_memory(self, config: VMambaConfig, height_px: int, width_px: int) -> None:

@@ -39,9 +39,9 @@ def test_subgroups_follow_the_group_they_are_part_of(tmp_path):
         [("Tumor", "None"), ("Macro", "Tumor"), ("deep", "Macro"), ("Exclusion", "None"), ("hole", "Exclusion")],
     )  # fmt: skip
     annotation = read_annotation(path)
-    assert [outline.role for outline in annotation.outlines] == [Role.TUMOR, Role.EXCLUSION, Role.TUMOR]
+    assert [outline.role for outline in annotation.outlines] == [Role.INCLUDED, Role.EXCLUDED, Role.INCLUDED]
     assert [outline.group for outline in annotation.outlines] == ["deep", "hole", "Tumor"]
-    assert annotation.tumor_area() == 100**2 - 20**2 + 10**2
+    assert annotation.area_l0() == 100**2 - 20**2 + 10**2
     assert annotation.notes == ()
 
 
@@ -51,7 +51,7 @@ def test_a_subgroup_that_means_something_itself_does_not_follow(tmp_path):
         [("a", "Polygon", "Tumor", square(0, 0, 100)), ("b", "Polygon", "Exclusion", square(0, 0, 50))],
         [("Tumor", "None"), ("Exclusion", "Tumor")],
     )
-    assert read_annotation(path).tumor_area() == 100**2 - 50**2
+    assert read_annotation(path).area_l0() == 100**2 - 50**2
 
 
 def test_subgroups_follow_where_all_other_groups_mean_something_too(tmp_path):
@@ -60,8 +60,8 @@ def test_subgroups_follow_where_all_other_groups_mean_something_too(tmp_path):
         [("a", "Polygon", "hole inner", square(0, 0, 50)), ("b", "Polygon", "Tissue", square(0, 0, 100))],
         [("hole inner", "Exclusion"), ("Exclusion", "None")],
     )
-    annotation = read_annotation(path, groups={"exclusion": Role.EXCLUSION}, others=Role.TUMOR)
-    assert annotation.tumor_area() == 100**2 - 50**2
+    annotation = read_annotation(path, groups={"exclusion": Role.EXCLUDED}, others=Role.INCLUDED)
+    assert annotation.area_l0() == 100**2 - 50**2
 
 
 def test_groups_in_a_circle_end(tmp_path):
@@ -71,7 +71,7 @@ def test_groups_in_a_circle_end(tmp_path):
         [("x", "y"), ("y", "x"), ("Tumor", "Tumor")],
     )
     annotation = read_annotation(path)
-    assert annotation.tumor_area() == 100
+    assert annotation.area_l0() == 100
     assert annotation.left_out_region().area == 100**2
 
 
@@ -92,7 +92,7 @@ def test_an_area_that_is_left_out_is_kept_and_said(tmp_path):
         [],
     )
     annotation = read_annotation(path)
-    assert annotation.tumor_area() == 100
+    assert annotation.area_l0() == 100
     assert annotation.left_out_region().bounds == (50, 0, 70, 20)
     assert len(annotation.notes) == 1
     assert "b: group 'Necrosis' is neither tumour nor exclusion; left out" in annotation.notes[0]
@@ -101,7 +101,7 @@ def test_an_area_that_is_left_out_is_kept_and_said(tmp_path):
 def test_a_spline_is_read_and_said(tmp_path):
     path = write(tmp_path / "a.xml", [("a", "Spline", "Tumor", square(0, 0, 10))], [])
     annotation = read_annotation(path)
-    assert annotation.tumor_area() == 100
+    assert annotation.area_l0() == 100
     assert annotation.notes == ("a: a Spline is read as straight lines between its points",)
 
 

@@ -41,7 +41,7 @@ def path(tmp_path):
 def test_every_unicode_encoding_is_read_with_and_without_a_mark(path, encoding):
     write(path, collection(feature(polygon(0, 0, 30), name="Übersicht")), encoding)
     annotation = read_annotation(path)
-    assert annotation.tumor_area() == 900
+    assert annotation.area_l0() == 900
     assert annotation.outlines[0].name == "Übersicht"
 
 
@@ -53,7 +53,7 @@ def test_latin_1_is_refused_with_a_remedy(path):
 
 def test_a_feature_without_geometry_is_legal_and_noted(path):
     annotation = read_annotation(write(path, collection(feature(None), feature(polygon(0, 0, 30)))))
-    assert annotation.tumor_area() == 900
+    assert annotation.area_l0() == 900
     assert annotation.notes == ("feature 0: has no geometry and is left out",)
 
 
@@ -64,14 +64,14 @@ def test_a_geometry_collection_gives_its_polygons_at_any_depth(path):
         "geometries": [polygon(0, 0, 30), {"type": "Point", "coordinates": [1, 2]}, inner],
     }
     annotation = read_annotation(write(path, collection(feature(mixed, name="both"))))
-    assert annotation.tumor_area() == 900 + 100
+    assert annotation.area_l0() == 900 + 100
     assert annotation.outlines[0].geometry.bounds == (0, 0, 110, 30)
     assert annotation.notes == ("both: a Point has no area and is left out",)
 
 
 def test_a_bare_geometry_is_an_area_of_no_class(path):
     write(path, polygon(0, 0, 30))
-    assert read_annotation(path, others=Role.TUMOR).tumor_area() == 900
+    assert read_annotation(path, others=Role.INCLUDED).area_l0() == 900
     with pytest.raises(AnnotationError, match=r"the file has None, known are .*tumor"):
         read_annotation(path)
 
@@ -90,14 +90,14 @@ def test_a_bare_geometry_is_an_area_of_no_class(path):
     ],
 )
 def test_a_class_is_a_name_or_an_object_and_what_is_part_of_it_follows(path, classification, area):
-    assert read_annotation(write(path, feature(polygon(0, 0, 30), classification))).tumor_area() == area
+    assert read_annotation(write(path, feature(polygon(0, 0, 30), classification))).area_l0() == area
 
 
 @pytest.mark.parametrize("classification", [None, "", {}, {"names": []}, {"name": None}])
 def test_no_class_is_not_known_and_said(path, classification):
     content = [feature(polygon(0, 0, 30)), feature(polygon(0, 50, 10), classification, name="n")]
     annotation = read_annotation(write(path, content))
-    assert annotation.tumor_area() == 900
+    assert annotation.area_l0() == 900
     assert annotation.left_out_region().area == 100
     assert "n: group 'None' is neither" in annotation.notes[0]
 
@@ -150,7 +150,7 @@ def test_deep_nesting_is_refused_or_read_but_never_a_crash(path):
         read_annotation(path)
     deep = '{"type":"GeometryCollection","geometries":['
     path.write_text(deep * 300 + json.dumps(polygon(0, 0, 30)) + "]}" * 300)
-    assert read_annotation(path, others=Role.TUMOR).tumor_area() == 900
+    assert read_annotation(path, others=Role.INCLUDED).area_l0() == 900
 
 
 def test_names_are_shown_on_one_line_without_control_characters(path):

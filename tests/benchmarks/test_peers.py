@@ -44,5 +44,5 @@ def test_the_colours_of_a_tile_are_the_means_of_the_null_backbone():
     tile = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     ours = build_encoder("null", device="cpu").encode(tile).mean(axis=(0, 1))
     scaled = torch.from_numpy(tile).permute(2, 0, 1)[None].float() / 255
-    theirs = load("peer_slide2vec").Colours()(scaled)[0].numpy()
+    theirs = load("support/peer_slide2vec").Colours()(scaled)[0].numpy()
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)

@@ -95,7 +95,7 @@ def test_only_missing_regions_are_encoded_and_the_bytes_are_equal(
     encoded.clear()
     assert extract.run(config) is True
     assert encoded == all_regions[n:]
-    assert f"s0: goes on: {n} of {N_REGIONS} regions are there already" in capsys.readouterr().out
+    assert f"s0: goes on: {n} of {N_REGIONS} regions are already there" in capsys.readouterr().out
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 
@@ -136,7 +136,7 @@ def test_with_other_settings_it_begins_anew_and_says_so(
     settings = {"region_px": REGION_PX, **changes}
     assert extract.run(extract_config(one_slide, tmp_path / "out", **settings)) is True
     said = capsys.readouterr().out
-    assert "s0: begins anew: the 3 region(s) that were kept are of something else" in said
+    assert "s0: starts again: the 3 region(s) that were kept belong to something else" in said
     assert named in said
     assert extract.run(extract_config(one_slide, tmp_path / "alone", **settings)) is True
     # The first plan's tissue outline is that of the second, but where a mask was given none is written.
@@ -171,7 +171,7 @@ def test_one_chunk_of_a_zarr_slide_that_changed_is_noticed(tmp_path, extract_con
     status = chunk.stat()
     os.utime(chunk, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert extract.run(config) is True
-    assert "z: begins anew" in capsys.readouterr().out
+    assert "z: starts again" in capsys.readouterr().out
 
 
 def test_the_same_slide_in_another_place_goes_on(one_slide, tmp_path, extract_config, monkeypatch, encoded):
@@ -194,7 +194,9 @@ def test_a_rotten_region_is_encoded_again(
     encoded.clear()
     assert extract.run(config) is True
     assert len(encoded) == N_REGIONS - 14
-    assert "s0: 1 region(s) that were kept are damaged on the disk and made again" in capsys.readouterr().out
+    assert (
+        "s0: 1 region(s) that were kept are damaged on disk and are computed again" in capsys.readouterr().out
+    )
     assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 

@@ -71,7 +71,7 @@ def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tin
         before = []
         while "s2: done" not in (line := run.stdout.readline()):
             before.append(line)
-        assert f"s1: is being processed by pid {holder.pid} on " in "".join(before)
+        assert f"s1: being processed by pid {holder.pid} on " in "".join(before)
         assert not held.exists()
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_an_interrupted_run_keeps_what_is_finished_shows_it_and_leaves_no_claim(
         run = start(tiny_slides, out)
         assert run.stdout is not None
         said = ""
-        while "s2: is being processed by pid" not in said:
+        while "s2: being processed by pid" not in said:
             said += run.stdout.readline()
         run.send_signal(number)
         said += run.communicate()[0]
@@ -112,7 +112,7 @@ def test_one_slide_is_a_plain_function_that_says_when_another_run_is_processing_
     with take_claim(tmp_path / "s0.zarr"):
         outcome = extract_slide(config, source, encoder)
         assert (outcome.outcome, outcome.failed) == ("claimed", True)
-        assert "is being processed by" in outcome.detail
+        assert "being processed by" in outcome.detail
     assert extract_slide(config, source, encoder).outcome == "done"
     assert extract_slide(config, source, encoder).outcome == "already done"
     assert extract_slide(config.model_copy(update={"overwrite": True}), source, encoder).outcome == "done"

@@ -8,7 +8,7 @@ import pytest
 from wsi_vmamba.encode import BandEncoder, ColourEncoder, build_encoder
 from wsi_vmamba.inference.colours import colour_moments
 from wsi_vmamba.model import build_backbone
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 
 def _plain(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.inference.cuda_encoder import CudaEncoder
 from wsi_vmamba.inference.cuda_forward import CudaForward
 from wsi_vmamba.model import build_backbone
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.linear import PackedLinear
 from wsi_vmamba.model import VMambaConfig
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu

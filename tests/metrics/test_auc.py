@@ -26,8 +26,8 @@ COLUMNS = ("pred_I", "pred_II", "pred_I_thres_07", "Method_II_noise_norm", "Meth
 
 
 @pytest.fixture(scope="module")
-def published(real_data):
-    folder = real_data / "camelyon16" / "scores"
+def published(golden):
+    folder = golden / "scores"
     with (folder / "camelyon16_test_scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["label"]) for row in rows])

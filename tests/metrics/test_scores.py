@@ -42,7 +42,7 @@ def test_lines_stand_for_slides_where_there_is_no_id(tmp_path):
         (TEXT, "tumour", "no slide is labelled 'tumour'; labels present: normal, tumor"),
         (TEXT.replace("0.9", "high"), "tumor", "line 3: the score of b must be a number, got 'high'"),
         (TEXT.replace("0.9", "nan"), "tumor", r"not finite: b \(nan\)"),
-        (TEXT.replace("c,", "a,"), "tumor", r"1 slides come more than once \(a\)"),
+        (TEXT.replace("c,", "a,"), "tumor", r"1 slides are listed more than once \(a\)"),
         (TEXT.replace("c,normal", "c,"), "tumor", "line 4: c has no label; leave it out"),
         ("slide_id,label,p\n", None, "holds no scores"),
     ],
@@ -57,15 +57,15 @@ def test_an_unknown_column_lists_the_columns(tmp_path):
         read_scores(_write(tmp_path, TEXT), score_column="score")
 
 
-def test_real_scores(real_data):
-    path = real_data / "camelyon16" / "scores" / "camelyon16_test_scores.csv"
+def test_real_scores(golden):
+    path = golden / "scores" / "camelyon16_test_scores.csv"
     table = read_scores(path, score_column="Method_I")
     assert len(table.slide_ids) == 129
     assert roc_auc(table.labels, table.scores) == pytest.approx(0.9155612244897959, abs=1e-12)
 
 
 def test_repeated_slides_and_wrong_counts_are_refused():
-    with pytest.raises(MetricError, match=r"2 slides come more than once \(a, b\)"):
+    with pytest.raises(MetricError, match=r"2 slides are listed more than once \(a, b\)"):
         check_binary([0, 1, 0, 1], [1, 2, 3, 4], slide_ids=["a", "b", "a", "b"])
     with pytest.raises(MetricError, match="1 ids and 2 labels"):
         check_binary([0, 1], [1, 2], slide_ids=["a"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from wsi_vmamba.model import BACKBONES, build_backbone
+from wsi_vmamba.model import BACKBONES, VMambaConfig, build_backbone
+from wsi_vmamba.model.blocks import downsample
 from wsi_vmamba.model.vmamba import VMamba
 
 MODELS = ("v05noz_s1", "v05noz_s2", "v05z_n16", "v0_n16")
@@ -35,9 +38,9 @@ def _fields(published: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def case(request: pytest.FixtureRequest, golden: Path) -> tuple[VMamba, dict[str, Tensor]]:
-    entry = json.loads((golden / "manifest_models.json").read_text())[request.param]
-    tensors = load_file(golden / entry["file"])
+def case(request: pytest.FixtureRequest, large_golden: Path) -> tuple[VMamba, dict[str, Tensor]]:
+    entry = json.loads((large_golden / "manifest_models.json").read_text())[request.param]
+    tensors = load_file(large_golden / entry["file"])
     model = build_backbone(_fields(entry["config"]))
     prefix = "weights."
     state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -91,8 +94,65 @@ def test_float32_is_within_1e_5(case: tuple[VMamba, dict[str, Tensor]], size: st
     assert (last - final).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["v05noz_s1", "v0_n16"])
+def test_first_stages_and_head_equal_the_published_model(golden: Path, name: str, dtype: torch.dtype) -> None:
+    """Of the shipped numbers: stem, blocks and downsampling in a chain, then norm, mean and head of the last map."""
+    entry = json.loads((golden / "manifest_models.json").read_text())[name]
+    tensors = load_file(golden / entry["file"])
+    weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    expected = {k.removeprefix("50x70."): v for k, v in tensors.items() if k.startswith("50x70.")}
+    config = VMambaConfig.from_mapping(_fields(entry["config"]))
+    model = _with_weights(_first_stages(config, entry["stages"]), weights, "patch_embed.", "layers.")
+    between = _with_weights(downsample(config, 0), weights, "layers.0.downsample.", strip=True)
+    # What is stored in float32 is known to half a unit of that.
+    close = {"rtol": 6e-8, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 0, "atol": 1e-5}
+    first = config.norm_layout == "ln2d"
+
+    def check(tokens: Tensor, wanted: str) -> None:
+        found = tokens.permute(0, 3, 1, 2) if first else tokens
+        torch.testing.assert_close(found, expected[wanted].to(dtype), **close)
+
+    with torch.inference_mode():
+        x = expected["input"].to(dtype)
+        check(model.to(dtype).patch_embed(x), "patch_embed")
+        stages = [stage.permute(0, 2, 3, 1) for stage in model.forward_stages(x)]
+        for index, stage in enumerate(stages):
+            check(stage, f"stage{index}.blocks")
+        check(between.to(dtype)(stages[0]), "stage0.downsample")
+        last = expected["stage3.blocks"].to(dtype)
+        head = _with_weights(VMamba(config).classifier, weights, "classifier.", strip=True).to(dtype)
+        normed = head.norm(last.permute(0, 2, 3, 1) if first else last)
+        # The input of the norm is rounded to float32 here, and that of the published model was not.
+        rounding = {"rtol": 0, "atol": 2e-6 if dtype == torch.float64 else 1e-5}
+        wanted = expected["final_norm"].permute(0, 2, 3, 1) if first else expected["final_norm"]
+        torch.testing.assert_close(normed, wanted.to(dtype), **rounding)
+        torch.testing.assert_close(normed.mean((1, 2)), expected["pooled"].to(dtype), **rounding)
+        torch.testing.assert_close(
+            head(last.permute(0, 2, 3, 1) if first else last).mean((1, 2)),
+            expected["logits_f64"].to(dtype),
+            **rounding,
+        )
+
+
+def _first_stages(config: VMambaConfig, count: int) -> VMamba:
+    return VMamba(replace(config, depths=config.depths[:count], dims=config.dims[:count])).eval()
+
+
+def _with_weights(
+    module: nn.Module, weights: dict[str, Tensor], *heads: str, strip: bool = False
+) -> nn.Module:
+    """Fill a module; only what the shipped numbers leave out (the head behind fewer stages) may be missing."""
+    chosen = {k.removeprefix(heads[0]) if strip else k: v for k, v in weights.items() if k.startswith(heads)}
+    own = module.state_dict()
+    missing = own.keys() - chosen.keys()
+    assert all(key.startswith("classifier.") for key in missing), missing
+    module.load_state_dict({key: chosen.get(key, value) for key, value in own.items()})
+    return module
+
+
 def test_keys_shapes_and_counts_of_all_released_models(golden: Path) -> None:
-    released = json.loads((golden / "release_state_dicts.json").read_text())
+    released = json.loads(gzip.decompress((golden / "release_state_dicts.json.gz").read_bytes()))
     assert len(released) == 9
     for published, entry in released.items():
         generation, _, size = published.rpartition("_")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsi_vmamba.ops import cpu, extension, reference
+from wsi_vmamba.ops import cpu, cpu_module, reference
 
 #: (batch, height, width, channels, dt rank, states): odd lengths, single rows and columns, channels that do not
 #: fill a vector, both state sizes of the published models and one between.
@@ -85,8 +85,8 @@ def poisoned_scratch() -> Iterator[None]:
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    extension.native().poison_scratch(True)
+    cpu_module.native().poison_scratch(True)
     yield
-    extension.native().poison_scratch(False)
+    cpu_module.native().poison_scratch(False)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(deterministic)

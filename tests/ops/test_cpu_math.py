@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from wsi_vmamba.ops import extension
+from wsi_vmamba.ops import cpu_module
 
 
 def apply(name: str, x: Tensor, isa: str) -> Tensor:
     out = torch.full_like(x, torch.nan)
-    getattr(extension.native(), name)(x, out, isa)
+    getattr(cpu_module.native(), name)(x, out, isa)
     return out
 
 

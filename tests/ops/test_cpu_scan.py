@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsi_vmamba import ops
 from wsi_vmamba.errors import UnknownNameError, UsageError
-from wsi_vmamba.ops import cpu, extension, reference
+from wsi_vmamba.ops import cpu, cpu_module, reference
 
 if TYPE_CHECKING:
     from conftest import ScanCase
@@ -149,7 +149,7 @@ def test_compiled_module_checks_sizes_itself() -> None:
     u, proj, *params = _small_inputs()
     weights = cpu.pack_scan(*params)
     with pytest.raises(ValueError, match="y has"):
-        extension.native().forward(u, proj, *weights.arrays, torch.empty(3), 1)
+        cpu_module.native().forward(u, proj, *weights.arrays, torch.empty(3), 1)
 
 
 def _small_inputs() -> list[Tensor]:

@@ -73,13 +73,6 @@ def test_strips_of_a_bfloat16_map_equal_the_whole_map(scan_case: ScanCase) -> No
         assert float((y - whole).abs().max()) <= 1e-6 * float(whole.abs().max()), (heights, ranges)
 
 
-def test_bytes_needed_is_what_is_allocated() -> None:
-    weights = cpu.pack_scan(torch.zeros(4, 20, 2), torch.zeros(4, 20), torch.zeros(80, 3), torch.zeros(80))
-    carries = cpu.StripCarries(weights, width=7, ranges=[2, 3])
-    held = sum(t.numel() * 4 for t in [*carries._states, *(carries._decays or [])])
-    assert cpu.StripCarries.bytes_needed(weights, width=7, ranges=[2, 3]) == held
-
-
 def test_calls_out_of_order_are_refused() -> None:
     weights = cpu.pack_scan(torch.zeros(4, 8, 1), torch.zeros(4, 8), torch.zeros(32, 1), torch.zeros(32))
     u, proj, y = torch.zeros(2, 3, 8), torch.zeros(2, 3, 12), torch.zeros(2, 3, 8)

@@ -12,10 +12,10 @@ from safetensors import safe_open
 
 from wsi_vmamba.ops import reference
 
-SCAN_CASES = [
-    "n1_small", "n1_b2", "n16_odd", "n4_k1", "n8_k2", "n1_len1", "n1_long5000", "n16_long2100",
-    "n1_noD_nobias", "n2_nosoftplus", "n1_big_delta", "n4_tiny_delta", "n16_z",
-]  # fmt: skip
+SCAN_CASES = ("n1_small", "n1_len1", "n1_noD_nobias", "n2_nosoftplus", "n1_big_delta")
+LARGE_SCAN_CASES = (
+    "n1_b2", "n16_odd", "n4_k1", "n8_k2", "n1_long5000", "n16_long2100", "n4_tiny_delta", "n16_z",
+)  # fmt: skip
 
 
 def load(path: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -26,6 +26,15 @@ def load(path: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("case", SCAN_CASES)
 def test_selective_scan_and_gradients_equal_golden(golden: Path, case: str) -> None:
+    check_selective_scan(golden, case)
+
+
+@pytest.mark.parametrize("case", LARGE_SCAN_CASES)
+def test_selective_scan_and_gradients_equal_the_larger_set(large_golden: Path, case: str) -> None:
+    check_selective_scan(large_golden, case)
+
+
+def check_selective_scan(golden: Path, case: str) -> None:
     data = load(golden / "ops_selective_scan.safetensors", f"{case}.")
     facts = json.loads((golden / "manifest_ops.json").read_text())["selective_scan"][case]
     names = [n for n in ("u", "delta", "A", "B", "C", "D", "delta_bias", "z") if f"in.{n}" in data]
@@ -56,7 +65,7 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(reference.selective_scan(u, delta, A, B, C, delta_softplus=True), whole)
 
 
-@pytest.mark.parametrize("case", ["b1c2h3w4", "b2c3h5w7", "b1c1h1w6", "b1c2h6w1", "b1c2h8w8"])
+@pytest.mark.parametrize("case", ["b1c2h3w4", "b2c3h5w7", "b1c1h1w6", "b1c2h6w1"])
 def test_cross_scan_and_merge_equal_golden(golden: Path, case: str) -> None:
     data = load(golden / "ops_cross_scan.safetensors", f"{case}.scans0.cl2cf.")
     height, width = data["scan_in"].shape[1:3]

@@ -18,8 +18,8 @@ BACKENDS = {"reference": (torch.float64, 1e-12), "cpp": (torch.float32, 3e-6)}
 
 
 def ss2d_layer(x: Tensor, weights: dict[str, Tensor], *, gated: bool, backend: str) -> Tensor:
-    """(B, C, H, W) -> (B, C, H, W), as `v05` does it with or without a gate."""
-    t = x.permute(0, 2, 3, 1) @ weights["in_proj.weight"].T
+    """(B, H, W, C) -> (B, H, W, C), as the published code does it, with or without a gate."""
+    t = x @ weights["in_proj.weight"].T
     t, z = t.chunk(2, dim=-1) if gated else (t, None)
     channels = t.shape[-1]
     bias = weights.get("conv2d.bias")
@@ -31,12 +31,22 @@ def ss2d_layer(x: Tensor, weights: dict[str, Tensor], *, gated: bool, backend: s
     y = F.layer_norm(y, (channels,), weights["out_norm.weight"], weights["out_norm.bias"])
     if z is not None:
         y = y * F.silu(z)
-    return (y @ weights["out_proj.weight"].T).permute(0, 3, 1, 2)
+    return y @ weights["out_proj.weight"].T
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("case", "gated"), [("s1_cl", False), ("v02", True)])
+def test_ss2d_layer_equals_golden(golden: Path, case: str, gated: bool, backend: str) -> None:
+    check_layer(golden, case, gated=gated, backend=backend, channels_first=False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("case", "gated"), [("s1", False), ("s2", False), ("z_n16", True)])
-def test_ss2d_layer_equals_golden(golden: Path, case: str, gated: bool, backend: str) -> None:
+def test_ss2d_layer_equals_the_larger_set(large_golden: Path, case: str, gated: bool, backend: str) -> None:
+    check_layer(large_golden, case, gated=gated, backend=backend, channels_first=True)
+
+
+def check_layer(golden: Path, case: str, *, gated: bool, backend: str, channels_first: bool) -> None:
     if backend == "cpp" and not cpu.available:
         pytest.skip(cpu.why)
     dtype, tolerance = BACKENDS[backend]
@@ -49,7 +59,9 @@ def test_ss2d_layer_equals_golden(golden: Path, case: str, gated: bool, backend:
         if k.startswith("weights.")
     }
     x = data["x"].to(dtype).requires_grad_()
-    y = ss2d_layer(x, weights, gated=gated, backend=backend)
+    on_map = x.permute(0, 2, 3, 1) if channels_first else x
+    y = ss2d_layer(on_map, weights, gated=gated, backend=backend)
+    y = y.permute(0, 3, 1, 2) if channels_first else y
     assert (y - data["y"]).abs().max() <= tolerance * data["y"].abs().max()
     y.backward(data["gy"].to(dtype))
     for name, tensor in {"x": x, **weights}.items():

@@ -244,17 +244,27 @@ def test_strided_maps_and_output_in_place() -> None:
 
 
 @runs_kernels
-@pytest.mark.parametrize(
-    "variant", ["s1", "s2", "v02", *(pytest.param(v, marks=pytest.mark.slow) for v in ("z_n16", "v0"))]
-)
+@pytest.mark.parametrize("variant", ["s1_cl", "v02"])
 def test_the_published_block_and_its_gradients(golden: Path, variant: str) -> None:
+    check_published_block(golden, variant, channels_first=False)
+
+
+@runs_kernels
+@pytest.mark.parametrize(
+    "variant", ["s1", "s2", *(pytest.param(v, marks=pytest.mark.slow) for v in ("z_n16", "v0"))]
+)
+def test_the_published_blocks_of_the_larger_set(large_golden: Path, variant: str) -> None:
+    check_published_block(large_golden, variant, channels_first=variant != "v0")
+
+
+def check_published_block(golden: Path, variant: str, *, channels_first: bool) -> None:
     with safe_open(golden / "ops_ss2d.safetensors", "pt") as file:
         prefix = f"{variant}."
         data = {k.removeprefix(prefix): file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
     weights = {k.removeprefix("weights."): v.to(DEVICE) for k, v in data.items() if k.startswith("weights.")}
     weights = {k: v.requires_grad_() for k, v in weights.items()}
     x = data["x"].to(DEVICE).requires_grad_()
-    y = published_block(x, weights, channels_first=not variant.startswith("v0"))
+    y = published_block(x, weights, channels_first=channels_first)
     assert relative(y.detach().cpu(), data["y"]) <= 1e-5
     y.backward(data["gy"].to(DEVICE))
     assert x.grad is not None

@@ -16,8 +16,8 @@ from wsi_vmamba.report.heatmap import (
     blend,
     draw_patches,
     draw_prediction,
-    draw_probability,
     paint_patches,
+    probability_patches,
     scale_bar_um,
 )
 from wsi_vmamba.slide.memory import ArraySlide
@@ -150,9 +150,8 @@ def test_the_data_list_the_hottest_patches_and_the_scale(tmp_path):
 
 def test_probabilities_share_one_scale(tmp_path):
     with _slide() as slide:
-        files = draw_probability(
-            slide, np.array([0.2, 0.3]), _bag([(0, 0), (1, 1)], 100.0), tmp_path, mpp=0.5, name="p"
-        )
+        patches = probability_patches(np.array([0.2, 0.3]), _bag([(0, 0), (1, 1)], 100.0))
+        files = draw_patches(slide, patches, tmp_path, mpp=0.5, name="p", title="")
     assert json.loads(files.data.read_text())["colour_range"] == [0.0, 1.0]
 
 

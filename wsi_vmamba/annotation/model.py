@@ -15,22 +15,22 @@ from wsi_vmamba.annotation.raster import draw
 
 
 class Role(Enum):
-    """What the inside of an outline is."""
+    """Whether the inside of an outline belongs to what is annotated (tumour; of a mask, tissue) or is cut out of it."""
 
-    TUMOR = "tumor"
-    EXCLUSION = "exclusion"
+    INCLUDED = "included"
+    EXCLUDED = "excluded"
 
 
 #: Group and class names of CAMELYON16, CAMELYON17 and QuPath, in lower case.
 GROUPS: Mapping[str, Role] = {
-    "tumor": Role.TUMOR,
-    "tumour": Role.TUMOR,
-    "_0": Role.TUMOR,
-    "_1": Role.TUMOR,
-    "metastases": Role.TUMOR,
-    "exclusion": Role.EXCLUSION,
-    "_2": Role.EXCLUSION,
-    "normal": Role.EXCLUSION,
+    "tumor": Role.INCLUDED,
+    "tumour": Role.INCLUDED,
+    "_0": Role.INCLUDED,
+    "_1": Role.INCLUDED,
+    "metastases": Role.INCLUDED,
+    "exclusion": Role.EXCLUDED,
+    "_2": Role.EXCLUDED,
+    "normal": Role.EXCLUDED,
 }
 
 
@@ -66,27 +66,27 @@ class Annotation:
     notes: tuple[str, ...] = ()
 
     @property
-    def tumor(self) -> tuple[Any, ...]:
-        """Geometries that are tumour, before exclusions are cut out."""
-        return tuple(o.geometry for o in self.outlines if o.role is Role.TUMOR)
+    def included(self) -> tuple[Any, ...]:
+        """Geometries that belong to what is annotated, before the excluded ones are cut out."""
+        return tuple(o.geometry for o in self.outlines if o.role is Role.INCLUDED)
 
     @property
-    def exclusions(self) -> tuple[Any, ...]:
-        """Geometries to be cut out of the tumour."""
-        return tuple(o.geometry for o in self.outlines if o.role is Role.EXCLUSION)
+    def excluded(self) -> tuple[Any, ...]:
+        """Geometries to be cut out of it."""
+        return tuple(o.geometry for o in self.outlines if o.role is Role.EXCLUDED)
 
-    def tumor_region(self) -> Any:
-        """Union of the tumour outlines minus the union of the exclusions, as one shapely geometry."""
-        return shapely.difference(shapely.union_all(self.tumor), shapely.union_all(self.exclusions))
+    def region(self) -> Any:
+        """Union of the included outlines minus the union of the excluded ones, as one shapely geometry."""
+        return shapely.difference(shapely.union_all(self.included), shapely.union_all(self.excluded))
 
     def left_out_region(self) -> Any:
         """Union of the areas that were left out, as one shapely geometry."""
         return shapely.union_all(self.left_out)
 
-    def tumor_area(self) -> float:
-        """Area of `tumor_region` in square level-0 pixels."""
-        return float(shapely.area(self.tumor_region()))
+    def area_l0(self) -> float:
+        """Area of `region` in square level-0 pixels."""
+        return float(shapely.area(self.region()))
 
     def rasterize(self, *, width_px: int, height_px: int, downsample: float) -> NDArray[np.bool_]:
-        """Draw the tumour region, see `draw`."""
-        return draw(self.tumor_region(), width_px=width_px, height_px=height_px, downsample=downsample)
+        """Draw `region`, see `draw`."""
+        return draw(self.region(), width_px=width_px, height_px=height_px, downsample=downsample)

@@ -90,7 +90,7 @@ def read_rows(path: Path) -> Table:
     # A column Split would be passed over, and the slides split anew.
     table.refuse_near(COLUMNS)
     if not table.rows:
-        raise DatasetError(f"{path} lists no slides; expected a header and one line a slide")
+        raise DatasetError(f"{path} lists no slides; expected a header and one line per slide")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Whether the features a data set names are on this machine."""
+"""Whether the features of the slides that a data set names are on this machine."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def extract_slide(
         forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
         outcome = Outcome(
-            slide_id=source.slide_id, outcome=CLAIMED, detail=f"is being processed by {error.owner}"
+            slide_id=source.slide_id, outcome=CLAIMED, detail=f"being processed by {error.owner}"
         )
     except _FAULTS as error:
         outcome = failure(source.slide_id, error)

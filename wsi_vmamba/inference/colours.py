@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.null import NullBackbone
 from wsi_vmamba.slide.workers import run_all
 
 _COLOURS = 3
@@ -72,7 +72,7 @@ def _counts(length_px: int, square_px: int) -> NDArray[np.int64]:
 
 def _normalise(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float32]:
     """Moments of (colour / 255 - mean) / std, from sums of colours and of their squares, 0 to 255."""
-    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    mean, std = np.array(NullBackbone.mean), np.array(NullBackbone.std)
     first = sums[..., :_COLOURS] / counts[..., None] / 255
     second = sums[..., _COLOURS:] / counts[..., None] / 255**2
     centred = np.concatenate([(first - mean) / std, (second - 2 * mean * first + mean**2) / std**2], axis=-1)

@@ -18,7 +18,6 @@ from torch import Tensor
 from wsi_vmamba import ops
 from wsi_vmamba.inference.cuda_weights import BlockWeights, Conv, CudaWeights, Merge, Mlp, pack
 from wsi_vmamba.model.blocks import merge_neighbours
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import triton
 from wsi_vmamba.ops.triton_local import depthwise_silu, gelu_, layer_norm
@@ -57,8 +56,8 @@ class CudaForward:
         self.weights: CudaWeights = pack(model, device=device, dtype=dtype)
         self.strip_bytes = strip_bytes
         # One multiply-add per pixel: (p / 255 - mean) / std.
-        mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float32)
-        std = torch.tensor(IMAGENET_STD, dtype=torch.float32)
+        mean = torch.tensor(model.mean, dtype=torch.float32)
+        std = torch.tensor(model.std, dtype=torch.float32)
         self._pixel_scale = (1 / (255 * std)).to(device)
         self._pixel_shift = (-mean / std).to(device)
 

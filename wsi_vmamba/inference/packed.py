@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wsi_vmamba.inference.linear import PackedLinear
 from wsi_vmamba.model.blocks import Block, PatchMerging
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import IMAGENET_MEAN, Rgb
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
 
@@ -118,7 +118,7 @@ class PackedStem:
     fill: Tensor
 
 
-#: Whole numbers, so that centred pixels are exact in bfloat16.
+#: Near the mean of most images; whole numbers, so that centred pixels are exact in bfloat16.
 CENTRE = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
@@ -137,7 +137,7 @@ class PackedVMamba:
         stages = list(model.layers)
         blocks = [cast(nn.Sequential, stage.get_submodule("blocks")) for stage in stages]
         return cls(
-            stem=_pack_stem(model.patch_embed, dtype),
+            stem=_pack_stem(model.patch_embed, dtype, mean=model.mean, std=model.std),
             stages=tuple(tuple(PackedBlock.of(cast(Block, b), dtype) for b in stage) for stage in blocks),
             downsamples=tuple(
                 _pack_downsample(stage.get_submodule("downsample"), dtype) for stage in stages[:-1]
@@ -155,11 +155,11 @@ def _pack_downsample(module: nn.Module, dtype: torch.dtype) -> PackedConv | Pack
     return PackedConv.of(cast(nn.Conv2d, conv), cast(nn.LayerNorm, norm), dtype)
 
 
-def _pack_stem(stem: nn.Sequential, dtype: torch.dtype) -> PackedStem:
-    centre, mean, std = (torch.tensor(v, dtype=torch.float64) for v in (CENTRE, IMAGENET_MEAN, IMAGENET_STD))
+def _pack_stem(stem: nn.Sequential, dtype: torch.dtype, *, mean: Rgb, std: Rgb) -> PackedStem:
+    centre, shift, spread = (torch.tensor(v, dtype=torch.float64) for v in (CENTRE, mean, std))
     conv = cast(nn.Conv2d, stem[0])
     # (p / 255 - mean) / std with p = q + centre is  q * scale - fill * scale.
-    scale, fill = 1 / (255 * std), 255 * mean - centre
+    scale, fill = 1 / (255 * spread), 255 * shift - centre
     weight = conv.weight.detach().double() * scale[:, None, None]
     bias = cast(Tensor, conv.bias).detach().double() - (weight * fill[:, None, None]).sum((1, 2, 3))
     folded = nn.Conv2d(3, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0])

@@ -19,10 +19,10 @@ from wsi_vmamba.tissue.overview import overview_grid
 #: name. The first are what QuPath offers, some with the asterisk that makes it ignore them itself.
 NOT_TISSUE: Mapping[str, Role] = dict.fromkeys(
     ("ignore*", "ignore", "background", "artifact", "artefact", "exclude", "exclusion", "hole", "pen", "fold", "_2"),
-    Role.EXCLUSION,
+    Role.EXCLUDED,
 )  # fmt: skip
 
-#: Pixels by which polygons may reach out of the slide unsaid.
+#: Pixels by which polygons may extend beyond the slide without a note.
 _RIM_L0 = 2
 
 
@@ -47,7 +47,7 @@ def read_mask(path: Path, slide: Slide, *, mpp: float, content: bytes | None = N
             f"mask {path}: expected {', '.join(POLYGON_SUFFIXES + IMAGE_SUFFIXES)}, got {suffix!r}",
         )
     try:
-        annotation = read_annotation(path, groups=NOT_TISSUE, others=Role.TUMOR, content=content)
+        annotation = read_annotation(path, groups=NOT_TISSUE, others=Role.INCLUDED, content=content)
     except AnnotationError as error:
         raise MaskError(slide.path, f"mask {error}") from error
     beyond = _check_on_slide(path, slide, annotation)
@@ -60,12 +60,12 @@ def read_mask(path: Path, slide: Slide, *, mpp: float, content: bytes | None = N
 
 def _check_on_slide(path: Path, slide: Slide, annotation: Annotation) -> tuple[str, ...]:
     """Refuse polygons that lie beside the slide; say if they reach out of it: of another one, or other pixels?"""
-    if not annotation.tumor:
+    if not annotation.included:
         raise MaskError(
             slide.path, f"mask {path}: it has no area that is tissue; draw one, or leave out --mask"
         )
     base = slide.levels[0]
-    left, top, right, bottom = shapely.total_bounds(shapely.union_all(annotation.tumor))
+    left, top, right, bottom = shapely.total_bounds(shapely.union_all(annotation.included))
     if right <= 0 or bottom <= 0 or left >= base.width_px or top >= base.height_px:
         raise MaskError(
             slide.path,

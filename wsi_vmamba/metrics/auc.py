@@ -104,8 +104,8 @@ def auc(
 def _single_note(labels: Labels) -> str:
     single = "positive" if labels.sum() < FEWEST else "negative"
     return (
-        f"there is one {single} slide, so no metric has a 95 % interval: one slide does not tell how much slides "
-        "differ; take the values for what they are, those of these slides"
+        f"there is one {single} slide, so no metric has a 95 % interval: one slide does not show how much slides "
+        "differ; the values hold for these slides only"
     )
 
 

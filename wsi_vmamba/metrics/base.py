@@ -96,7 +96,9 @@ def check_unique(slide_ids: Sequence[str], *, expected: int) -> None:
     twice = [name for name, count in Counter(slide_ids).items() if count > 1]
     if twice:
         shown = ", ".join(map(str, twice[:5])) + (", …" if len(twice) > 5 else "")
-        raise MetricError(f"{len(twice)} slides come more than once ({shown}); each slide may count once")
+        raise MetricError(
+            f"{len(twice)} slides are listed more than once ({shown}); each slide may count once"
+        )
 
 
 def are_probabilities(scores: Scores) -> bool:
@@ -151,7 +153,7 @@ def _as_scores(scores: ArrayLike) -> Scores:
     if score.ndim != 1 or not score.size:
         raise MetricError(
             f"expected a flat, non-empty list of scores, got shape {score.shape}; "
-            "of class probabilities pass the column of the positive class"
+            "if these are class probabilities, pass the column of the positive class"
         )
     return score
 

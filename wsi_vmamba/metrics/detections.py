@@ -38,7 +38,7 @@ class Detections:
         if len(bad):
             raise MetricError(
                 f"detection {int(bad[0]) + 1}: expected a probability from 0 to 1, got "
-                f"{self.probability[bad[0]]:g}; of percentages take a hundredth, of logits the sigmoid"
+                f"{self.probability[bad[0]]:g}; divide percentages by 100, and take the sigmoid of logits"
             )
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class FrocSlide:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideMatch:
-    """What the detections of one slide came to.
+    """The outcome of the detections of one slide.
 
     ``false_positives`` index the detections, in file order. ``hits[k - 1]`` is the detection that stands for
     lesion k, or None; ``lesion_single`` and ``lesion_double`` hold its probability as the organisers' script

@@ -27,7 +27,7 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FROC_RESAMPLES = 2_000
 
 _ONE_SLIDE = (
-    "lesions that count are on one slide only, so FROC has no 95 % interval: one slide does not tell how much slides "
+    "lesions that count are on one slide only, so FROC has no 95 % interval: one slide does not show how much slides "
     "differ"
 )
 
@@ -106,7 +106,7 @@ class FrocResult:
 def froc(
     slides: Sequence[FrocSlide], *, resamples: int = FROC_RESAMPLES, seed: int = DEFAULT_SEED
 ) -> FrocResult:
-    """Compute the FROC score of slides that each have a list of detections, be it empty.
+    """Compute the FROC score of slides, each with its list of detections, which may be empty.
 
     Args:
         slides: all slides that count, tumour and normal; their number divides the false positives.
@@ -123,7 +123,9 @@ def froc(
     names = [slide.name for slide in slides]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise MetricError(f"slides come more than once: {', '.join(twice[:5])}; each slide may count once")
+        raise MetricError(
+            f"slides are listed more than once: {', '.join(twice[:5])}; each slide may count once"
+        )
     matches = tuple(match_slide(slide) for slide in slides)
     official, plain_curve = official_curve(matches), curve_without_quirks(matches)
     intervals = _bootstrap(matches, resamples=resamples, seed=seed)

@@ -67,7 +67,9 @@ def mask_files(folder: Path, *, exclude: Collection[str] = ()) -> dict[str, Path
     for stem, path in slide_files(folder, _MASK_SUFFIXES).items():
         name = stem[: -len(_MASK_ENDING)] if stem.casefold().endswith(_MASK_ENDING) else stem
         if name in found:
-            raise MetricError(f"{name} comes twice: {found[name].name} and {path.name} in {folder}; keep one")
+            raise MetricError(
+                f"{name} is there twice: {found[name].name} and {path.name} in {folder}; keep one"
+            )
         if name.casefold() not in left_out:
             found[name] = path
     return found
@@ -88,7 +90,7 @@ def slide_files(folder: Path, suffixes: tuple[str, ...], *, exclude: Collection[
             continue
         if path.stem in found:
             raise MetricError(
-                f"{path.stem} comes twice: {found[path.stem].name} and {path.name} in {folder}; keep one"
+                f"{path.stem} is there twice: {found[path.stem].name} and {path.name} in {folder}; keep one"
             )
         found[path.stem] = path
     return found

@@ -1,4 +1,4 @@
-"""What an AUC rests on, in words, where the figure and its interval alone would mislead."""
+"""What an AUC is based on, in words, where the figure and its interval alone would mislead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_WIDTH = (
 
 
 def ranking_note(labels: Labels, scores: Scores) -> str | None:
-    """Say in what order the pairs of a positive and a negative slide are, where it is a special one; else None.
+    """Describe the order of the pairs of positive and negative slides where it is a special case; else None.
 
     Args:
         labels: zeros and ones, (N,), both of them there.

@@ -1,4 +1,4 @@
-"""Slide scores from a CSV that any program may have written."""
+"""Slide scores from a CSV written by any program."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_scores(
     positive: str | None = None,
     group_columns: Sequence[str] = (),
 ) -> ScoreTable:
-    """Read one score a slide.
+    """Read one score per slide.
 
     Args:
         path: CSV with a header, see `read_table`.
@@ -50,7 +50,7 @@ def read_scores(
     """
     table = read_table(path, expects=(score_column, label_column), error=MetricError)
     if not table.rows:
-        raise MetricError(f"{path} holds no scores; expected a header and one line a slide")
+        raise MetricError(f"{path} holds no scores; expected a header and one line per slide")
     for column in (score_column, label_column):
         if column not in table.columns:
             raise UnknownNameError(f"column of {path}", column, table.columns)

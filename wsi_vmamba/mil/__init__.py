@@ -1,18 +1,18 @@
-"""Aggregators: the patches of a slide in, one decision out. Any number of patches fits in memory."""
+"""Aggregators: from the patches of a slide to one decision. Slides of any number of patches fit in memory."""
 
 from wsi_vmamba.registry import Table
 
 AGGREGATORS = Table(
     "aggregator",
     {
-        "abmil": "wsi_vmamba.mil.abmil:GatedAbmil",
-        "clam_mb": "wsi_vmamba.mil.clam_mb:ClamMultiBranch",
-        "clam_sb": "wsi_vmamba.mil.clam_sb:ClamSingleBranch",
-        "dsmil": "wsi_vmamba.mil.dsmil:DualStream",
+        "abmil": "wsi_vmamba.mil.abmil:ABMIL",
+        "clam_mb": "wsi_vmamba.mil.clam_mb:CLAM_MB",
+        "clam_sb": "wsi_vmamba.mil.clam_sb:CLAM_SB",
+        "dsmil": "wsi_vmamba.mil.dsmil:DSMIL",
         "max": "wsi_vmamba.mil.max:MaxPool",
         "mean": "wsi_vmamba.mil.mean:MeanPool",
-        "ss2d": "wsi_vmamba.mil.ss2d:GridScanPool",
-        "transmil": "wsi_vmamba.mil.transmil:TransMil",
+        "ss2d": "wsi_vmamba.mil.ss2d:SS2DMIL",
+        "transmil": "wsi_vmamba.mil.transmil:TransMIL",
     },
 )
 

@@ -76,26 +76,55 @@ def patch_embedding(*, in_dim: int, hidden_dim: int, dropout: float) -> nn.Seque
     return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout))
 
 
-class PlainPool(nn.Module):
-    """Abstract: embed each patch, bring the embeddings down to one, classify it. Gives no attention."""
+class Aggregator(nn.Module):
+    """Abstract: embed each patch of a slide, bring the embeddings down to the slide's logits."""
 
     def __init__(
         self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
     ) -> None:
+        """Build the layers.
+
+        Args:
+            in_dim: length of a patch's feature.
+            num_classes: logits of a slide.
+            hidden_dim: length of an embedding.
+            dropout: of the embedding, in training.
+        """
         super().__init__()
         self.in_dim = in_dim
         self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+        self.add_layers(hidden_dim=hidden_dim, num_classes=num_classes, dropout=dropout)
+
+    @abstractmethod
+    def add_layers(self, *, hidden_dim: int, num_classes: int, dropout: float) -> None:
+        """Add the layers behind the embedding."""
+
+    @abstractmethod
+    def classify(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """As `forward`, of input that was checked."""
+
+    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
+
+        Raises:
+            DatasetError: the bag is empty.
+            UsageError: shapes or types do not match.
+        """
+        check_patches(features, coords, in_dim=self.in_dim)
+        return self.classify(features, coords)
+
+
+class PlainPool(Aggregator):
+    """Abstract: the embeddings of a slide become one, which is classified. Gives no attention."""
+
+    def add_layers(self, *, hidden_dim: int, num_classes: int, dropout: float) -> None:
+        """See `Aggregator.add_layers`."""
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
         """Bring features (N, in_dim) down to one embedding (hidden_dim,)."""
 
-    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
-        """Classify one slide: features (N, in_dim), coords (N, 2) int64 (col, row) to logits (num_classes,).
-
-        Raises:
-            DatasetError: the bag is empty.
-        """
-        check_patches(features, coords, in_dim=self.in_dim)
+    def classify(self, features: Tensor, coords: Tensor) -> MilOutput:
+        """Classify one slide: features (N, in_dim), coords (N, 2) int64 (col, row) to logits (num_classes,)."""
         return MilOutput(logits=self.classifier(self.pool(features)), attention=None)

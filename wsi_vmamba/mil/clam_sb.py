@@ -6,34 +6,26 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from wsi_vmamba.mil.base import MilOutput, check_patches, patch_embedding
+from wsi_vmamba.mil.base import Aggregator, MilOutput
 from wsi_vmamba.mil.gated import GatedAttention, attention_pool
 from wsi_vmamba.mil.instances import InstanceLoss
 
 
-class ClamSingleBranch(nn.Module):
-    """Gated attention pooling; in training the patches attended to most and least are classified too."""
+class CLAM_SB(Aggregator):  # noqa: N801  (the authors' name)
+    """Gated attention pooling; in training, the patches of highest and lowest attention are classified too."""
 
-    def __init__(
-        self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
-    ) -> None:
-        super().__init__()
-        self.in_dim = in_dim
-        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+    def add_layers(self, *, hidden_dim: int, num_classes: int, dropout: float) -> None:
+        """See `Aggregator.add_layers`."""
         self.attention = GatedAttention(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
         self.instances = InstanceLoss(hidden_dim, num_classes)
 
-    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+    def classify(self, features: Tensor, coords: Tensor) -> MilOutput:
         """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
 
         Returns:
             Logits (num_classes,), attention (N,), and the instance loss as auxiliary.
-
-        Raises:
-            DatasetError: the bag is empty.
         """
-        check_patches(features, coords, in_dim=self.in_dim)
         pooled = attention_pool(self.embed, self.attention, features)
         return MilOutput(
             logits=self.classifier(pooled.means[0]),

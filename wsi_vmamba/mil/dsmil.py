@@ -6,39 +6,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsi_vmamba.mil.base import MilOutput, check_patches, map_patches, patch_embedding
+from wsi_vmamba.mil.base import Aggregator, MilOutput, map_patches
 from wsi_vmamba.mil.gated import attention_pool
 
 
-class DualStream(nn.Module):
+class DSMIL(Aggregator):
     """First stream: the highest patch logit per class. Second: patches pooled by likeness to that critical patch.
 
     The slide's logits are the mean of the two streams', as the authors predict; the first stream also has a
     loss of its own, as they train it.
     """
 
-    def __init__(
-        self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
-    ) -> None:
-        super().__init__()
-        self.in_dim = in_dim
-        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
+    def add_layers(self, *, hidden_dim: int, num_classes: int, dropout: float) -> None:
+        """See `Aggregator.add_layers`."""
         self.patch_classifier = nn.Linear(hidden_dim, num_classes)
         self.query = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.Tanh())
         # One filter per class that spans the pooled embeddings of all classes.
         self.classifier = nn.Linear(num_classes * hidden_dim, num_classes)
 
-    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+    def classify(self, features: Tensor, coords: Tensor) -> MilOutput:
         """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
 
         Returns:
             Logits (num_classes,), attention (N,) of the last class (tumour, of two), and the loss of the first
             stream as auxiliary.
-
-        Raises:
-            DatasetError: the bag is empty.
         """
-        check_patches(features, coords, in_dim=self.in_dim)
         critical = self.embed(features[self._critical_patches(features)])
         highest = self.patch_classifier(critical).diagonal()
         queries = self.query(critical) / critical.shape[1] ** 0.5

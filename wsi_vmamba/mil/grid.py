@@ -1,4 +1,4 @@
-"""The patches of a slide on their grid: orders to walk them in, and who is whose neighbour. Linear in patches."""
+"""The patches of a slide on their grid: orders in which to walk them, and their neighbours. Linear in patches."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class PatchGrid:
 
 
 def _find(keys: Tensor, wanted: Tensor) -> Tensor:
-    """Where in the sorted ``keys`` each wanted one is; their number where it is not."""
+    """Position of each wanted key in the sorted ``keys``; ``len(keys)`` where there is none."""
     found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
     return torch.where(keys[found] == wanted, found, len(keys))
 
@@ -90,7 +90,7 @@ def grid_convolve(patches: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor
 
 
 class _GridConvolution(torch.autograd.Function):
-    """Keeps the input only; left to autograd, each of the K gathered copies would be kept."""
+    """Keeps only its input for the backward pass; autograd alone would keep all K gathered copies."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class _GridConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         patches, weight, neighbours = ctx.saved_tensors
-        # Whose neighbour at one step I am, is my neighbour at the opposite step.
+        # A patch is the neighbour of its own neighbours, at the opposite step.
         grad_patches = _convolve(grad, weight.flip(0), neighbours)
         padded = torch.cat([patches, patches.new_zeros(1, patches.shape[1])])
         grad_weight = torch.zeros_like(weight)

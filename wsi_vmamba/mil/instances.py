@@ -1,4 +1,4 @@
-"""The instance loss of CLAM: the patches attended to most and least are told apart, per class."""
+"""The instance loss of CLAM: the patches with the highest and the lowest attention are classified, per class."""
 
 from __future__ import annotations
 

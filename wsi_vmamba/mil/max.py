@@ -1,4 +1,4 @@
-"""Max pooling: for each hidden feature, the patch that shows it most."""
+"""Max pooling: for each hidden feature, its largest value over the patches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class MaxPool(PlainPool):
     """Take the maximum of each hidden feature over the slide."""
 
     def pool(self, features: Tensor) -> Tensor:
-        """Take the largest of the embeddings of features (N, in_dim), one by one: (hidden_dim,)."""
+        """Largest value of each hidden feature over the patches of features (N, in_dim): (hidden_dim,)."""
         maxima = map_patches(lambda patches: self.embed(patches).amax(dim=0), features)
         return torch.stack(maxima).amax(dim=0)

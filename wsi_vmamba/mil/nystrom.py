@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,14 +31,16 @@ class NystromAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (L, dim) in their order to (L, dim)."""
         q, k, v = (
-            part.unflatten(1, (self.heads, -1)).transpose(0, 1) for part in self.to_qkv(tokens).chunk(3, 1)
+            rearrange(part, "l (heads width) -> heads l width", heads=self.heads)
+            for part in self.to_qkv(tokens).chunk(3, dim=1)
         )
         q_marks, k_marks = self._landmarks(q), self._landmarks(k)
         gathered = _attend(q_marks, k, v)
         inverse = pseudo_inverse(torch.softmax(q_marks @ k_marks.mT / q.shape[2] ** 0.5, dim=2))
         spread = _attend(q, k_marks, inverse.to(v.dtype) @ gathered)
-        flat = v.transpose(0, 1).flatten(1)
-        out: Tensor = self.to_out(spread.transpose(0, 1).flatten(1) + self.residual(flat.T[None])[0].T)
+        beside = self.residual(rearrange(v, "heads l width -> 1 (heads width) l"))
+        spread = rearrange(spread, "heads l width -> l (heads width)")
+        out: Tensor = self.to_out(spread + rearrange(beside, "1 dim l -> l dim"))
         return out
 
     def _landmarks(self, tokens: Tensor) -> Tensor:
@@ -47,7 +50,9 @@ class NystromAttention(nn.Module):
         padded = F.pad(tokens, (0, 0, 0, marks * length - tokens.shape[1]))
         counts = torch.full((marks, 1), float(length), dtype=tokens.dtype, device=tokens.device)
         counts[-1] -= marks * length - tokens.shape[1]  # padding adds nothing and does not count
-        return padded.reshape(len(tokens), marks, length, -1).sum(dim=2) / counts
+        return (
+            reduce(padded, "heads (marks length) width -> heads marks width", "sum", length=length) / counts
+        )
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class GridContext(nn.Module):
 
     VMamba's SS2D layer on the grid of one slide's tissue patches, without its norms: a patch stays as large beside its
     context as it is. The convolution starts as the mean of the 3 x 3 patches, give or take a little. With the norms, or
-    from random weights, it learned slides by heart.
+    from random weights, it overfitted.
     """
 
     def __init__(self, channels: int) -> None:

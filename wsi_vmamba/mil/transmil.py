@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.mil.base import CHUNK_PATCHES, MilOutput, check_patches, map_patches, patch_embedding
+from wsi_vmamba.mil.base import CHUNK_PATCHES, Aggregator, MilOutput, map_patches
 from wsi_vmamba.mil.grid import PatchGrid, grid_convolve
 from wsi_vmamba.mil.nystrom import NystromAttention
 
@@ -18,7 +18,7 @@ HEADS = 8
 _RADII = (3, 2, 1)
 
 
-class TransMil(nn.Module):
+class TransMIL(Aggregator):
     """Class token, attention, position encoding, attention, class token's own logits. Gives no attention.
 
     Differs from the authors' code in what a place is: theirs folds the list of patches into a square, whatever
@@ -26,27 +26,22 @@ class TransMil(nn.Module):
     weights of Nyström attention can be negative, so none are returned.
     """
 
-    def __init__(
-        self, in_dim: int, num_classes: int, *, hidden_dim: int = 128, dropout: float = 0.25
-    ) -> None:
-        super().__init__()
+    def add_layers(self, *, hidden_dim: int, num_classes: int, dropout: float) -> None:
+        """See `Aggregator.add_layers`."""
         if hidden_dim % HEADS:
             raise UsageError(f"transmil has {HEADS} heads: hidden_dim must be a multiple, got {hidden_dim}")
-        self.in_dim = in_dim
-        self.embed = patch_embedding(in_dim=in_dim, hidden_dim=hidden_dim, dropout=dropout)
         self.class_token = nn.Parameter(torch.randn(1, hidden_dim))
         self.before, self.after = (_AttentionLayer(hidden_dim, dropout=dropout) for _ in range(2))
         self.position = GridPosition(hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def forward(self, features: Tensor, coords: Tensor) -> MilOutput:
+    def classify(self, features: Tensor, coords: Tensor) -> MilOutput:
         """Classify one slide: features (N, in_dim), coords (N, 2) int64 (col, row) to logits (num_classes,).
 
         Raises:
-            DatasetError: the bag is empty, or two patches are at one place.
+            DatasetError: two patches are at one place.
         """
-        check_patches(features, coords, in_dim=self.in_dim)
         grid = PatchGrid.of(coords)
         patches = torch.cat(map_patches(self.embed, features[grid.rows_first]))
         tokens = _bounded(self.before, torch.cat([self.class_token.to(patches.dtype), patches]))

@@ -22,7 +22,8 @@ _VARIANT = "wsi_vmamba.model.build:variant"
 _TIMM = "wsi_vmamba.model.timm_windows:build"
 
 #: Name -> builder, called as ``builder(name, num_classes=, weights=, seed=)``; what it returns is an nn.Module
-#: with ``dim``, ``stride_px`` and ``forward_features(x (B, 3, H, W)) -> (B, dim, ~H/stride, ~W/stride)``.
+#: with ``dim``, ``stride_px``, ``mean`` and ``std`` (three numbers of RGB / 255 each: how its input is normalised) and
+#: ``forward_features(x (B, 3, H, W)) -> (B, dim, ~H/stride, ~W/stride)``.
 BACKBONES = Table(
     "backbone",
     {

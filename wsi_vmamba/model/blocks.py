@@ -1,8 +1,9 @@
-"""What a VMamba is made of besides the scan: block, MLP, stem and downsampling. Maps are (B, H, W, C)."""
+"""The parts of a VMamba other than the scan: block, MLP, stem and downsampling. Maps are (B, H, W, C)."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from wsi_vmamba.model.config import VMambaConfig
@@ -109,13 +110,11 @@ def merge_neighbours(x: Tensor) -> Tensor:
     """Stack each 2x2 square of tokens along the channels in the published order (column by column)."""
     height, width = x.shape[1:3]
     x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-    batch, height, width, channels = x.shape
-    squares = x.view(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
-    return squares.reshape(batch, height // 2, width // 2, 4 * channels)
+    return rearrange(x, "b (h down) (w right) c -> b h w (right down c)", down=2, right=2)
 
 
 def downsample(config: VMambaConfig, stage: int) -> nn.Module:
-    """What stands between ``stage`` and the next: halves height and width (rounding up for versions 1 and 3)."""
+    """The downsampling between ``stage`` and the next one: halves both sides (rounding up for versions 1 and 3)."""
     if stage == len(config.dims) - 1:
         return nn.Identity()
     d_in, d_out = config.dims[stage : stage + 2]

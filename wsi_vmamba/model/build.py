@@ -16,10 +16,6 @@ from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import apply_state, classes_in, read_state
 
-#: Normalisation of RGB / 255 that every published checkpoint was trained with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 def vmamba(config: VMambaConfig, *, num_classes: int | None, weights: str | Path | None, seed: int) -> VMamba:
     """Build a VMamba; its head follows ``num_classes``, else the weights file, else the configuration."""

@@ -1,4 +1,4 @@
-"""The numbers that make one VMamba: a frozen, checked record of explicit fields. No torch here."""
+"""The numbers that define one VMamba: a frozen, checked record of explicit fields. No torch here."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
 def split_choice(path: str | Path) -> tuple[Path, str | None]:
     """Part ``file.pth#model_ema`` into the file and what to take of it; None where nothing is named.
 
-    A file that has such a name as a whole is that file.
+    If a file of the whole name exists, it is that file.
     """
     file = Path(path)
     if file.is_file() or CHOICE not in file.name:

@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from wsi_vmamba.ops import ss2d_scan
@@ -68,11 +69,11 @@ class SS2D(nn.Module):
             return own
         x_proj, dt_weight, dt_bias, A_logs, Ds = own
         return (
-            x_proj.expand(DIRECTIONS, -1, -1),
-            dt_weight.expand(DIRECTIONS, -1, -1),
-            dt_bias.expand(DIRECTIONS, -1),
-            A_logs.repeat(DIRECTIONS, 1),
-            Ds.repeat(DIRECTIONS),
+            repeat(x_proj, "1 rows d -> k rows d", k=DIRECTIONS),
+            repeat(dt_weight, "1 d rank -> k d rank", k=DIRECTIONS),
+            repeat(dt_bias, "1 d -> k d", k=DIRECTIONS),
+            repeat(A_logs, "d n -> (k d) n", k=DIRECTIONS),
+            repeat(Ds, "d -> (k d)", k=DIRECTIONS),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,10 +82,11 @@ class SS2D(nn.Module):
         gate: Tensor | None = None
         if self.gated:
             u, gate = u.chunk(2, dim=-1)
-        u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        u = F.silu(self.conv2d(rearrange(u, "b h w c -> b c h w")))
+        u = rearrange(u, "b c h w -> b h w c")
         x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
-        proj = F.linear(u, x_proj.reshape(-1, self.d_inner))
+        proj = F.linear(u, rearrange(x_proj, "k rows d -> (k rows) d"))
         # Recurrences always run in float32: GPU kernels see to it themselves, on the CPU maps are converted.
         work = u.dtype if u.is_cuda else torch.promote_types(u.dtype, torch.float32)
         y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)

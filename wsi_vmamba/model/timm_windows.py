@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from wsi_vmamba.errors import UsageError, WeightsError
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.normalise import Rgb
 from wsi_vmamba.model.weights import read_tensors
 
 #: Backbone -> model of timm.
@@ -32,39 +33,38 @@ class WindowBackbone(nn.Module):
     """A classifier without its head over windows that do not overlap: ``stride_px`` is the window."""
 
     stride_px = WINDOW_PX
-    _mean: Tensor
-    _std: Tensor
 
-    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, model: nn.Module, *, mean: Rgb, std: Rgb) -> None:
         """Wrap ``model``, which maps (n, 3, 224, 224), normalised with ``mean`` and ``std``, to (n, dim)."""
         super().__init__()
         self.model = model
         self.dim = int(cast(int, model.num_features))
-        # Not part of the weights: what the encoder has normalised with, and what this model wants.
-        for name, value in (
-            ("_mean", mean),
-            ("_std", std),
-            ("_seen_mean", IMAGENET_MEAN),
-            ("_seen_std", IMAGENET_STD),
-        ):
-            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+        self.mean, self.std = mean, std
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map (B, 3, H, W), normalised as ImageNet, -> (B, dim, ceil(H/256), ceil(W/256)); white fills the rest."""
-        seen_mean, seen_std = self.get_buffer("_seen_mean"), self.get_buffer("_seen_std")
-        padding = (0, -x.shape[3] % WINDOW_PX, 0, -x.shape[2] % WINDOW_PX)
-        pixels = F.pad(x * seen_std + seen_mean, padding, value=1.0)
-        count, _, height, width = pixels.shape
-        rows, columns = height // WINDOW_PX, width // WINDOW_PX
-        cut = pixels.reshape(count, 3, rows, WINDOW_PX, columns, WINDOW_PX)
-        windows = cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, WINDOW_PX, WINDOW_PX)
+        """Map normalised (B, 3, H, W) -> (B, dim, ceil(H/256), ceil(W/256)); white fills the windows at the border."""
+        filled = self._fill_windows(x)
+        rows = filled.shape[2] // WINDOW_PX
+        windows = rearrange(filled, "b c (rows y) (cols x) -> (b rows cols) c y x", y=WINDOW_PX, x=WINDOW_PX)
         features = torch.cat([self._encode(part) for part in torch.split(windows, BATCH)])
-        return features.reshape(count, rows, columns, self.dim).permute(0, 3, 1, 2)
+        return rearrange(features, "(b rows cols) d -> b d rows cols", b=len(x), rows=rows)
+
+    def _fill_windows(self, x: Tensor) -> Tensor:
+        """Whole windows: white right of the images and below them."""
+        height, width = x.shape[2:]
+        white = x.new_tensor([(1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True)])
+        filled = white.view(1, 3, 1, 1).repeat(len(x), 1, _whole_windows_px(height), _whole_windows_px(width))
+        filled[:, :, :height, :width] = x
+        return filled
 
     def _encode(self, windows: Tensor) -> Tensor:
         resized = F.interpolate(windows, size=(INPUT_PX, INPUT_PX), mode="bilinear", antialias=True)
-        features: Tensor = self.model((resized - self._mean) / self._std)
+        features: Tensor = self.model(resized)
         return features
+
+
+def _whole_windows_px(length_px: int) -> int:
+    return -(-length_px // WINDOW_PX) * WINDOW_PX
 
 
 def build(name: str, *, num_classes: int | None, weights: str | Path | None, seed: int) -> WindowBackbone:
@@ -86,7 +86,8 @@ def build(name: str, *, num_classes: int | None, weights: str | Path | None, see
     facts: Mapping[str, Any] = cast(Any, model).pretrained_cfg
     if weights is not None:
         _load(model, weights, head=facts.get("classifier") or ())
-    return WindowBackbone(model, mean=tuple(facts["mean"]), std=tuple(facts["std"]))
+    mean, std = (cast(Rgb, tuple(facts[which])) for which in ("mean", "std"))
+    return WindowBackbone(model, mean=mean, std=std)
 
 
 def _timm(name: str) -> Any:

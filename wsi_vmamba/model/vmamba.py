@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.blocks import Block, downsample, patch_embed
 from wsi_vmamba.model.config import VMambaConfig
+from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Stage(nn.Module):
@@ -24,9 +26,12 @@ class Stage(nn.Module):
 class VMamba(nn.Module):
     """Image classifier and backbone; parameter names are those of the published checkpoints.
 
-    Inputs are images (B, 3, H, W) of any size from `min_side_px` on, normalised by `IMAGENET_MEAN` and `IMAGENET_STD`.
+    Inputs are images (B, 3, H, W) of any size from `min_side_px` on, normalised by ``mean`` and ``std``.
     A token of the last map stands for ``stride_px`` x ``stride_px`` pixels.
     """
+
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self, config: VMambaConfig) -> None:
         super().__init__()
@@ -82,7 +87,7 @@ class VMamba(nn.Module):
 
     def _hand_out(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, C, H, W) in the memory order the configuration asks for."""
-        channels_first = tokens.permute(0, 3, 1, 2)
+        channels_first = rearrange(tokens, "b h w c -> b c h w")
         return channels_first.contiguous() if self.config.norm_layout == "ln2d" else channels_first
 
 

@@ -151,7 +151,7 @@ def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_values(state: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuse numbers that would make features of nothing: a training that ended in NaN is saved like any other.
+    """Refuse weights that would give meaningless features: training that ended in NaN is saved like any other.
 
     Raises:
         WeightsError: naming the tensors.

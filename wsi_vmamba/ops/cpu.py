@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wsi_vmamba.ops.extension import available, instruction_sets, isa, why
+from wsi_vmamba.ops.cpu_module import available, instruction_sets, isa, why
 from wsi_vmamba.ops.local import depthwise_silu, layer_norm, silu_
 from wsi_vmamba.ops.packing import ScanWeights, pack_scan
 from wsi_vmamba.ops.strips import StripCarries

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.ops.extension import array, check_shape, native
+from wsi_vmamba.ops.cpu_module import array, check_shape, native
 from wsi_vmamba.ops.whole_map import STORAGE
 
 

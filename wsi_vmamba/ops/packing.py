@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsi_vmamba.ops.extension import check_shape
+from wsi_vmamba.ops.cpu_module import check_shape
 
 #: Channels per block of packed weights; a constant of the kernels.
 BLOCK = 16

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from math import prod
 
 import torch
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.ops.extension import array, check_shape, native
+from wsi_vmamba.ops.cpu_module import array, check_shape, native
 from wsi_vmamba.ops.packing import BLOCK, ScanWeights
 from wsi_vmamba.ops.whole_map import STORAGE
 
@@ -48,12 +47,6 @@ class StripCarries:
         return [
             (slots, groups, columns, BLOCK) for slots in (len(ranges), sum(ranges)) for columns in (1, width)
         ]
-
-    @classmethod
-    def bytes_needed(cls, weights: ScanWeights, *, width: int, ranges: Sequence[int]) -> int:
-        """Bytes that an instance with these arguments holds before `combine`; about half of them after."""
-        shapes = cls._shapes(weights, width=width, ranges=ranges)
-        return 2 * 4 * sum(prod(shape) for shape in shapes)
 
     def summarize(self, u: Tensor, proj: Tensor, *, strip: int, isa: str = "") -> None:
         """Record what strip number ``strip`` does to the states that pass through it.

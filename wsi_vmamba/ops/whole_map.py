@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsi_vmamba.ops.extension import array, check_shape, native
+from wsi_vmamba.ops.cpu_module import array, check_shape, native
 from wsi_vmamba.ops.packing import ScanWeights, pack_scan, unpack_weight
 
 #: Storage the kernels read maps in; states and sums are float32 always.

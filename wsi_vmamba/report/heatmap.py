@@ -103,13 +103,6 @@ def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folde
         )
 
 
-def draw_probability(
-    slide: Slide, probability: Floats, bag: Bag, folder: Path, *, mpp: float, name: str, title: str = ""
-) -> FigureFiles:
-    """Draw the tumour probability of each patch, on a scale fixed at 0–1 so that slides compare."""
-    return draw_patches(slide, probability_patches(probability, bag), folder, mpp=mpp, name=name, title=title)
-
-
 def probability_patches(probability: Floats, bag: Bag) -> PatchValues:
     """Tumour probability (N,) of each patch, on a scale fixed at 0–1."""
     return PatchValues(

@@ -1,4 +1,4 @@
-"""Names that differ, though they are most likely meant for the same slide."""
+"""Names that differ although they most likely mean the same slide."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from wsi_vmamba.slide.tile_codecs import TileFormat
 _MAX_TILE_BYTES = 1 << 29
 #: Uncompressed strips are read in bands of about this size.
 _BAND_BYTES = 1 << 20
-#: No scan compresses this far; a header that claims more is damaged or means harm.
+#: No scan compresses this far; a header that claims more is damaged or malicious.
 _MAX_RATIO = 4000
 _BOMB_FLOOR_BYTES = 1 << 30
 #: OpenSlide takes the first page for the slide and every page that is marked as reduced for its level.

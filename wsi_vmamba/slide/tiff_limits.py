@@ -71,7 +71,7 @@ class _Entry:
 
 
 def check_directories(path: str, read_at: ReadAt, *, size_bytes: int) -> None:
-    """Walk all directories and refuse claims that mean harm, and directories that are not there any more.
+    """Walk all directories and refuse sizes that no slide has, and directories that are no longer there.
 
     Raises:
         UnreadableSlideError: naming the claim, or where the file ends too early.

@@ -144,7 +144,7 @@ def check_zip_entries(place: Location, entries: Iterable[zipfile.ZipInfo]) -> No
         name = PurePosixPath(entry.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
             raise UnreadableSlideError(
-                place, f"the zip holds the name {entry.filename!r}, which leads out of it; it means harm"
+                place, f"the zip holds the name {entry.filename!r}, which leads out of it; it is malicious"
             )
         is_bomb = entry.file_size > max(_ZIP_FLOOR_BYTES, _MAX_ZIP_RATIO * entry.compress_size)
         if is_bomb or (name.name in _METADATA and entry.file_size > _MAX_METADATA_BYTES):

@@ -7,10 +7,10 @@ whole, its regions are in a journal beside it.
 """
 
 from wsi_vmamba.store.claims import Claim, end_dead_claims, require_short_name, take_claim
-from wsi_vmamba.store.durable import remove_stale_partials
 from wsi_vmamba.store.journal import Kept, RegionJournal, count_kept, open_journal, remove_journal
 from wsi_vmamba.store.journal_file import DoneRegion
 from wsi_vmamba.store.meta import SCHEMA_VERSION, FeatureMeta
+from wsi_vmamba.store.partial_folder import remove_stale_partials
 from wsi_vmamba.store.reader import (
     FeatureFile,
     check_compatible,

@@ -30,7 +30,7 @@ from typing import Self
 
 from wsi_vmamba.durable import describe_os_error, partial_name
 from wsi_vmamba.errors import ClaimedError, SlideNameError, StoreError
-from wsi_vmamba.store.durable import remove_partials_of
+from wsi_vmamba.store.partial_folder import remove_partials_of
 
 #: Seconds between two touches of a claim.
 HEARTBEAT_S = 10.0
@@ -115,7 +115,7 @@ def take_claim(final: Path) -> Claim:
     A claim whose owner is dead is taken over, and the partial folder of that owner removed.
 
     Raises:
-        ClaimedError: another run is processing it, alive.
+        ClaimedError: another run that is alive is processing it.
         StoreError: the folder cannot be written.
     """
     path = claim_path(final)

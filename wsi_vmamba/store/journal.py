@@ -128,7 +128,7 @@ class RegionJournal:
         if not self._spans:
             self.discard()
             return
-        with contextlib.suppress(OSError):  # the disk is full or gone: what it has, it has
+        with contextlib.suppress(OSError):  # the disk is full or gone: keep what was written
             self.sync()
         self._file.close()
 
@@ -207,7 +207,7 @@ def count_kept(final: Path) -> Kept | None:
 
 
 def remove_journal(final: Path) -> None:
-    """Remove what is kept of a slide; the caller has its claim, or knows that nobody is processing it."""
+    """Remove what is kept of a slide; the caller has its claim, or knows that nobody is processing the slide."""
     journal_path(final).unlink(missing_ok=True)
 
 
@@ -220,7 +220,7 @@ def _usable(path: Path, asked: dict[str, Any], say: Callable[[str], None]) -> It
                 n = len({index for index, _, _ in reader.frames()})
                 if n:
                     shown = "; ".join(differing[:3]) + ("; …" if len(differing) > 3 else "")
-                    say(f"begins anew: the {n} region(s) that were kept are of something else ({shown})")
+                    say(f"starts again: the {n} region(s) that were kept belong to something else ({shown})")
                 return
             kept: set[int] = set()
             damaged = 0
@@ -234,10 +234,10 @@ def _usable(path: Path, asked: dict[str, Any], say: Callable[[str], None]) -> It
                 kept.add(index)
                 yield index, payload
             if damaged:
-                say(f"{damaged} region(s) that were kept are damaged on the disk and made again")
+                say(f"{damaged} region(s) that were kept are damaged on disk and are computed again")
             if kept:
                 say(
-                    f"goes on: {Kept(regions=len(kept), n_regions=len(asked['n_patches']))} are there already"
+                    f"goes on: {Kept(regions=len(kept), n_regions=len(asked['n_patches']))} are already there"
                 )
     except (FileNotFoundError, NotAJournalError):
         return

@@ -1,4 +1,4 @@
-"""Open a feature file; what is missing, damaged or made with other settings is refused with the remedy."""
+"""Open a feature file; files that are missing, damaged or made with other settings are refused, with the remedy."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def open_features(path: str | Path) -> FeatureFile:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a feature file exists under its final name; being there means it was written whole."""
+    """Whether a feature file exists under its final name, which means that it was written completely."""
     return path.is_dir()
 
 

@@ -16,8 +16,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsi_vmamba.durable import describe_os_error
 from wsi_vmamba.errors import StoreError, UsageError
-from wsi_vmamba.store.durable import PartialFolder
 from wsi_vmamba.store.meta import FeatureMeta
+from wsi_vmamba.store.partial_folder import PartialFolder
 from wsi_vmamba.store.reader import check_compatible
 from wsi_vmamba.store.values import as_stored
 
@@ -36,7 +36,7 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, meta: FeatureMeta, dim: int, *, overwrite: bool = False) -> None:
-        """Keep what to write; nothing touches the disk before ``with``.
+        """Keep the settings; nothing is written to disk before ``with``.
 
         Args:
             path: final name, ``<features>/<slide_id>.zarr``.
@@ -179,7 +179,7 @@ class FeatureWriter:
 
 
 def _create(group: Any, name: str, data: NDArray[Any], chunk_rows: int) -> Any:
-    """Create an array of the group; every chunk is written, even zeros, so that a lost one is noticed."""
+    """Create an array of the group; every chunk is written, even zeros, so that a missing one is noticed."""
     return group.create_array(
         name,
         data=data,

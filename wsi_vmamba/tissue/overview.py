@@ -40,7 +40,7 @@ class OverviewGrid:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Overview:
-    """The slide in small.
+    """The slide at low resolution.
 
     Attributes:
         pixels: uint8 RGB, shape (height, width, 3).

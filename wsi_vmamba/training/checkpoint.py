@@ -1,4 +1,4 @@
-"""The state of a training between two epochs: enough to go on as if nothing had happened."""
+"""The state of a training run between two epochs: enough to continue as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Checkpoint:
     rng: Mapping[str, Tensor]
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; a crash leaves the one before."""
+        """Write the checkpoint; after a crash the previous one is still there."""
         buffer = io.BytesIO()
         torch.save({**vars(self), "history": [asdict(report) for report in self.history]}, buffer)
         write_atomic(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Fine-tune a backbone on labelled tiles: layers learn the slower the further they are from the output."""
+"""Fine-tune a backbone on labelled tiles: the further a layer is from the output, the slower it learns."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from wsi_vmamba.errors import DatasetError, TrainingError
+from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.training.optimise import backbone_groups, rate_share
-from wsi_vmamba.training.tiles import Tile, TileSet, normalised, turn
+from wsi_vmamba.training.tiles import Tile, TileSet, turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def judge(model: VMamba, tiles: TileSet, *, batch: int, device: str = "cpu") -> 
     model.eval()
     losses, right, labels = [], [], []
     for members, pixels in tiles.batches(range(len(tiles.tiles)), size=batch):
-        logits = model(normalised(pixels).to(device)).float()
+        logits = model(_images(pixels, model).to(device)).float()
         target = _labels(members, device)
         losses += F.cross_entropy(logits, target, reduction="none").tolist()
         right += (logits.argmax(1) == target).tolist()
@@ -129,6 +131,10 @@ def judge(model: VMamba, tiles: TileSet, *, batch: int, device: str = "cpu") -> 
     hits, truth = np.array(right), np.array(labels)
     recalls = [hits[truth == label].mean() for label in range(len(tiles.classes))]
     return float(np.mean(losses)), float(np.mean(recalls))
+
+
+def _images(pixels: NDArray[np.uint8], model: VMamba) -> Tensor:
+    return normalise(torch.from_numpy(pixels), mean=model.mean, std=model.std)
 
 
 def _train_epoch(
@@ -147,7 +153,7 @@ def _train_epoch(
     order = rng.permutation(len(training.tiles)).tolist()
     for tiles, pixels in training.batches(order, size=settings.batch):
         optimizer.zero_grad(set_to_none=True)
-        logits = model(normalised(turn(rng, pixels)).to(device)).float()
+        logits = model(_images(turn(rng, pixels), model).to(device)).float()
         loss = F.cross_entropy(logits, _labels(tiles, device))
         losses += [_finite(loss, "loss", tiles, epoch)] * len(tiles)
         loss.backward()  # type: ignore[no-untyped-call]

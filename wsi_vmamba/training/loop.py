@@ -1,4 +1,4 @@
-"""The training loop: one slide a step, seeded, stopped early, resumable to the bit."""
+"""The training loop: one slide per step, seeded, stopped early, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def train(
 
 
 class _Loop:
-    """The state of a training; `run_epoch` moves it one epoch on and puts it on disk."""
+    """The state of a training run; `run_epoch` trains one more epoch and saves it to disk."""
 
     def __init__(
         self,

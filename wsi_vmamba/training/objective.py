@@ -1,4 +1,4 @@
-"""What training makes small: the loss of a slide, from its label, its outlines or both."""
+"""What training minimises: the loss of a slide, from its label, its outlines or both."""
 
 from __future__ import annotations
 

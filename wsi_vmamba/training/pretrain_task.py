@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from wsi_vmamba.datasets.synthetic import TUMOUR_INDEX, TileBatch
 from wsi_vmamba.errors import TrainingError
+from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.training.optimise import parameter_groups
 from wsi_vmamba.training.pretrain_tiles import Settings, Windows, soft_target, view
-from wsi_vmamba.training.tiles import normalised
 
 
 def optimizer_of(model: VMamba, settings: Settings) -> torch.optim.AdamW:
@@ -95,6 +95,6 @@ def _learning_rate(settings: Settings, step: int) -> float:
 
 def _dense_logits(model: VMamba, images: NDArray[np.uint8]) -> Tensor:
     """Logits of the tissues, (B, H / 32, W / 32, tissues), of RGB tiles (B, H, W, 3)."""
-    features = model.forward_features(normalised(images))
+    features = model.forward_features(normalise(torch.from_numpy(images), mean=model.mean, std=model.std))
     logits: Tensor = model.classifier.get_submodule("head")(features.permute(0, 2, 3, 1))
     return logits

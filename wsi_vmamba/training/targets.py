@@ -1,4 +1,4 @@
-"""Which patches of a slide are tumour, which are not, and of which that is not known: from its outlines."""
+"""Which patches of a slide are tumour, which are not, and which are unknown, from its outlines."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ class PatchTargets:
 
 
 def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, ...]:
-    """What the outlines of a tumour slide and the shares (N,) of its patches in them come to."""
-    if not annotation.tumor:
+    """Targets from the outlines of a tumour slide and the shares (N,) of its patches that lie in them."""
+    if not annotation.included:
         return ("no tumour is outlined although the label is tumour; its patches teach nothing",)
     if not share.any():
         return (
@@ -158,7 +158,7 @@ def _notes_on(annotation: Annotation, share: NDArray[np.float64]) -> tuple[str, 
 
 def tumor_share(annotation: Annotation, bag: Bag) -> NDArray[np.float64]:
     """Share of each patch that lies in the tumour region, (N,), in steps of 1/64."""
-    return _share(annotation.tumor_region(), bag)
+    return _share(annotation.region(), bag)
 
 
 def _share(region: Any, bag: Bag) -> NDArray[np.float64]:
@@ -177,12 +177,12 @@ def _share(region: Any, bag: Bag) -> NDArray[np.float64]:
 
 
 def of_nothing(record: SlideRecord) -> str:
-    """Know of nothing that targets are made from."""
+    """Without outlines there is nothing that targets are made from."""
     del record
     return ""
 
 
 def no_targets(record: SlideRecord, bag: Bag) -> NDArray[np.float32]:
-    """Know nothing of any patch."""
+    """Every patch is unknown."""
     del record
     return np.full(len(bag.features), np.nan, dtype=np.float32)

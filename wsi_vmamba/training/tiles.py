@@ -9,12 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from wsi_vmamba.errors import DatasetError, MissingDataError
-from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
 
 #: Endings of tiles that are read.
 TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
@@ -114,7 +111,7 @@ def read_tile(path: Path) -> NDArray[np.uint8]:
 
 
 def turn(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn and mirror each of (n, H, W, 3) at random: tissue has no up and no left. Oblong tiles keep their axes."""
+    """Turn and mirror each of (n, H, W, 3) at random: tissue has no direction. Oblong tiles keep their axes."""
     square = pixels.shape[1] == pixels.shape[2]
     turned = []
     for image in pixels:
@@ -122,10 +119,3 @@ def turn(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint
         view = np.rot90(image, quarter)
         turned.append(view[:, ::-1] if rng.integers(2) else view)
     return np.stack(turned)
-
-
-def normalised(pixels: NDArray[np.uint8]) -> Tensor:
-    """RGB (n, H, W, 3) as the float32 (n, 3, H, W) that backbones take."""
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std

@@ -30,12 +30,6 @@ class Lesion:
     polygon_l0: NDArray[np.float64]
     size: str
 
-    @property
-    def area_px(self) -> float:
-        """Area inside the outline, in level-0 px."""
-        x, y = self.polygon_l0.T
-        return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Node:

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from wsi_vmamba.live import SHOWN_ROWS, live_table
+from wsi_vmamba.console import SHOWN_ROWS, live_table
 
 COLUMNS = ("epoch", "loss")
 

@@ -75,7 +75,7 @@ def test_what_is_kept_comes_back_the_same(final: Path):
     fill(final, 2, 0, 1)
     said: list[str] = []
     assert usable(final, said) == {0, 1, 2}
-    assert said == ["goes on: 3 of 4 regions are there already"]
+    assert said == ["goes on: 3 of 4 regions are already there"]
     assert str(count_kept(final)) == "3 of 4 regions"
 
 
@@ -106,7 +106,7 @@ def test_a_rotten_region_is_told_and_those_after_it_are_used(final: Path):
         file.write(bytes([byte[0] ^ 1]))
     said: list[str] = []
     assert usable(final, said) == {1, 2}
-    assert said[0] == "1 region(s) that were kept are damaged on the disk and made again"
+    assert said[0] == "1 region(s) that were kept are damaged on disk and are computed again"
 
 
 def test_damage_that_comes_while_the_file_is_in_use_is_an_error(final: Path):
@@ -133,7 +133,7 @@ def test_regions_made_of_something_else_are_removed_with_a_word(final: Path, cha
     said: list[str] = []
     kept = begin(final, said, **changes)
     assert len(kept) == 0
-    assert said == [f"begins anew: the 2 region(s) that were kept are of something else ({message})"]
+    assert said == [f"starts again: the 2 region(s) that were kept belong to something else ({message})"]
     kept.close()
     assert list(final.parent.iterdir()) == []
 

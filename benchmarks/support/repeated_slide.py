@@ -1,4 +1,4 @@
-"""Large tiled JPEG TIFFs in seconds: 64 pictures of made-up tissue are encoded once and repeated over the slide."""
+"""Large tiled JPEG TIFFs in seconds: 64 pictures of painted tissue are encoded once and repeated over the slide."""
 
 from __future__ import annotations
 

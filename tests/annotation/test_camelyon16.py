@@ -59,15 +59,15 @@ def _check(slide, tmp_path):
             if not crosses:
                 assert by_name[name].geometry.area == pytest.approx(_shoelace(vertices), rel=1e-9)
     assert all(outline.geometry.is_valid for outline in annotation.outlines)
-    assert len([o for o in annotation.outlines if o.role is Role.EXCLUSION]) == len(annotation.exclusions)
-    region = annotation.tumor_region()
+    assert len([o for o in annotation.outlines if o.role is Role.EXCLUDED]) == len(annotation.excluded)
+    region = annotation.region()
     for downsample in (32.0, 64.0):
         right, bottom = region.bounds[2:]
         size = {"width_px": int(right // downsample) + 2, "height_px": int(bottom // downsample) + 2}
         mask = annotation.rasterize(**size, downsample=downsample)
         # Each pixel the outline runs through is wrong by at most its own area, on average by far less.
         bound = 0.5 * downsample * region.length
-        assert abs(mask.sum() * downsample**2 - annotation.tumor_area()) <= bound
+        assert abs(mask.sum() * downsample**2 - annotation.area_l0()) <= bound
 
 
 @pytest.mark.parametrize("slide_id", SOME)

@@ -1,4 +1,4 @@
-"""Feature files, which are folders: whole or absent; and the removal of what dead processes left behind."""
+"""Folders that are whole or absent, as feature files are; and the removal of what dead processes left behind."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Colours(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Map (B, 3, H, W) in 0 to 1 -> (B, 6)."""
-        from wsi_vmamba.model.build import IMAGENET_MEAN, IMAGENET_STD
+        from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 
         # The quickest way torch has: twenty times quicker than `torch.var_mean`.
         colours = tiles.flatten(2)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import wsi_vmamba.store.durable as durable
+import wsi_vmamba.store.partial_folder as partial_folder
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import IncompatibleStoreError, StoreError, UsageError
 from wsi_vmamba.store import (
@@ -345,9 +345,9 @@ def test_full_disk_names_the_path_and_leaves_no_partial(tmp_path, monkeypatch, w
         if where == "chunk":
             monkeypatch.setattr("zarr.storage._local._put", no_space)
         else:
-            monkeypatch.setattr(durable, "sync", no_space) if where == "fsync" else monkeypatch.setattr(
-                Path, "rename", no_space
-            )
+            monkeypatch.setattr(
+                partial_folder, "sync", no_space
+            ) if where == "fsync" else monkeypatch.setattr(Path, "rename", no_space)
 
         def write_all():
             writer.append(*make_patches())
@@ -489,7 +489,7 @@ def test_a_locked_partial_is_kept_even_when_its_pid_looks_dead(tmp_path):
     """As seen from another pid namespace on the same host."""
     folder = tmp_path / stale_name(dead_pid())
     folder.mkdir()
-    fd = durable._lock_folder(folder)
+    fd = partial_folder._lock_folder(folder)
     assert remove_stale_partials(tmp_path) == []
     os.close(fd)
     assert remove_stale_partials(tmp_path) == [folder]
