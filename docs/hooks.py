@@ -182,7 +182,8 @@ def public_reference() -> str:
     names = public_names()
     if not names:
         return "*This version exports nothing at the top; use the rooms below.*"
-    return "\n\n".join(f"::: wsi_vmamba.{name}" for name in names)
+    functions_first = sorted(names, key=lambda name: name[0].isupper())
+    return "\n\n".join(f"::: wsi_vmamba.{name}" for name in functions_first)
 
 
 def extension_tables() -> str:

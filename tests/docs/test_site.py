@@ -59,10 +59,12 @@ def test_extension_tables_are_those_of_the_package(hooks: ModuleType) -> None:
 
 
 def test_public_names_are_rendered_one_by_one(hooks: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "__init__.py").write_text('__all__ = ["__version__", "embed", "open_slide"]\n')
+    (tmp_path / "__init__.py").write_text('__all__ = ["Embedding", "__version__", "embed", "open_slide"]\n')
     hooks.PACKAGE, package = tmp_path, hooks.PACKAGE
     try:
-        assert hooks.public_reference() == "::: wsi_vmamba.embed\n\n::: wsi_vmamba.open_slide"
+        assert hooks.public_reference() == (
+            "::: wsi_vmamba.embed\n\n::: wsi_vmamba.open_slide\n\n::: wsi_vmamba.Embedding"
+        )
     finally:
         hooks.PACKAGE = package
 
