@@ -15,14 +15,15 @@ export PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CONFIG=1
 pip() { echo "pip install $*"; "$work/venv/bin/python" -m pip install --quiet --dry-run "$@"; }
 pip -c constraints.txt torch
 pip -c constraints.txt --group dev .
+pip -c constraints.txt --group docs
 pip ".[export,remote,download,hpc,timm,triton]"
 
 # Other Pythons and systems, by their markers. mamba-ssm comes as source only; its requirements stand in its metadata.
 resolve() { # python platform constraints
-  echo "Python $1, $2, constraints $3: the package, every extra, the tools of development"
+  echo "Python $1, $2, constraints $3: the package, every extra, the tools of development and documentation"
   MACOSX_DEPLOYMENT_TARGET=14.0 "$work/venv/bin/uv" pip compile --quiet --no-annotate --no-header \
     --python-version "$1" --python-platform "$2" --only-binary :all: --no-binary mamba-ssm \
-    --constraints "$3" --all-extras --group dev --output-file "$work/resolved.txt" pyproject.toml
+    --constraints "$3" --all-extras --group dev --group docs --output-file "$work/resolved.txt" pyproject.toml
 }
 for python in 3.11 3.12 3.13; do
   for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do

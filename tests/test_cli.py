@@ -98,7 +98,7 @@ def test_a_file_that_is_no_slide_fails_by_name(tmp_path: Path):
     assert not list((tmp_path / "features").glob("*.zarr"))
 
 
-def test_the_readme_shows_every_command():
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+def test_the_documentation_shows_every_command():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "commands.md").read_text()
     for command in COMMANDS:
-        assert f"wsi-vmamba {command}" in readme or f"**`{command}" in readme
+        assert f"wsi-vmamba {command}" in page or f"**`{command}" in page
