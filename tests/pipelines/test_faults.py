@@ -21,7 +21,7 @@ from wsi_vmamba.pipelines import encoding, extract, tissue_files
 from wsi_vmamba.pipelines.outcomes import remedy_for
 
 from wsi_vmamba.errors import StoreError
-from wsi_vmamba.slide import tiff
+from wsi_vmamba.slide.tiff import slide as tiff
 
 N_PATCHES = 80
 

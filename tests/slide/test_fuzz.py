@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.errors import AnnotationError, SlideError
 from wsi_vmamba.slide import open_slide
-from wsi_vmamba.slide.dicom import series_uid
 from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, decode_jpeg, jpeg_size
-from wsi_vmamba.slide.tiff import TiffSlide
+from wsi_vmamba.slide.openslide.dicom import series_uid
+from wsi_vmamba.slide.tiff.slide import TiffSlide
 from wsi_vmamba.slide.tile_codecs import check_jpeg2000_parts, jpeg2000_size
 
 pytestmark = pytest.mark.filterwarnings("ignore")

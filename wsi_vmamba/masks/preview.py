@@ -22,7 +22,7 @@ _QUALITY = 85
 def draw_preview(slide: Slide, tissue: TissueMask, plan: RegionPlan) -> bytes:
     """Return a JPEG of the slide with the tissue outlined in green and the regions in blue.
 
-    Where the segmenter has looked at the slide its picture is used; else the slide is read in small.
+    Where the segmenter has looked at the slide its picture is used; else the slide is read at low resolution.
 
     Raises:
         UnreadableSlideError: the slide has to be read and cannot be.

@@ -63,7 +63,7 @@ class OtsuSettings:
 
 
 def segment_otsu(slide: Slide, *, mpp: float, settings: OtsuSettings | None = None) -> TissueMask:
-    """Read the slide in small and find its tissue (see `tissue_of`)."""
+    """Read the slide at low resolution and find its tissue (see `tissue_of`)."""
     overview = read_overview(slide, mpp=mpp)
     mask = tissue_of(overview.pixels, mpp=overview.mpp, settings=settings or OtsuSettings())
     return TissueMask(mask=mask, downsample=overview.downsample, mpp=overview.mpp, picture=overview.pixels)
