@@ -169,7 +169,7 @@ def _elements(head: bytes) -> tuple[dict[int, Any], bool]:
                 specific_tags=sorted(_WANTED),
             )
             syntax = str(found.file_meta.get("TransferSyntaxUID", ""))
-            elements = [found.get_item(tag) for tag in _WANTED if tag in found]
+            elements: list[Any] = [found.get_item(tag) for tag in _WANTED if tag in found]
     # What pydicom raises on damaged headers, found by flipping bytes of sound ones and cutting them.
     except (
         InvalidDicomError, BytesLengthException, EOFError, OSError, struct.error, ValueError, LookupError, TypeError,
