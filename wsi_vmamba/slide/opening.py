@@ -88,10 +88,11 @@ def _look(place: Location) -> bytes:
 
 def _refused_by_all(place: Location, refusals: list[tuple[Reader, SlideError]]) -> UnreadableSlideError:
     """The error where a reader knew the file and left it to others, and none of them reads it."""
-    (_, first), *others = refusals
+    (knew_it, first), *others = refusals
     words = "; ".join(f"{reader.title}: {error.message}" for reader, error in refusals)
     if not others:
-        words += "; no other reader knows it"
+        asked = ", ".join(reader.title for reader in readers() if reader is not knew_it)
+        words += f"; {asked}: none of them knows it"
     # What nobody reads is not read. A vendor's file that others know and cannot open is as likely damaged.
     is_unsupported = not isinstance(first, VendorLayoutError) or any(
         isinstance(error, UnsupportedSlideError) for _, error in others
