@@ -59,9 +59,11 @@ def _refuse_remote(place: Location, asked: list[Reader]) -> None:
         return
     local_only = [suffix for each in readers() if not each.remote for suffix in each.suffixes]
     if not any(each.remote for each in asked) or str(place).lower().endswith(tuple(local_only)):
-        formats = _listed(each for each in readers() if each.remote)
+        remote = [each for each in readers() if each.remote]
+        endings = ", ".join(ending for each in remote for ending in (*each.folder_suffixes, *each.suffixes))
         raise UnreadableSlideError(
-            place, f"from a URL only {formats} is read; copy other slides to a local disk first"
+            place,
+            f"from a URL only {_listed(remote)} is read ({endings}); copy other slides to a local disk first",
         )
 
 
