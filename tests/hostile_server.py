@@ -19,10 +19,11 @@ import zarr
 
 from wsi_vmamba.annotation import read_annotation
 from wsi_vmamba.errors import AnnotationError, SlideError, WeightsError
-from wsi_vmamba.slide import open_slide, tiff
-from wsi_vmamba.slide import zarr as _  # noqa: F401
+from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.location import Location, place_of
+from wsi_vmamba.slide.tiff import slide as tiff
 from wsi_vmamba.slide.web import client_options
+from wsi_vmamba.slide.zarr import slide as _  # noqa: F401
 
 
 def main() -> None:

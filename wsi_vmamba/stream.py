@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.geometry import level_to_l0_px
 from wsi_vmamba.regions import Region, RegionPlan
 from wsi_vmamba.rescale import Rescaler
 from wsi_vmamba.slide.base import Slide
@@ -197,8 +198,8 @@ class _Decoder:
             block = out[:, x.start - x_px : x.stop - x_px]
             fits = (x_from, y_from) == (x.start, y_px)
             pixels = self.slide.read_region(
-                x_l0=round(x_from * self.plan.downsample),
-                y_l0=round(y_from * self.plan.downsample),
+                x_l0=level_to_l0_px(x_from, downsample=self.plan.downsample),
+                y_l0=level_to_l0_px(y_from, downsample=self.plan.downsample),
                 level=self.plan.level,
                 width_px=x.stop - x_from,
                 height_px=y_px + len(out) - y_from,

@@ -31,7 +31,7 @@ async def worker(address: str, deadly_tile: int) -> None:
 
 
 def plant(deadly_tile: int) -> None:
-    from wsi_vmamba.slide import tiff
+    from wsi_vmamba.slide.tiff import slide as tiff
 
     decode, lock, seen = tiff.decode_tile, threading.Lock(), 0
 

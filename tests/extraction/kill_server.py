@@ -17,7 +17,7 @@ import zarr.storage._local as zarr_local
 
 import wsi_vmamba.pipelines.extract  # noqa: F401  (imported before forking)
 from wsi_vmamba import cli, encode
-from wsi_vmamba.slide import tiff
+from wsi_vmamba.slide.tiff import slide as tiff
 from wsi_vmamba.store import journal
 
 

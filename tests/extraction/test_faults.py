@@ -22,7 +22,7 @@ from wsi_vmamba.errors import StoreError
 from wsi_vmamba.extraction import encoding, tissue_files
 from wsi_vmamba.extraction.outcomes import remedy_for
 from wsi_vmamba.pipelines import extract
-from wsi_vmamba.slide import tiff
+from wsi_vmamba.slide.tiff import slide as tiff
 
 N_PATCHES = 80
 

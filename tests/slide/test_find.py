@@ -9,7 +9,7 @@ import zarr
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide import find_slides
-from wsi_vmamba.slide.dicom import series_uid
+from wsi_vmamba.slide.openslide.dicom import series_uid
 
 
 def touch(path, content=b"x"):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 from wsi_vmamba.errors import UnknownNameError, UnreadableSlideError
 from wsi_vmamba.slide import READERS, Slide, open_slide
@@ -74,6 +75,14 @@ def test_every_reader_gives_a_slide_and_refuses_what_it_cannot_read(
     if name == "zarr":
         path = tmp_path / "a.zarr"
         zarr.create_array(path, data=coordinates(100, 90), chunks=(64, 64, 3))
+    elif name == "deepzoom":
+        path = tmp_path / "a.dzi"
+        path.write_text(
+            '<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="png" Overlap="0" TileSize="100">'
+            '<Size Width="100" Height="90"/></Image>'
+        )
+        (tmp_path / "a_files" / "7").mkdir(parents=True)
+        Image.fromarray(coordinates(100, 90)).save(tmp_path / "a_files" / "7" / "0_0.png")
     else:
         path = write_pyramid(tmp_path / "a.tif", [coordinates(100, 90)])
     with open_slide(path, reader=name) as slide:
@@ -92,7 +101,9 @@ def test_every_reader_gives_a_slide_and_refuses_what_it_cannot_read(
 
 
 def test_unknown_reader_lists_the_choices(tmp_path):
-    with pytest.raises(UnknownNameError, match=r"did you mean 'tiff'.*choose from openslide, tiff, zarr"):
+    with pytest.raises(
+        UnknownNameError, match=r"did you mean 'tiff'.*choose from deepzoom, openslide, tiff, zarr"
+    ):
         open_slide(tmp_path / "a.tif", reader="tif")
 
 

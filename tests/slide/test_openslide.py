@@ -10,8 +10,8 @@ import tifffile
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.compose import lay_over_white
-from wsi_vmamba.slide.openslide import OpenSlideSlide
-from wsi_vmamba.slide.tiff import TiffSlide
+from wsi_vmamba.slide.openslide.slide import OpenSlideSlide
+from wsi_vmamba.slide.tiff.slide import TiffSlide
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -12,7 +12,7 @@ import zarr
 
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError, UnsupportedSlideError
 from wsi_vmamba.slide import open_slide
-from wsi_vmamba.slide.tiff import TiffSlide
+from wsi_vmamba.slide.tiff.slide import TiffSlide
 
 LAYOUTS = [
     {"tile": (64, 64)},

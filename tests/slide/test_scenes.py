@@ -15,7 +15,7 @@ import zarr
 from wsi_vmamba.errors import MissingMppError, SceneError, UnreadableSlideError
 from wsi_vmamba.slide import open_slide, resolve_mpp
 from wsi_vmamba.slide.resolution import mpp_note
-from wsi_vmamba.slide.scenes import Scene, choose_scene, scene_note, scene_of
+from wsi_vmamba.slide.scenes import Scene, choose_scene, other_scenes, scene_note, scene_of
 
 
 def scene(number, width, height, *, name="", mpp=None):
@@ -136,7 +136,7 @@ def test_picture_and_resolution_are_of_one_image(tmp_path, coordinates, other):
         with pytest.raises(SceneError, match=r"would take another picture.*leave out --reader openslide"):
             open_slide(path, reader="openslide")
         # A macro is named by `info` alone, a picture of tissue also where nobody looks.
-        assert name in slide.properties["other_scenes"]
+        assert name in other_scenes(slide)
         assert bool(scene_note(slide)) == (name != "macro")
 
 
@@ -260,7 +260,7 @@ def test_brightfield_qptiff_by_what_its_pages_say_they_are(tmp_path, coordinates
         assert len(slide.levels) == 2
         for level, picture in enumerate(pictures):
             np.testing.assert_array_equal(whole(slide, level), picture)
-        assert ("Overview" in slide.properties["other_scenes"], scene_note(slide)) == (True, "")
+        assert ("Overview" in other_scenes(slide), scene_note(slide)) == (True, "")
 
 
 @pytest.mark.parametrize("tags_scale", [True, False])

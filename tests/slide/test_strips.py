@@ -13,7 +13,8 @@ import pytest
 import tifffile
 
 from wsi_vmamba.regions import RegionSpec, plan_regions
-from wsi_vmamba.slide import open_slide, tiff
+from wsi_vmamba.slide import open_slide
+from wsi_vmamba.slide.tiff import slide as tiff
 from wsi_vmamba.stream import read_target, stream_regions
 from wsi_vmamba.tissue.everything import segment_everything
 from wsi_vmamba.tissue.overview import read_overview

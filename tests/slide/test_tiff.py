@@ -11,7 +11,7 @@ import tifffile
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError, UnsupportedSlideError, UsageError
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.base import NeedsOtherReaderError
-from wsi_vmamba.slide.tiff import TiffSlide
+from wsi_vmamba.slide.tiff.slide import TiffSlide
 
 RECTANGLES = [
     (0, 0, 301, 203),  # all of it

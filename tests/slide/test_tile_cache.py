@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_vmamba.slide import open_slide, tiff
+from wsi_vmamba.slide import open_slide
+from wsi_vmamba.slide.tiff import slide as tiff
 from wsi_vmamba.slide.tile_cache import TILES, TileCache
 
 

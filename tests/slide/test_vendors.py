@@ -16,7 +16,7 @@ from wsi_vmamba.pipelines import extract
 from wsi_vmamba.slide import find_slides, open_slide
 from wsi_vmamba.slide.base import VendorLayoutError
 from wsi_vmamba.slide.compose import lay_over_white
-from wsi_vmamba.slide.tiff import TiffSlide
+from wsi_vmamba.slide.tiff.slide import TiffSlide
 from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import open_features
 

@@ -16,7 +16,7 @@ from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.pipelines import extract
 from wsi_vmamba.slide import open_slide, web
-from wsi_vmamba.slide.zarr import ZarrSlide
+from wsi_vmamba.slide.zarr.slide import ZarrSlide
 from wsi_vmamba.store import open_features
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra 'remote')")

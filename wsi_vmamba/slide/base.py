@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # keeps `import wsi_vmamba.slide` free of NumPy, so that the 
     import numpy as np
     from numpy.typing import NDArray
 
+    from wsi_vmamba.slide.scenes import Scene
+
 
 class NeedsOtherReaderError(UnsupportedSlideError):
     """The file seems sound, but its layout is not one that this reader is made for."""
@@ -39,6 +41,18 @@ class Level:
     downsample: float
     # Two readers may know more or less of it and still mean the same level.
     stored_px: tuple[int, int] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class DamagedArea:
+    """A rectangle of one level that does not decode, in pixels of that level; ``cause`` is for people."""
+
+    level: int
+    y_px: int
+    x_px: int
+    width_px: int
+    height_px: int
+    cause: str
 
 
 @runtime_checkable
@@ -69,6 +83,14 @@ class Slide(Protocol):
     def properties(self) -> Mapping[str, str]:
         """What else the file records (vendor, objective power, codec), as text."""
 
+    @property
+    def scene(self) -> Scene:
+        """The picture that was opened."""
+
+    @property
+    def scenes(self) -> tuple[Scene, ...]:
+        """All pictures of the file, in its order; `scene` is one of them."""
+
     def read_region(
         self,
         *,
@@ -83,7 +105,7 @@ class Slide(Protocol):
 
         (x_l0, y_l0) is the top-left corner in the level-0 frame; width_px and height_px count pixels of
         ``level``. Pixels outside the slide are white (255). The first pixel returned is the one of ``level``
-        under the centre of that level-0 pixel: ``round(x_px * downsample)`` always lands on ``x_px``.
+        under the centre of that level-0 pixel: `geometry.level_to_l0_px` of ``x_px`` always lands on ``x_px``.
 
         With ``out``, uint8 of that shape and possibly a part of a larger array, the pixels are put there and ``out`` is
         returned, which spares a copy; after an error what it holds is undefined.
@@ -92,6 +114,24 @@ class Slide(Protocol):
             BadTileError: a tile in the rectangle cannot be decoded; it names the level and the tile.
             UnreadableSlideError: the file went away, was closed or cannot be read.
             UsageError: no such level, a width or height that is not positive, or an ``out`` that does not fit.
+        """
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide as RGB, uint8, shape (height, width, 3), of at most ``max_px`` a side.
+
+        The longer side has ``max_px`` pixels and the other what the aspect of level 0 makes it; a slide that is smaller
+        comes as it is. Averaged from the smallest level that is large enough, in bounded memory.
+
+        Raises:
+            BadTileError: a tile of that level cannot be decoded.
+            UnreadableSlideError: as `read_region`.
+            UsageError: ``max_px`` is not positive.
+        """
+
+    def damage(self, level: int) -> tuple[DamagedArea, ...]:
+        """What was read around on a level so far, in reading order; see `TolerantSlide`.
+
+        Empty for a slide that is not read tolerantly: there a damaged tile is an error.
         """
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.slide.base import Level
+from wsi_vmamba.geometry import l0_to_level_px
+from wsi_vmamba.slide.averaged import read_thumbnail
+from wsi_vmamba.slide.base import DamagedArea, Level
+from wsi_vmamba.slide.readers import folder_suffixes, slide_suffixes
+from wsi_vmamba.slide.scenes import Scene
 
 WHITE = 255
-
-#: Endings of two parts, which a slide_id leaves out whole.
-_DOUBLE_SUFFIXES = (
-    ".ome.zarr.zip", ".zarr.zip", ".ome.zarr.ozx", ".ome.zarr", ".ome.ozx", ".ome.tiff", ".ome.tif", ".ome.btf",
-    ".ome.tf2", ".ome.tf8",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +43,22 @@ class CanvasSlide(ABC):
         levels: tuple[Level, ...],
         mpp: RecordedMpp | None,
         properties: Mapping[str, str],
+        scene: Scene | None = None,
+        scenes: Sequence[Scene] = (),
     ) -> None:
-        """Keep the facts; a recorded mpp is also put into the properties, per axis and with its source."""
+        """Keep the facts; a recorded mpp is also put into the properties, per axis and with its source.
+
+        Without a ``scene`` the slide is the only picture of its file.
+        """
         self.path = str(path)
         self.slide_id = slide_id_of(path)
         self.reader = reader
         self.levels = levels
         self.mpp = None if mpp is None else (mpp.x + mpp.y) / 2
+        self.scene = scene or Scene(
+            number=0, width_px=levels[0].width_px, height_px=levels[0].height_px, mpp=self.mpp
+        )
+        self.scenes = tuple(scenes) or (self.scene,)
         recorded = (
             {} if mpp is None else {"mpp_x": f"{mpp.x!r}", "mpp_y": f"{mpp.y!r}", "mpp_source": mpp.source}
         )
@@ -83,10 +90,10 @@ class CanvasSlide(ABC):
             raise UsageError(f"{self.path} has levels 0 to {len(self.levels) - 1}, asked for level {level}")
         if width_px <= 0 or height_px <= 0:
             raise UsageError(f"a region needs a positive width and height, got {width_px} x {height_px}")
-        there = self.levels[level]
-        x_px, y_px = (level_px(position, downsample=there.downsample) for position in (x_l0, y_l0))
-        left, right = max(x_px, 0), min(x_px + width_px, there.width_px)
-        top, bottom = max(y_px, 0), min(y_px + height_px, there.height_px)
+        level_info = self.levels[level]
+        x_px, y_px = (l0_to_level_px(position, downsample=level_info.downsample) for position in (x_l0, y_l0))
+        left, right = max(x_px, 0), min(x_px + width_px, level_info.width_px)
+        top, bottom = max(y_px, 0), min(y_px + height_px, level_info.height_px)
         inside = left < right and top < bottom
         out = _canvas(out, (height_px, width_px, 3))
         # Readers paint every pixel inside a level, so a canvas that is all inside need not be whitened first.
@@ -96,6 +103,14 @@ class CanvasSlide(ABC):
             view = out[top - y_px : bottom - y_px, left - x_px : right - x_px]
             self._read_into(view, level=level, x_px=left, y_px=top)
         return out
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide as RGB, (height, width, 3), of at most ``max_px`` a side; see `Slide.thumbnail`."""
+        return read_thumbnail(self, max_px)
+
+    def damage(self, level: int) -> tuple[DamagedArea, ...]:
+        """Nothing: a damaged tile is an error here."""
+        return ()
 
     def __enter__(self) -> Self:
         return self
@@ -115,20 +130,13 @@ def _canvas(out: NDArray[np.uint8] | None, shape: tuple[int, int, int]) -> NDArr
     return out
 
 
-def level_px(position_l0: int, *, downsample: float) -> int:
-    """Pixel of a level under the centre of a level-0 pixel, along one axis.
-
-    The hair added keeps ``round(x_px * downsample)`` landing on ``x_px`` in floating point.
-    """
-    return math.floor((position_l0 + 0.5) / downsample + 1e-6) if downsample != 1.0 else position_l0
-
-
 def slide_id_of(path: str | Path) -> str:
     """File name without its extension, double extensions such as ``.ome.tif`` included."""
     name = Path(path).name
-    for suffix in _DOUBLE_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
+    double = [ending for ending in (*slide_suffixes(), *folder_suffixes()) if ending.count(".") > 1]
+    for ending in sorted(double, key=len, reverse=True):
+        if name.lower().endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)]
     return Path(name).stem
 
 

@@ -6,27 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide.dicom import is_dicom, series_uid
-
-#: Endings that announce a slide. A file that has one is listed even if damaged, so that a run names it as
-#: failed instead of passing it over.
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
-    | {".svslide", ".vms", ".vmu", ".czi", ".avs", ".vsi"}
-)
-#: Endings of zarr in one file.
-ZIP_SUFFIXES = (".zarr.zip", ".ozx")
-#: Files that make a folder a zarr group or array.
-ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+from wsi_vmamba.errors import SlideError, UnreadableSlideError
+from wsi_vmamba.slide.readers import readers, slide_suffixes
 
 
 def find_slides(folder: str | Path, *, problems: list[UnreadableSlideError] | None = None) -> list[Path]:
     """List the slides at or below ``folder``, sorted by path; a single slide gives itself.
 
-    Files are taken by their ending, DICOM by its content and one file (the first by name) per series. Hidden
-    files, feature files of this package and the data folders beside ``.mrxs`` files are passed over. A folder
-    that links lead to twice is searched once.
+    Files are taken by their ending; of a slide in several files without one, such as a DICOM series, the first by
+    name. Folders that a reader recognises are slides; those that it knows as a part of a slide or as a feature file
+    of this package are passed over, as are hidden files. A folder that links lead to twice is searched once.
 
     Args:
         folder: where to look.
@@ -38,64 +27,57 @@ def find_slides(folder: str | Path, *, problems: list[UnreadableSlideError] | No
     folder = Path(folder)
     if not folder.exists():
         raise UnreadableSlideError(folder, "no such file or folder")
-    if not folder.is_dir() or is_zarr_folder(folder):
+    if not folder.is_dir() or _is_whole(folder) is not None:
         return [folder]
+    suffixes = slide_suffixes()
     found: list[Path] = []
     seen: set[tuple[Path, str]] = set()
     for path in _walk(folder, problems, set()):
-        announced = path.suffix.lower() in SLIDE_SUFFIXES or path.name.lower().endswith(ZIP_SUFFIXES)
-        if announced or is_zarr_folder(path):
+        if path.name.lower().endswith(suffixes) or path.is_dir():
             found.append(path)
-        elif is_dicom(path):
-            # A file whose header has no series is its own series.
-            series = (path.parent, series_uid(path) or path.name)
-            if series not in seen:
-                seen.add(series)
-                found.append(path)
+            continue
+        slide = next((name for reader in readers() if (name := reader.part_of(path)) is not None), None)
+        if slide is not None and (path.parent, slide) not in seen:
+            seen.add((path.parent, slide))
+            found.append(path)
     return sorted(found)
 
 
-def is_zarr_folder(path: Path) -> bool:
-    """Whether a folder is a zarr group or array; False also where it cannot be looked into."""
+def _is_whole(folder: Path) -> bool | None:
+    """Whether a folder is a slide; None where it may hold slides, False where it is something else that holds none."""
     try:
-        return any((path / marker).is_file() for marker in ZARR_MARKERS)
-    except PermissionError:
+        return True if any(reader.recognises(b"", folder) for reader in readers()) else None
+    except SlideError:
         return False
-
-
-def is_feature_store(path: Path) -> bool:
-    """Whether a zarr folder is a feature file of this package, by the arrays it is made of."""
-    return all(is_zarr_folder(path / name) for name in ("features", "coords_l0"))
 
 
 def _walk(
     folder: Path, problems: list[UnreadableSlideError] | None, seen: set[tuple[int, int]]
 ) -> Iterator[Path]:
-    """Yield visible files, and zarr folders whole, in order of name."""
+    """Yield visible files, and folders that are slides whole, in order of name."""
     try:
-        there = folder.stat()
-        if (there.st_dev, there.st_ino) in seen:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
             return
-        seen.add((there.st_dev, there.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         # Listing needs one permission and looking at what is listed another.
-        folders = {entry.name for entry in entries if entry.is_dir()}
-        zarrs = {name for name in folders if is_zarr_folder(folder / name)}
+        whole = {
+            entry.name: _is_whole(folder / entry.name)
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
     except OSError as error:
         problem = UnreadableSlideError(folder, f"cannot list the folder ({error.strerror})")
         if problems is None:
             raise problem from error
         problems.append(problem)
         return
-    companions = {Path(entry.name).stem for entry in entries if entry.name.lower().endswith(".mrxs")}
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith("."):
             continue
-        if entry.name not in folders:
+        if entry.name not in whole or whole[entry.name]:
             yield path
-        elif entry.name in zarrs:
-            if not is_feature_store(path):
-                yield path
-        elif entry.name not in companions:
+        elif whole[entry.name] is None:
             yield from _walk(path, problems, seen)

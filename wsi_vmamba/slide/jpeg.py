@@ -117,6 +117,34 @@ def _claimed_colours(whole: bytes) -> Colours | None:
     return claimed
 
 
+def own_colours(data: bytes) -> Colours:
+    """What the components of a JPEG that stands alone are, as libjpeg takes it.
+
+    Raises:
+        DamagedTileError: there is no frame header, or more than one, or neither 1 nor 3 components.
+    """
+    samples = jpeg_size(data)[2]
+    if samples not in (1, 3):
+        raise DamagedTileError(f"expected JPEG data of 1 or 3 samples, found {samples}")
+    if samples == 1:
+        return Colours.GREY
+    claimed = _claimed_colours(data)
+    if claimed is not None:
+        return claimed
+    return Colours.RGB if _component_names(data) == b"RGB" else Colours.YCBCR
+
+
+def _component_names(data: bytes) -> bytes:
+    """The identifiers in the frame header of a JPEG of three components."""
+    _, position, _ = next(each for each in _segments(data) if _is_frame_header(each[0]))
+    return data[position + 6 : position + 15 : 3]
+
+
+def _is_frame_header(marker: int) -> bool:
+    """Whether a marker is one of C0 to CF, except for the tables C4 and CC and the reserved C8."""
+    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, position of its content, length of its content) up to the first scan."""
     position = 2
@@ -140,11 +168,10 @@ def jpeg_size(data: bytes) -> tuple[int, int, int]:
     """
     if data[:2] != b"\xff\xd8":
         raise DamagedTileError(f"expected JPEG data, found bytes {data[:4].hex(' ')}")
-    # Frame headers are C0 to CF, except for the tables C4 and CC and the reserved C8.
     frames = [
         struct.unpack_from(">HHB", data, position + 1)
         for marker, position, length in _segments(data)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 6 <= len(data)
+        if _is_frame_header(marker) and position + 6 <= len(data)
     ]
     if len(frames) != 1:
         raise DamagedTileError(f"JPEG data with {len(frames) or 'no'} frame headers")

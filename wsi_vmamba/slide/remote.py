@@ -11,12 +11,13 @@ from fsspec.implementations.zip import ZipFileSystem
 from zarr.storage import FsspecStore
 
 from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide.find import SLIDE_SUFFIXES, ZARR_MARKERS, ZIP_SUFFIXES
+from wsi_vmamba.slide.readers import folder_suffixes, slide_suffixes
 from wsi_vmamba.slide.web import client_options, in_words, remote_errors
-from wsi_vmamba.slide.zarr_guard import check_zip_entries
+from wsi_vmamba.slide.zarr import FEATURE_ARRAYS, MARKERS
+from wsi_vmamba.slide.zarr.guard import METADATA
+from wsi_vmamba.slide.zips import check_zip_entries
 
 _ZIPS = (".zip", ".ozx")
-_FEATURE_ARRAYS = {"features", "coords_l0"}
 
 
 def open_remote_store(url: str) -> FsspecStore:
@@ -33,7 +34,7 @@ def open_remote_store(url: str) -> FsspecStore:
         store = FsspecStore.from_url(chained, storage_options=client_options(chained), read_only=True)
         entries = zip_directory(store)
         if entries is not None:
-            check_zip_entries(url, entries)
+            check_zip_entries(url, entries, metadata=METADATA)
         return store
 
 
@@ -54,7 +55,7 @@ def find_remote_slides(url: str) -> list[str]:
         UnreadableSlideError: there is nothing, it cannot be listed, or a library is missing.
     """
     # A slide by its name needs no listing, which web servers do not offer and many S3 users may not.
-    if url.lower().endswith((".zarr", *_ZIPS, *SLIDE_SUFFIXES)) or "::" in url:
+    if url.lower().endswith((*folder_suffixes(), *_ZIPS, *slide_suffixes())) or "::" in url:
         return [url]
     with _Named(url):
         system, root = fsspec.core.url_to_fs(url, **client_options(url))
@@ -72,8 +73,8 @@ def _walk(system: Any, folder: str) -> Iterator[str]:
     """Yield slides below a folder, without looking inside zarr folders: they may hold a million objects."""
     entries = system.ls(folder, detail=True)
     names = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries}
-    if any(marker in names for marker in ZARR_MARKERS):
-        if not names.keys() >= _FEATURE_ARRAYS:
+    if any(marker in names for marker in MARKERS):
+        if not names.keys() >= set(FEATURE_ARRAYS):
             yield folder
         return
     for name, entry in sorted(names.items()):
@@ -81,7 +82,7 @@ def _walk(system: Any, folder: str) -> Iterator[str]:
             continue
         if entry["type"] == "directory":
             yield from _walk(system, entry["name"].rstrip("/"))
-        elif name.lower().endswith((*ZIP_SUFFIXES, *SLIDE_SUFFIXES)):
+        elif name.lower().endswith(slide_suffixes()):
             yield entry["name"]
 
 

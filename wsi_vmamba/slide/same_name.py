@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 
 from wsi_vmamba.cells import loose
 from wsi_vmamba.slide.canvas import slide_id_of
-from wsi_vmamba.slide.find import SLIDE_SUFFIXES
+from wsi_vmamba.slide.readers import folder_suffixes, slide_suffixes
 
-_ENDINGS = (*SLIDE_SUFFIXES, ".zarr", ".zip", ".dcm")
+#: Endings of slides that are found by their content, or opened when named.
+_MORE_ENDINGS = (".zip", ".dcm")
 
 
 def without_ending(slide_id: str) -> str:
     """A slide's name without an image's ending such as ``.tif`` or ``.ome.tif``, where it has one."""
-    return slide_id_of(slide_id) if slide_id.lower().endswith(_ENDINGS) else slide_id
+    endings = (*slide_suffixes(), *folder_suffixes(), *_MORE_ENDINGS)
+    return slide_id_of(slide_id) if slide_id.lower().endswith(endings) else slide_id
 
 
 def _one_blank(slide_id: str) -> str:

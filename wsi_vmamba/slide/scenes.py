@@ -93,30 +93,23 @@ def describe(scenes: Sequence[Scene]) -> str:
     return f"{'scenes' if len(scenes) > 1 else 'scene'} {listed}{more}"
 
 
-def scene_properties(chosen: Scene, scenes: Sequence[Scene]) -> dict[str, str]:
-    """What a reader records of its scene; see `scene_of`, `other_scenes` and `scene_note`."""
-    others = [scene for scene in scenes if scene is not chosen]
-    properties = {"scene": f"{chosen.number}", "scene_name": chosen.name}
-    if others:
-        properties["other_scenes"] = f"{chosen}; the file also holds {describe(others)}; --scene chooses"
-    if any(not _is_of_the_glass(scene) for scene in others):
-        properties["scene_note"] = f"read was scene {properties['other_scenes']}"
-    return {key: text for key, text in properties.items() if text}
-
-
 def scene_of(slide: Slide) -> int:
     """The number of the scene that a slide was opened at; 0 where its file holds one picture."""
-    return int(slide.properties.get("scene", "0"))
+    return slide.scene.number
 
 
 def other_scenes(slide: Slide) -> str:
     """The scene that was opened, and what else the file holds; empty where that is nothing."""
-    return slide.properties.get("other_scenes", "")
+    others = [scene for scene in slide.scenes if scene is not slide.scene]
+    return f"{slide.scene}; the file also holds {describe(others)}; --scene chooses" if others else ""
 
 
 def scene_note(slide: Slide) -> str:
     """The same where one of the others may be tissue too, which whoever reads a slide unseen has to be told."""
-    return slide.properties.get("scene_note", "")
+    others = [scene for scene in slide.scenes if scene is not slide.scene]
+    if all(_is_of_the_glass(scene) for scene in others):
+        return ""
+    return f"read was scene {other_scenes(slide)}"
 
 
 def _is_of_the_glass(scene: Scene) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,3 +57,36 @@ class TileCache:
 
 #: One for all open slides, so that their number does not matter: 160 tiles of 512 px.
 TILES = TileCache(128 << 20)
+
+
+#: Pixels of a strip worth keeping; smaller ones are decoded again sooner than looked up among many.
+LARGE_PX = 4 << 20
+
+
+class LastStrip:
+    """Holds the large strip that was decoded last: it may be the whole slide, and every read needs a part of it.
+
+    Safe to use from several threads, which then take turns.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[int, int] | None = None
+        self._pixels: NDArray[np.uint8] | None = None
+
+    def get(
+        self, key: tuple[int, int], decode: Callable[[], NDArray[np.uint8] | None]
+    ) -> NDArray[np.uint8] | None:
+        """Return the strip of that (level, index), decoded now unless it was the last."""
+        with self._lock:
+            if key != self._key:
+                # Let go of the old one first: two of them may not fit.
+                self._key, self._pixels = None, None
+                self._pixels = decode()
+                self._key = key
+            return self._pixels
+
+    def clear(self) -> None:
+        """Let go of the strip."""
+        with self._lock:
+            self._key, self._pixels = None, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,23 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import BadTileError
-from wsi_vmamba.slide.base import Level, Slide
-from wsi_vmamba.slide.canvas import WHITE, level_px
+from wsi_vmamba.geometry import l0_to_level_px, level_to_l0_px
+from wsi_vmamba.slide.averaged import read_thumbnail
+from wsi_vmamba.slide.base import DamagedArea, Level, Slide
+from wsi_vmamba.slide.canvas import WHITE
+from wsi_vmamba.slide.scenes import Scene
+
+__all__ = ["DamagedArea", "TolerantSlide"]
 
 #: Where a reader cannot say which tile is bad, the damage is closed in on down to squares of this side.
 _SMALLEST_PX = 64
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class DamagedArea:
-    """A rectangle of one level that does not decode, in pixels of that level; ``cause`` is for people."""
-
-    level: int
-    y_px: int
-    x_px: int
-    width_px: int
-    height_px: int
-    cause: str
 
 
 class TolerantSlide:
@@ -84,6 +76,20 @@ class TolerantSlide:
         """See `Slide`."""
         return self._slide.properties
 
+    @property
+    def scene(self) -> Scene:
+        """See `Slide`."""
+        return self._slide.scene
+
+    @property
+    def scenes(self) -> tuple[Scene, ...]:
+        """See `Slide`."""
+        return self._slide.scenes
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """The whole slide at low resolution, as `Slide.thumbnail`; what it finds damaged is white and remembered."""
+        return read_thumbnail(self, max_px)
+
     def read_region(
         self,
         *,
@@ -104,7 +110,7 @@ class TolerantSlide:
                 out = np.empty((height_px, width_px, 3), dtype=np.uint8)
             out[:] = WHITE
             downsample = self._slide.levels[level].downsample
-            x_px, y_px = (level_px(position, downsample=downsample) for position in (x_l0, y_l0))
+            x_px, y_px = (l0_to_level_px(position, downsample=downsample) for position in (x_l0, y_l0))
             self._read_around(out, error, level=level, x_px=x_px, y_px=y_px)
             return out
 
@@ -134,8 +140,8 @@ class TolerantSlide:
         downsample = self._slide.levels[level].downsample
         try:
             out[:] = self._slide.read_region(
-                x_l0=round(x_px * downsample),
-                y_l0=round(y_px * downsample),
+                x_l0=level_to_l0_px(x_px, downsample=downsample),
+                y_l0=level_to_l0_px(y_px, downsample=downsample),
                 level=level,
                 width_px=out.shape[1],
                 height_px=out.shape[0],

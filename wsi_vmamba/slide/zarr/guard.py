@@ -6,11 +6,10 @@ import bz2
 import lzma
 import math
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
@@ -19,18 +18,15 @@ from zarr.storage import FsspecStore, WrapperStore, ZipStore
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.location import Location
 from wsi_vmamba.slide.web import is_forbidden, remote_errors
+from wsi_vmamba.slide.zarr import MARKERS
+from wsi_vmamba.slide.zips import MAX_METADATA_BYTES
 
-#: What makes a folder a zarr group or array.
-MARKERS = frozenset({"zarr.json", ".zgroup", ".zarray"})
 #: Where bioformats2raw leaves the OME-XML of its pictures.
 OME_XML = "OME/METADATA.ome.xml"
-_METADATA = MARKERS | {".zattrs", ".zmetadata", PurePosixPath(OME_XML).name}
-#: The metadata of the largest pictures are a few hundred KB.
-_MAX_METADATA_BYTES = 16 << 20
+#: Files that are read whole.
+METADATA = MARKERS | {".zattrs", ".zmetadata", PurePosixPath(OME_XML).name}
 #: One chunk is decoded whole, so this bounds memory whatever the metadata claim.
 MAX_CHUNK_BYTES = 1 << 29
-#: Entries of a zip that inflate further than this, and to more than that, are bombs.
-_MAX_ZIP_RATIO, _ZIP_FLOOR_BYTES = 200, 32 << 20
 _PIECE_BYTES = 1 << 20
 
 
@@ -78,7 +74,7 @@ class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is untyped 
             ValueError: metadata longer than any picture needs.
             WholeFileError: a server does not know how to send a part.
         """
-        if PurePosixPath(key).name in _METADATA:
+        if PurePosixPath(key).name in METADATA:
             return await self._get_metadata(key, prototype, byte_range)
         value = await super().get(key, prototype, byte_range)
         if value is not None and len(value) > _asked_bytes(byte_range):
@@ -109,8 +105,8 @@ class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is untyped 
             size = await self._store.getsize(key)
         except FileNotFoundError:
             return
-        if size > _MAX_METADATA_BYTES:
-            raise ValueError(f"{key} is {size} bytes long, expected at most {_MAX_METADATA_BYTES}")
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"{key} is {size} bytes long, expected at most {MAX_METADATA_BYTES}")
 
     def _limit_of(self, key: str) -> ChunkLimit | None:
         found = [path for path in self.limits if not path or key.startswith(f"{path}/")]
@@ -122,37 +118,6 @@ def _asked_bytes(byte_range: Any) -> float:
     if isinstance(byte_range, RangeByteRequest):
         return float(byte_range.end - byte_range.start)
     return float(byte_range.suffix) if isinstance(byte_range, SuffixByteRequest) else math.inf
-
-
-def check_zip(path: str | Path) -> None:
-    """Refuse a zip with names that lead out of it, or entries that inflate beyond measure.
-
-    Raises:
-        UnreadableSlideError: naming the entry.
-    """
-    with zipfile.ZipFile(path) as archive:
-        check_zip_entries(path, archive.infolist())
-
-
-def check_zip_entries(place: Location, entries: Iterable[zipfile.ZipInfo]) -> None:
-    """As `check_zip`, for the directory of a zip that is open already.
-
-    Raises:
-        UnreadableSlideError: naming the entry.
-    """
-    for entry in entries:
-        name = PurePosixPath(entry.filename)
-        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
-            raise UnreadableSlideError(
-                place, f"the zip holds the name {entry.filename!r}, which leads out of it; it is malicious"
-            )
-        is_bomb = entry.file_size > max(_ZIP_FLOOR_BYTES, _MAX_ZIP_RATIO * entry.compress_size)
-        if is_bomb or (name.name in _METADATA and entry.file_size > _MAX_METADATA_BYTES):
-            raise UnreadableSlideError(
-                place,
-                f"{entry.filename} in the zip would inflate from {entry.compress_size} to {entry.file_size} "
-                "bytes; it is damaged or made to exhaust memory",
-            )
 
 
 def root_in_zip(place: Location, names: Iterable[str]) -> str:
@@ -212,7 +177,7 @@ def _zstd_size(content: bytes, _: int) -> int | None:
 
 
 def _stream_size(make: Callable[[], Any]) -> Callable[[bytes, int], int | None]:
-    """Count what a stream inflates to, in small pieces, up to the limit."""
+    """Count what a stream inflates to, a small piece at a time, up to the limit."""
 
     def count(content: bytes, limit: int) -> int | None:
         stream, total, rest = make(), 0, content

@@ -13,7 +13,7 @@ from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.lengths import LengthError
 from wsi_vmamba.slide.ome_xml import OmeImage, read_ome_images
 from wsi_vmamba.slide.scenes import Scene, choose_scene
-from wsi_vmamba.slide.tiff_facts import check_one_plane, tag_mpp
+from wsi_vmamba.slide.tiff.facts import check_one_plane, tag_mpp
 
 #: A pyramid has a handful of directories; a longer chain is a stack or a damaged file.
 MAX_PAGES = 256

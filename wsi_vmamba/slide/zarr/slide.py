@@ -20,17 +20,18 @@ from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.canvas import CanvasSlide, pyramid
 from wsi_vmamba.slide.location import Location, is_url, may_exist
 from wsi_vmamba.slide.remote import open_remote_store, zip_directory
-from wsi_vmamba.slide.remote_limits import check_size, estimate_stored_bytes
 from wsi_vmamba.slide.web import in_words, remote_errors
-from wsi_vmamba.slide.zarr_guard import (
+from wsi_vmamba.slide.zarr.guard import (
     MAX_CHUNK_BYTES,
+    METADATA,
     ChunkLimit,
     GuardedStore,
-    check_zip,
     codec_name,
     root_in_zip,
 )
-from wsi_vmamba.slide.zarr_layout import ZarrLevel, read_layout
+from wsi_vmamba.slide.zarr.layout import ZarrLevel, read_layout
+from wsi_vmamba.slide.zarr.remote_limits import check_size, estimate_stored_bytes
+from wsi_vmamba.slide.zips import check_zip
 
 #: Rows read at a time, at least; keeps the copy in the array's own axis order small beside the result.
 _BAND_ROWS = 1024
@@ -88,6 +89,8 @@ class ZarrSlide(CanvasSlide):
             levels=pyramid([level.size_px for level in layout.levels]),
             mpp=layout.mpp,
             properties=layout.properties,
+            scene=layout.scene,
+            scenes=layout.scenes,
         )
 
     def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
@@ -148,7 +151,7 @@ def _open_store(path: Location) -> Store:
         raise UnreadableSlideError(path, "no such file or folder")
     if path.is_dir():
         return LocalStore(path, read_only=True)
-    check_zip(path)
+    check_zip(path, metadata=METADATA)
     return ZipStore(path, mode="r")
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import BadTileError, SceneError, UnreadableSlideError
+from wsi_vmamba.errors import BadTileError, SceneError, UnreadableSlideError, UnsupportedSlideError
+from wsi_vmamba.geometry import level_to_l0_px
 from wsi_vmamba.slide.aperio import aperio_contradiction
+from wsi_vmamba.slide.base import VendorLayoutError
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.lengths import read_number
-from wsi_vmamba.slide.openslide_limits import check_limits, check_size
-from wsi_vmamba.slide.openslide_pixels import check_pixels
+from wsi_vmamba.slide.openslide.dicom import describe, is_dicom, read_header, remedy
+from wsi_vmamba.slide.openslide.limits import check_limits, check_size
+from wsi_vmamba.slide.openslide.pixels import check_pixels
 from wsi_vmamba.slide.resolution import MPP_PROBLEM
-from wsi_vmamba.slide.scenes import only_scene
-from wsi_vmamba.slide.tiff_layout import scene_for_openslide
+from wsi_vmamba.slide.scenes import Scene, only_scene
+from wsi_vmamba.slide.tiff.layout import scenes_for_openslide
 
 #: What OpenSlide calls a TIFF without a vendor.
 GENERIC_TIFF = "generic-tiff"
@@ -58,6 +60,7 @@ class OpenSlideSlide(CanvasSlide):
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
         check_pixels(path, vendor)
+        scene_found, scenes = _scenes(path) if vendor == GENERIC_TIFF else (None, ())
         super().__init__(
             path,
             reader="openslide",
@@ -67,16 +70,11 @@ class OpenSlideSlide(CanvasSlide):
                 "format": f"OpenSlide {vendor}",
                 "vendor": vendor,
                 **recorded,
-                **(_scene(path) if vendor == GENERIC_TIFF else {}),
                 **_contradiction(vendor, recorded, (width_px, height_px)),
             },
+            scene=scene_found,
+            scenes=scenes,
         )
-
-    @staticmethod
-    def detect_vendor(path: str | Path) -> str | None:
-        """Vendor name of a file that OpenSlide knows, None of any other."""
-        vendor: str | None = openslide.OpenSlide.detect_format(str(path))
-        return vendor
 
     def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
         downsample = self._native_downsamples[level]
@@ -84,7 +82,10 @@ class OpenSlideSlide(CanvasSlide):
         rows = _STRIP_ROWS if downsample.is_integer() else out.shape[0]
         for top in range(0, out.shape[0], rows):
             strip = out[top : top + rows]
-            corner_l0 = (round(x_px * downsample), round((y_px + top) * downsample))
+            corner_l0 = (
+                level_to_l0_px(x_px, downsample=downsample),
+                level_to_l0_px(y_px + top, downsample=downsample),
+            )
             rgba = self._read_rgba(corner_l0, level, (strip.shape[1], strip.shape[0]), (x_px, y_px + top))
             lay_over_white(strip, rgba)
 
@@ -145,7 +146,17 @@ def _open(path: str | Path) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise UnreadableSlideError(path, "not a format that OpenSlide knows") from error
     except openslide.OpenSlideError as error:
-        raise UnreadableSlideError(path, f"OpenSlide cannot open it ({error})") from error
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: str | Path, error: openslide.OpenSlideError) -> UnreadableSlideError:
+    """What to say of a file that OpenSlide knows and does not open; of DICOM also what it is and what to do."""
+    words = f"OpenSlide cannot open it ({error})"
+    if not is_dicom(Path(path)):
+        return UnreadableSlideError(path, words)
+    header = read_header(Path(path))
+    kind = UnsupportedSlideError if header.is_whole else UnreadableSlideError
+    return kind(path, f"{words}; {describe(header)}; {remedy(header)}")
 
 
 def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
@@ -157,14 +168,25 @@ def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
     return found
 
 
-def _scene(path: str | Path) -> Mapping[str, str]:
-    """Which picture of a TIFF without a vendor this is; see `scene_for_openslide`."""
+def _scenes(path: str | Path) -> tuple[Scene | None, tuple[Scene, ...]]:
+    """Which picture of a TIFF without a vendor is read, and all it holds; see `scenes_for_openslide`.
+
+    Raises:
+        SceneError: as there.
+        UnsupportedSlideError: it bears the marks of a vendor, and OpenSlide does not see them.
+    """
     try:
-        return scene_for_openslide(str(path))
+        return scenes_for_openslide(str(path))
     except SceneError:
         raise
+    except VendorLayoutError as error:
+        raise UnsupportedSlideError(
+            path,
+            "it does not recognise this variant, and read as an ordinary TIFF its pixels would be wrong; export it as "
+            "OME-TIFF or DICOM with the vendor's software",
+        ) from error
     except UnreadableSlideError:  # what the directory cannot be read for natively; OpenSlide has read it
-        return {}
+        return None, ()
 
 
 def _contradiction(vendor: str, recorded: dict[str, str], size_px: tuple[int, int]) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsi_vmamba.slide.shared_file import SharedFile
-from wsi_vmamba.slide.tiff_layout import look_at_first_page
-from wsi_vmamba.slide.tiff_limits import check_directories
-from wsi_vmamba.slide.tiff_pixels import refuse_openslide
+from wsi_vmamba.slide.tiff.layout import look_at_first_page
+from wsi_vmamba.slide.tiff.limits import check_directories
+from wsi_vmamba.slide.tiff.pixels import refuse_openslide
 
 #: Names of OpenSlide for TIFF whose pixels are what their directory says.
 _VENDORS = ("generic-tiff", "aperio")

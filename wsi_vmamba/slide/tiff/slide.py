@@ -17,11 +17,11 @@ from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.jpeg import DamagedTileError
-from wsi_vmamba.slide.last_strip import LARGE_PX, LastStrip
 from wsi_vmamba.slide.shared_file import SharedFile
-from wsi_vmamba.slide.tiff_layout import TiffLevel, read_layout
-from wsi_vmamba.slide.tiff_limits import check_directories
-from wsi_vmamba.slide.tile_cache import TILES
+from wsi_vmamba.slide.tiff.layout import read_layout
+from wsi_vmamba.slide.tiff.levels import TiffLevel
+from wsi_vmamba.slide.tiff.limits import check_directories
+from wsi_vmamba.slide.tile_cache import LARGE_PX, TILES, LastStrip
 from wsi_vmamba.slide.tile_codecs import (
     JPEG2000_YCBCR,
     MIN_IS_WHITE,
@@ -70,6 +70,8 @@ class TiffSlide(CanvasSlide):
             ),
             mpp=layout.mpp,
             properties=layout.properties,
+            scene=layout.scene,
+            scenes=layout.scenes,
         )
 
     def _refuse_subsampled_jpeg2000(self, path: str | Path) -> None:
