@@ -123,11 +123,9 @@ class TileByTile(nn.Module):
         """Take the weights that come with the backbone; ``precision`` is that of the kernels."""
         super().__init__()
         from wsi_vmamba.encode import build_encoder
-        from wsi_vmamba.model.shipped import resolve_weights
 
         self.encoder = build_encoder(
             "vmamba_pico",
-            weights=resolve_weights("vmamba_pico", "auto").path,
             precision=precision,
             device="cpu",
         )

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, print, and write the JSON where asked."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    encoder = build_encoder(options.model, precision=options.precision, device="cpu")
+    encoder = build_encoder(options.model, weights="random", precision=options.precision, device="cpu")
     if not isinstance(encoder, StripEncoder):
         print(f"the strip encoder is not available: {cpu.why}", file=sys.stderr)
         return 1

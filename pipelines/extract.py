@@ -32,7 +32,7 @@ from wsi_vmamba.pipelines.sources import (
     require_there,
     take_shard,
 )
-from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, tissue_source
+from wsi_vmamba.pipelines.tissue_files import FOLDER, save_tissue, segmenter_numbers, tissue_source
 from wsi_vmamba.pipelines.tracebacks import forget_traceback, keep_traceback
 
 from wsi_vmamba import console
@@ -248,7 +248,7 @@ def prepare(config: ExtractConfig) -> Tools:
     weights = resolve_weights(config.backbone, config.weights)
     encoder = build_encoder(
         config.backbone,
-        weights=weights.path,
+        weights=config.weights,
         precision=config.precision,
         device=config.device,
         seed=config.seed,
@@ -354,6 +354,7 @@ def _describe(
         patch_l0=plan.patch_l0,
         plan=plan.to_dict(),
         segmenter=tissue_source(config, slide_id=source.slide_id),
+        segmenter_settings=segmenter_numbers(config),
         model=encoder.name,
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,

@@ -8,7 +8,7 @@ from pathlib import Path
 from wsi_vmamba.pipelines.bad_tiles import count_damage_as_tissue
 
 from wsi_vmamba import console
-from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.config import ExtractConfig, OtsuSettings
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import MaskError, SlideError
 from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
@@ -32,8 +32,14 @@ def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: st
     """
     if config.mask is not None:
         return read_mask(find_mask(Path(config.mask), slide_id), slide, mpp=mpp)
-    tissue = segment_tissue(slide, mpp=mpp, segmenter=config.segmenter)
+    tissue = segment_tissue(slide, mpp=mpp, segmenter=config.segmenter, settings=config.segmenter_settings)
     return count_damage_as_tissue(tissue, slide) if isinstance(slide, TolerantSlide) else tissue
+
+
+def segmenter_numbers(config: ExtractConfig) -> dict[str, float]:
+    """The numbers that the segmenter went by, to record; none where a mask was given or the segmenter has none."""
+    used = config.mask is None and config.segmenter == OtsuSettings.segmenter
+    return config.segmenter_settings.model_dump() if used else {}
 
 
 def tissue_source(config: ExtractConfig, *, slide_id: str) -> str:

@@ -11,8 +11,10 @@ from wsi_vmamba.pipelines import train_table
 from wsi_vmamba import console
 from wsi_vmamba.bags import BagLoader, SlideRecord
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.config.train import DEFAULT_AGGREGATOR
 from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.datasets.presence import require_features
+from wsi_vmamba.device import is_gpu, resolve_device
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.live import live_table
@@ -22,8 +24,6 @@ from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.training import EpochReport, PatchTargets, TrainSettings, source_of_folds, split_folds, train
 from wsi_vmamba.training.run import MODEL
 
-#: Where slides are supervised and no aggregator is named.
-DEFAULT_AGGREGATOR = "abmil"
 #: Written last: where it is, the run, or all runs of the cross-validation, are finished.
 RECORD = "train.run.json"
 
@@ -143,13 +143,8 @@ def choose_device(asked: str) -> str:
     Raises:
         UsageError: a GPU is asked for and there is none.
     """
-    import torch
-
-    present = torch.cuda.is_available()
-    if asked == "cuda" and not present:
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    device = "cuda" if present and asked != "cpu" else "cpu"
-    if device == "cuda":
+    device = resolve_device(asked)
+    if is_gpu(device):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
 
@@ -174,13 +169,13 @@ def fold_folder(folder: Path, number: int) -> Path:
 
 def settings_of(config: TrainConfig) -> TrainSettings:
     """The part of the configuration that shapes the training itself."""
-    shared = set(TrainSettings.__dataclass_fields__) & set(TrainConfig.model_fields)
+    shared = set(TrainSettings.model_fields) & set(TrainConfig.model_fields)
     values = config.model_dump(include=shared)
     supervision: Supervision = SUPERVISIONS.resolve(config.supervision)
     if supervision.slides and config.aggregator is None:
         values["aggregator"] = DEFAULT_AGGREGATOR
     if config.precision == "auto":
-        values["precision"] = "bf16" if choose_device(config.device) == "cuda" else "fp32"
+        values["precision"] = "bf16" if is_gpu(choose_device(config.device)) else "fp32"
     return TrainSettings(**values)
 
 

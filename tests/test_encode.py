@@ -21,6 +21,7 @@ from wsi_vmamba.encode import (
 from wsi_vmamba.errors import MemoryLimitError, UnknownNameError, UsageError
 from wsi_vmamba.inference.memory import resident_bytes
 from wsi_vmamba.model import build_backbone
+from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu
 from wsi_vmamba.regions import Region
@@ -78,7 +79,7 @@ def test_bands_do_not_change_the_squares_of_the_null_backbone() -> None:
 
 @needs_kernels
 def test_cpu_takes_strips_and_records_what_auto_became() -> None:
-    encoder = build_encoder("vmamba_pico", device="cpu")
+    encoder = build_encoder("vmamba_pico", weights="random", device="cpu")
     assert isinstance(encoder, StripEncoder)
     assert encoder.precision in ("fp32", "bf16")
     assert (encoder.name, encoder.device, encoder.dim, encoder.stride_px) == ("vmamba_pico", "cpu", 256, 32)
@@ -88,9 +89,9 @@ def test_cpu_takes_strips_and_records_what_auto_became() -> None:
 @needs_kernels
 def test_without_kernels_the_plain_model_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = _pixels(64, 96)
-    strips = build_encoder("vmamba_pico", precision="fp32", device="cpu").encode(pixels)
+    strips = build_encoder("vmamba_pico", weights="random", precision="fp32", device="cpu").encode(pixels)
     monkeypatch.setattr(encode.cpu, "available", False)
-    plain = build_encoder("vmamba_pico", device="cpu")
+    plain = build_encoder("vmamba_pico", weights="random", device="cpu")
     assert isinstance(plain, WholeMapEncoder)
     assert plain.precision == "fp32"
     np.testing.assert_allclose(plain.encode(pixels), strips, atol=1e-5 * np.abs(strips).max())
@@ -99,9 +100,13 @@ def test_without_kernels_the_plain_model_gives_the_same_features(monkeypatch: py
 def test_seed_and_weights_decide_the_features(tmp_path: Path) -> None:
     pixels = _pixels(64, 64)
     save_file(build_backbone("vmamba_pico", seed=4).state_dict(), tmp_path / "w.safetensors")
-    drawn = build_encoder("vmamba_pico", seed=4, precision="fp32")
+    drawn = build_encoder("vmamba_pico", weights="random", seed=4, precision="fp32")
     loaded = build_encoder("vmamba_pico", weights=tmp_path / "w.safetensors", precision="fp32")
-    assert drawn.weights_hash == loaded.weights_hash != build_encoder("vmamba_pico", seed=5).weights_hash
+    assert (
+        drawn.weights_hash
+        == loaded.weights_hash
+        != build_encoder("vmamba_pico", weights="random", seed=5).weights_hash
+    )
     np.testing.assert_array_equal(drawn.encode(pixels), loaded.encode(pixels))
 
 
@@ -112,6 +117,17 @@ def test_memory_limit_is_honoured(kernels: bool, monkeypatch: pytest.MonkeyPatch
     assert encoder.encode(_pixels(64, 64)).shape == (2, 2, 256)
     with pytest.raises(MemoryLimitError, match=r"--region-px \d+"):
         encoder.encode(np.broadcast_to(np.uint8(0), (9000, 9000, 3)))
+
+
+def test_the_weights_of_a_backbone_are_those_it_is_shipped_with_unless_random_is_said() -> None:
+    shipped = build_backbone("vmamba_pico", weights=resolve_weights("vmamba_pico", "auto").path)
+    random = build_backbone("vmamba_pico", seed=3)
+    assert build_encoder("vmamba_pico").weights_hash == weights_hash(shipped)
+    assert build_encoder("vmamba_pico", weights="random", seed=3).weights_hash == weights_hash(random)
+    with pytest.raises(UsageError, match=r"no weights are shipped with vmamba_tiny_s1l8.*--weights random"):
+        build_encoder("vmamba_tiny_s1l8")
+    with pytest.raises(UsageError, match=r"'auto' .shipped., 'random' or a file, got None"):
+        build_encoder("vmamba_pico", weights=None)  # type: ignore[arg-type]
 
 
 def test_refusals() -> None:

@@ -60,7 +60,7 @@ def test_each_baseline_names_a_model_and_where_its_weights_are():
 
 
 def test_windows_are_encoded_each_for_itself_in_their_place(timm):
-    encoder = build_encoder("timm_vit_small", device="cpu", precision="fp32", seed=4)
+    encoder = build_encoder("timm_vit_small", device="cpu", precision="fp32", weights="random", seed=4)
     assert timm.asked == [("vit_small_patch16_224.augreg_in21k_ft_in1k", False, 0)]
     assert (encoder.dim, encoder.stride_px) == (5, 256)
     # 5 x 3 windows of one colour each, more rows than one band; the last row and column are cut.
@@ -74,7 +74,7 @@ def test_windows_are_encoded_each_for_itself_in_their_place(timm):
 
 
 def test_what_is_cut_is_filled_with_white(timm):
-    encoder = build_encoder("timm_resnet152", device="cpu", precision="fp32")
+    encoder = build_encoder("timm_resnet152", device="cpu", precision="fp32", weights="random")
     pixels = np.zeros((256, 300, 3), dtype=np.uint8)
     filled = np.full((256, 512, 3), 255, dtype=np.uint8)
     filled[:, :300] = 0

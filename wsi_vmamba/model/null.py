@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsi_vmamba.model.variants import SQUARE_PX
+
 
 class NullBackbone(nn.Module):
     """Mean and mean square of each normalised colour over squares of 32 px: 6 channels, no parameters."""
 
     dim = 6
-    stride_px = 32
+    stride_px = SQUARE_PX
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map (B, 3, H, W) -> (B, 6, ceil(H/32), ceil(W/32)); squares at the border average what they have."""

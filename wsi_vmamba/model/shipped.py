@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.model import BACKBONES
 
 FOLDER = Path(__file__).parent / "pretrained"
 #: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
@@ -34,12 +35,16 @@ class ResolvedWeights:
     note: str
 
 
-def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
+def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
     """Resolve ``auto`` (shipped with the backbone), ``random`` or a file name.
 
     Raises:
-        UsageError: nothing is shipped with the backbone, or the file does not exist.
+        UnknownNameError: no such backbone.
+        UsageError: ``choice`` is none of the three, nothing is shipped with the backbone, or the file does not exist.
     """
+    BACKBONES.check(backbone)
+    if not isinstance(choice, str | Path):
+        raise UsageError(f"weights are 'auto' (shipped), 'random' or a file, got {choice!r}")
     if backbone in WITHOUT_WEIGHTS:
         return ResolvedWeights(path=None, note="it has no weights")
     if choice == "random":
