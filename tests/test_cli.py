@@ -8,19 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = (
-    "extract",
-    "train",
-    "finetune",
-    "evaluate",
-    "export",
-    "download",
-    "check",
-    "demo",
-    "info",
-    "show",
-    "doctor",
-)
+from wsi_vmamba.config import COMMANDS
 
 
 def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,6 +45,26 @@ def test_importing_the_command_line_loads_neither_torch_nor_numpy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_help_of_every_command_loads_neither_torch_nor_numpy():
+    code = """
+import sys
+from typer.testing import CliRunner
+from wsi_vmamba.cli import app
+from wsi_vmamba.config import COMMANDS
+for name in COMMANDS:
+    assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0, name
+    print(name, sorted({"torch", "numpy", "zarr", "openslide", "sklearn", "matplotlib"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines() == [f"{name} []" for name in COMMANDS]
+
+
+def test_the_root_help_loads_no_model():
+    code = "import sys; from typer.testing import CliRunner; from wsi_vmamba.cli import app;"
+    code += "CliRunner().invoke(app, ['--help']); sys.exit('wsi_vmamba.config.base' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -69,6 +77,10 @@ def test_importing_the_command_line_loads_neither_torch_nor_numpy():
         (("train", "--dataset", "camelyon17"), "did you mean 'camelyon16'"),
         (("train", "--aggregator", "abmill"), "did you mean 'abmil'"),
         (("evaluate", "--metric", "acu"), "unknown metric 'acu'"),
+        (("extract", "--device", "cuda:x"), "choose from auto, cpu, cuda, cuda:N"),
+        (("download", "camelyon16"), "to is missing; give it"),
+        (("check", "--set", "datset=camelyon16"), "did you mean 'dataset'"),
+        (("doctor", "--set", "devise=cpu"), "did you mean 'device'"),
         (("extract", "--config", "none.yaml"), "cannot read the configuration none.yaml"),
     ],
 )

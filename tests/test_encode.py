@@ -90,9 +90,9 @@ def test_cpu_takes_strips_and_records_what_auto_became() -> None:
 @needs_kernels
 def test_without_kernels_the_plain_model_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = _pixels(64, 96)
-    strips = build_encoder("vmamba_pico", precision="fp32", device="cpu").encode(pixels)
+    strips = build_encoder("vmamba_pico", weights="random", precision="fp32", device="cpu").encode(pixels)
     monkeypatch.setattr(encode.cpu, "available", False)
-    plain = build_encoder("vmamba_pico", device="cpu")
+    plain = build_encoder("vmamba_pico", weights="random", device="cpu")
     assert isinstance(plain, WholeMapEncoder)
     assert plain.precision == "fp32"
     np.testing.assert_allclose(plain.encode(pixels), strips, atol=1e-5 * np.abs(strips).max())
@@ -123,6 +123,17 @@ def test_memory_limit_is_honoured(kernels: bool, monkeypatch: pytest.MonkeyPatch
     assert encoder.encode(_pixels(64, 64)).shape == (2, 2, 256)
     with pytest.raises(MemoryLimitError, match=r"--region-px \d+"):
         encoder.encode(np.broadcast_to(np.uint8(0), (9000, 9000, 3)))
+
+
+def test_the_weights_of_a_backbone_are_those_it_is_shipped_with_unless_random_is_said() -> None:
+    shipped = build_backbone("vmamba_pico", weights=FOLDER / SHIPPED["vmamba_pico"])
+    random = build_backbone("vmamba_pico", seed=3)
+    assert build_encoder("vmamba_pico").weights_hash == weights_hash(shipped)
+    assert build_encoder("vmamba_pico", weights="random", seed=3).weights_hash == weights_hash(random)
+    with pytest.raises(UsageError, match=r"no weights are shipped with vmamba_tiny_s1l8.*--weights random"):
+        build_encoder("vmamba_tiny_s1l8")
+    with pytest.raises(UsageError, match=r"'auto' .shipped., 'random' or a file, got None"):
+        build_encoder("vmamba_pico", weights=None)  # type: ignore[arg-type]
 
 
 def test_refusals() -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, cast, get_args
+from typing import Protocol, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import nn
 
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.config import ExtractConfig, default_of
+from wsi_vmamba.config.fields import AnyPrecision
+from wsi_vmamba.device import Precision, resolve_device
+from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.inference.colours import colour_moments
 from wsi_vmamba.inference.convolve import pixel_tensor
 from wsi_vmamba.inference.encoder import StripForward
@@ -29,7 +32,6 @@ from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.regions import Region
 
-Precision = Literal["fp32", "bf16"]
 Key = TypeVar("Key")
 
 #: Rows of a region that a `BandEncoder` takes at a time, about.
@@ -124,7 +126,10 @@ class WholeMapEncoder:
         if self.device == "cpu" and isinstance(self._backbone, VMamba):
             self._check_memory(self._backbone.config, *pixels.shape[:2])
         low = self.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=low):
+        with (
+            torch.inference_mode(),
+            torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=low),
+        ):
             image = normalise(pixel_tensor(pixels).to(self.device)[None], mean=self._mean, std=self._std)
             features = self._backbone.forward_features(image)  # type: ignore[operator]
             on_map = rearrange(features[0], "c h w -> h w c")
@@ -195,17 +200,17 @@ class StripEncoder:
 def build_encoder(
     name: str,
     *,
-    weights: str | Path = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
-    device: str = "auto",
-    seed: int = 0,
+    weights: str | Path = default_of(ExtractConfig, "weights"),
+    precision: AnyPrecision = default_of(ExtractConfig, "precision"),
+    device: str = default_of(ExtractConfig, "device"),
+    seed: int = default_of(ExtractConfig, "seed"),
     memory_limit: int | None = None,
 ) -> Encoder:
     """Build the encoder for a backbone of the BACKBONES table.
 
     Args:
         name: of the backbone.
-        weights: "auto" for those shipped with the backbone, "random" to draw them from ``seed``, or a checkpoint.
+        weights: "auto" (those shipped with the backbone), "random" (drawn from ``seed``), or a checkpoint.
         precision: storage of maps and matmul inputs; "auto" takes bf16 where the device multiplies it natively.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of random weights.
@@ -214,12 +219,12 @@ def build_encoder(
     Raises:
         UnknownNameError: no such backbone.
         WeightsError: the checkpoint does not fit.
-        UsageError: an unknown precision, a device this machine lacks, or no weights are shipped and none are named.
+        UsageError: no weights are shipped with the backbone, an unknown precision, or a device this machine lacks.
     """
-    if precision not in ("auto", *get_args(Precision)):
-        raise UsageError(f"unknown precision {precision!r}; choose from auto, bf16, fp32")
-    device = _resolve_device(device)
-    backbone = build_backbone(name, weights=resolve_weights(name, str(weights)).path, seed=seed)
+    if precision not in get_args(AnyPrecision):
+        raise UnknownNameError("precision", precision, get_args(AnyPrecision))
+    device = resolve_device(device)
+    backbone = build_backbone(name, weights=resolve_weights(name, weights).path, seed=seed)
     if device == "cpu" and isinstance(backbone, VMamba) and cpu.available:
         resolved: Precision = precision if precision != "auto" else "bf16" if _multiplies_bf16() else "fp32"
         return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)
@@ -308,14 +313,3 @@ def _multiplies_bf16() -> bool:
         getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
     return onednn_usable(torch.bfloat16) and any(check() for check in checks if check is not None)
-
-
-def _resolve_device(device: str) -> str:
-    """Turn "auto" into a device, and refuse one that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not device.startswith("cuda"):
-        raise UsageError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} was asked for, but torch sees no CUDA device; use cpu or auto")
-    return device

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_vmamba.config import PlanConfig, default_of
 from wsi_vmamba.errors import NoTissueError, UsageError
 from wsi_vmamba.region_split import WORTH_PX, cut_patches
 from wsi_vmamba.slide.base import Level
@@ -29,7 +30,7 @@ _WHOLE = 5e-7
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSpec:
-    """How a slide is to be cut up.
+    """How a slide is to be cut up; the defaults are those of `extract`.
 
     Attributes:
         target_mpp: micrometres per pixel of what the encoder sees.
@@ -39,10 +40,10 @@ class RegionSpec:
         min_tissue: smallest share of tissue, 0 to 1, of a patch that is kept; 0 keeps patches with any tissue.
     """
 
-    target_mpp: float = 0.5
-    region_px: int = 10_000
-    patch_px: int = 256
-    min_tissue: float = 0.1
+    target_mpp: float = default_of(PlanConfig, "target_mpp")
+    region_px: int = default_of(PlanConfig, "region_px")
+    patch_px: int = default_of(PlanConfig, "patch_px")
+    min_tissue: float = default_of(PlanConfig, "min_tissue")
 
     def __post_init__(self) -> None:
         for name in ("region_px", "patch_px"):

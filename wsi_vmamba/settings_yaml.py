@@ -118,21 +118,29 @@ def _load(text: str, *, text_keys: Collection[str], where: str) -> Any:
     if node is None:
         return None
     if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(
-                    f"{where}, line {key.start_mark.line + 1}: expected 'key: value', the key is no word"
-                )
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise ConfigError(
-                    f"{where}, line {line}: {key.value!r} is set in line {seen[key.value]} too; keep one"
-                )
-            seen[key.value] = line
-            if key.value in text_keys:
+        for key, value in _entries(node, where=where):
+            if key in text_keys:
                 _as_text(value)
     return loader.construct_document(node)
+
+
+def _entries(node: yaml.MappingNode, *, where: str) -> list[tuple[str, yaml.Node]]:
+    """The keys and values of a mapping; a key twice, in it or in one beneath it, is refused: one would be lost."""
+    lines: dict[str, int] = {}
+    entries = []
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{where}, line {line}: expected 'key: value', the key is no word")
+        if key.value in lines:
+            raise ConfigError(
+                f"{where}, line {line}: {key.value!r} is set in line {lines[key.value]} too; keep one"
+            )
+        lines[key.value] = line
+        entries.append((key.value, value))
+        if isinstance(value, yaml.MappingNode):
+            _entries(value, where=where)
+    return entries
 
 
 def _as_text(node: yaml.Node) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.config import ExtractConfig, OtsuSettings
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
 from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.extraction import tissue_files
@@ -105,6 +105,20 @@ def test_other_settings_refuse_to_mix(slides: Path, tmp_path: Path):
     assert set(outcomes(tmp_path).values()) == {"failed"}
     assert file_bytes(tmp_path / "slide_000.zarr") == before
     assert extract.run(config(slides, tmp_path, patch_px=128, overwrite=True)) is True
+
+
+def test_features_made_with_other_numbers_of_the_segmenter_are_never_mixed(slides: Path, tmp_path: Path):
+    assert extract.run(config(slides, tmp_path)) == 0
+    assert open_features(tmp_path / "slide_000.zarr").meta.segmenter_settings == OtsuSettings().model_dump()
+    other = OtsuSettings(close_um=41.0)
+    assert extract.run(config(slides, tmp_path, segmenter_settings=other)) == 1
+    with (tmp_path / "extract.csv").open() as file:
+        details = [row["detail"] for row in csv.DictReader(file)]
+    assert all("segmenter_settings.close_um: stored 40.0, asked 41.0" in detail for detail in details)
+    assert extract.run(config(slides, tmp_path, segmenter_settings=other, overwrite=True)) == 0
+    assert open_features(tmp_path / "slide_000.zarr").meta.segmenter_settings["close_um"] == 41.0
+    assert extract.run(config(slides, tmp_path / "all", segmenter="all")) == 0
+    assert open_features(tmp_path / "all" / "slide_000.zarr").meta.segmenter_settings == {}
 
 
 def test_a_truncated_slide_is_named_and_the_others_go_on(slides: Path, tmp_path: Path):

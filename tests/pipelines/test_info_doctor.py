@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from wsi_vmamba import __version__, ops
-from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.config import DoctorConfig, ExtractConfig
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
 from wsi_vmamba.errors import MissingMppError
 from wsi_vmamba.pipelines import doctor, extract, info
@@ -48,9 +48,9 @@ def test_info_refuses_to_guess_the_resolution(real_data: Path):
 
 
 def test_doctor_names_version_kernel_and_reason(capsys: pytest.CaptureFixture[str]):
-    done = doctor.run()
+    sound = doctor.run(DoctorConfig())
     printed = capsys.readouterr().out
-    assert done is (ops.cpu.available and compiled.available)
+    assert sound is (ops.cpu.available and compiled.available)
     assert re.search(
         rf"resampling kernel +{'compiled, ' + compiled.isa if compiled.available else 'not'}", printed
     )

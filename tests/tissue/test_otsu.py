@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from wsi_vmamba.config import OtsuSettings
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.tissue.otsu import OtsuSettings, tissue_of
+from wsi_vmamba.tissue.otsu import tissue_of
 
 MPP = 8.0
 GLASS = (243, 241, 244)

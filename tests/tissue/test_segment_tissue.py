@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from wsi_vmamba.config import OtsuSettings
 from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.memory import ArraySlide
 from wsi_vmamba.tissue import SEGMENTERS, TissueMask, segment_tissue
-from wsi_vmamba.tissue.otsu import OtsuSettings, tissue_of
+from wsi_vmamba.tissue.otsu import tissue_of
 from wsi_vmamba.tissue.overview import read_overview
 
 NODE = (128, 92, 160)
@@ -78,6 +79,17 @@ def test_a_slide_coarser_than_the_mask_is_taken_as_it_is():
     assert coarse.downsample == 1.0
     assert coarse.mask[110:190, 110:190].all()
     assert not coarse.mask[:90].any()
+
+
+def test_the_segmenter_goes_by_its_numbers():
+    slide = _slide_with_square(left=1600, top=640, side=800)  # 400 um x 400 um
+    found = segment_tissue(slide, mpp=0.5)
+    same = segment_tissue(slide, mpp=0.5, settings=OtsuSettings())
+    np.testing.assert_array_equal(found.mask, same.mask)
+    assert segment_tissue(slide, mpp=0.5, settings=OtsuSettings(min_object_um2=150_000.0)).mask.any()
+    assert not segment_tissue(slide, mpp=0.5, settings=OtsuSettings(min_object_um2=170_000.0)).mask.any()
+    with pytest.raises(UsageError, match="numbers of the segmenter otsu, got some for all"):
+        segment_tissue(slide, mpp=0.5, segmenter="all", settings=OtsuSettings(close_um=1.0))
 
 
 def test_the_resolved_mpp_decides_not_the_file():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from wsi_vmamba.export.files import Exporter, ExportFile, write_files
-from wsi_vmamba.export.patches import ExportPatches, read_patches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from wsi_vmamba.registry import Table
+
+if TYPE_CHECKING:
+    from wsi_vmamba.export.files import Exporter, ExportFile, write_files
+    from wsi_vmamba.export.patches import ExportPatches, read_patches
 
 __all__ = [
     "EXPORTERS",
@@ -27,6 +32,22 @@ EXPORTERS = Table(
         "geojson": "wsi_vmamba.export.geojson:export_geojson",
     },
 )
+
+
+#: Loaded when asked for: they need numpy and zarr, which the help of a command does not.
+_LATER = {
+    "Exporter": "files",
+    "ExportFile": "files",
+    "write_files": "files",
+    "ExportPatches": "patches",
+    "read_patches": "patches",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def export_patches(form: str, patches: ExportPatches) -> tuple[ExportFile, ...]:

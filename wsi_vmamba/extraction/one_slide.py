@@ -24,7 +24,7 @@ from wsi_vmamba.extraction.kept import remove_spent
 from wsi_vmamba.extraction.outcomes import ALREADY_DONE, CLAIMED, Outcome, failure, unforeseen
 from wsi_vmamba.extraction.planning import plan_slide, plan_without_regions
 from wsi_vmamba.extraction.sources import SlideSource, refuse_namesake, refuse_unusable, require_there
-from wsi_vmamba.extraction.tissue_files import save_tissue, tissue_source
+from wsi_vmamba.extraction.tissue_files import save_tissue, segmenter_numbers, tissue_source
 from wsi_vmamba.extraction.tracebacks import forget_traceback, keep_traceback
 from wsi_vmamba.progress import News, ignore
 from wsi_vmamba.provenance import package_versions
@@ -237,6 +237,7 @@ def _describe(
         patch_l0=plan.patch_l0,
         plan=plan.to_dict(),
         segmenter=tissue_source,
+        segmenter_settings=segmenter_numbers(config),
         model=encoder.name,
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_vmamba import console
-from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.config import ExtractConfig, OtsuSettings
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import MaskError, SlideError
 from wsi_vmamba.extraction.damage import count_damage_as_tissue
@@ -49,10 +49,16 @@ def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: st
         path, content = _read_mask_file(config.mask, slide_id)
         mask = read_mask(path, slide, mpp=mpp, content=content)
         return FoundTissue(mask=mask, source=_name_of_mask(content))
-    mask = segment_tissue(slide, mpp=mpp, segmenter=config.segmenter)
+    mask = segment_tissue(slide, mpp=mpp, segmenter=config.segmenter, settings=config.segmenter_settings)
     if isinstance(slide, TolerantSlide):
         mask = count_damage_as_tissue(mask, slide)
     return FoundTissue(mask=mask, source=config.segmenter)
+
+
+def segmenter_numbers(config: ExtractConfig) -> dict[str, float]:
+    """The numbers that the segmenter went by, to record; none where a mask was given or the segmenter has none."""
+    used = config.mask is None and config.segmenter == OtsuSettings.segmenter
+    return config.segmenter_settings.model_dump() if used else {}
 
 
 def tissue_source(config: ExtractConfig, *, slide_id: str) -> str:

@@ -7,19 +7,18 @@ own, so the next region is decoded and uploaded while this one is computed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsi_vmamba.device import Precision
 from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.inference.cuda_forward import CudaForward
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
 
-Precision = Literal["fp32", "bf16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: Image sizes whose kernels are kept recorded when graphs are asked for.
 _MAX_GRAPHS = 4
@@ -122,7 +121,7 @@ class CudaEncoder:
         if needed > allowed:
             raise MemoryLimitError(
                 f"a region of {width_px} x {height_px} px needs up to {needed / 1e9:.1f} GB of device memory, but "
-                f"{allowed / 1e9:.1f} GB are left; use a smaller --region-px or a higher --set memory_limit_gb=N"
+                f"{allowed / 1e9:.1f} GB are left; use a smaller --region-px or a higher --memory-limit-gb"
             )
 
     def _allowed_bytes(self) -> int:

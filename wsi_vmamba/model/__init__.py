@@ -16,7 +16,7 @@ from wsi_vmamba.registry import Table
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BACKBONES", "VMambaConfig", "build_backbone"]
+__all__ = ["BACKBONES", "VMambaConfig", "build_backbone", "stride_px"]
 
 _VARIANT = "wsi_vmamba.model.build:variant"
 _TIMM = "wsi_vmamba.model.timm_windows:build"
@@ -44,6 +44,17 @@ BACKBONES = Table(
         "timm_vit_small": _TIMM,
     },
 )
+
+
+def stride_px(name: str) -> int | None:
+    """Pixels per token of a backbone along each axis; None where only the backbone itself, once built, can tell.
+
+    Raises:
+        UnknownNameError: no such backbone.
+    """
+    from wsi_vmamba.model.variants import STRIDES_PX
+
+    return STRIDES_PX.get(BACKBONES.check(name))
 
 
 def build_backbone(

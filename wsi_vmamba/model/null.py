@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
+from wsi_vmamba.model.variants import SQUARE_PX
 
 
 class NullBackbone(nn.Module):
     """Mean and mean square of each normalised colour over squares of 32 px: 6 channels, no parameters."""
 
     dim = 6
-    stride_px = 32
+    stride_px = SQUARE_PX
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 

@@ -35,14 +35,18 @@ class ResolvedWeights:
     note: str
 
 
-def resolve_weights(backbone: str, choice: str) -> ResolvedWeights:
+def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
     """Resolve ``auto`` (shipped with the backbone), ``random`` or a file name.
 
     A builder of another package may name the file that ``auto`` stands for in its attribute ``auto_weights``.
 
     Raises:
-        UsageError: nothing is shipped with the backbone, or the file does not exist.
+        UnknownNameError: no such backbone.
+        UsageError: ``choice`` is none of the three, nothing is shipped with the backbone, or the file does not exist.
     """
+    BACKBONES.check(backbone)
+    if not isinstance(choice, str | Path):
+        raise UsageError(f"weights are 'auto' (shipped), 'random' or a file, got {choice!r}")
     if backbone in WITHOUT_WEIGHTS:
         return ResolvedWeights(path=None, note="it has no weights")
     if choice == "random":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wsi_vmamba.errors import UsageError, WeightsError
 from wsi_vmamba.model.normalise import Rgb
+from wsi_vmamba.model.variants import WINDOW_PX
 from wsi_vmamba.model.weights import read_tensors
 
 #: Backbone -> model of timm.
@@ -21,8 +22,6 @@ MODELS: Mapping[str, str] = {
     "timm_swin_tiny": "swin_tiny_patch4_window7_224.ms_in1k",
     "timm_vit_small": "vit_small_patch16_224.augreg_in21k_ft_in1k",
 }
-#: Side of a window in region pixels: the default patch, so that patches are those of every other backbone.
-WINDOW_PX = 256
 #: Side that a window is resized to: what the three models were trained on.
 INPUT_PX = 224
 #: Windows in one forward pass.

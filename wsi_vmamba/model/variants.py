@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wsi_vmamba.config import PlanConfig, default_of
 from wsi_vmamba.model.config import VMambaConfig
 
 
@@ -48,3 +49,14 @@ VARIANTS: Mapping[str, VMambaConfig] = {
     "vmamba_base_v0":     _vanilla((2, 2, 27, 2), 128),
 }
 # fmt: on
+
+#: Side of the squares that the backbone without weights averages over.
+SQUARE_PX = 32
+#: Side of the window of the timm backbones in region pixels: the default patch, so that patches are those of others.
+WINDOW_PX: int = default_of(PlanConfig, "patch_px")
+#: Backbone -> pixels per token, of those whose stride is known before they are built.
+STRIDES_PX: Mapping[str, int] = {
+    **{name: config.stride_px for name, config in VARIANTS.items()},
+    "null": SQUARE_PX,
+    **dict.fromkeys(("timm_resnet152", "timm_swin_tiny", "timm_vit_small"), WINDOW_PX),
+}

@@ -43,6 +43,7 @@ class FeatureMeta:
             count] on the patch grid and ``tiles``, each [level, x, y, width, height] in pixels of its level. Not
             compared.
         scene: which picture of the slide's file was read; 0 where it holds one.
+        segmenter_settings: name -> number of what the segmenter went by; empty where it has none, or a mask was given.
         schema_version: layout of the file.
     """
 
@@ -62,6 +63,7 @@ class FeatureMeta:
     versions: Mapping[str, str]
     left_out: Mapping[str, Any] = field(default_factory=dict)
     scene: int = 0
+    segmenter_settings: Mapping[str, float] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

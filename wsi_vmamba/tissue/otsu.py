@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.config import OtsuSettings
 from wsi_vmamba.slide.base import Slide
 from wsi_vmamba.tissue.mask import TissueMask
 from wsi_vmamba.tissue.overview import read_overview
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtsuSettings:
-    """How saturation becomes tissue. Saturation and value are HSV, 0 to 255.
-
-    Attributes:
-        min_saturation: never call tissue below this: on a blank slide Otsu only splits noise of the glass.
-        max_saturation: never ask for more than this: in a crop that is all tissue Otsu splits strong stain
-            from weak, and the weak half would be lost.
-        min_contrast: where Otsu's two classes differ by less in their means they are one, and only what is
-            above max_saturation is tissue.
-        smooth_um: side of the median window that removes noise of single pixels.
-        close_um: gaps narrower than this are bridged.
-        min_object_um2: smaller pieces of tissue are specks.
-        max_hole_um2: smaller holes belong to the tissue around them.
-        min_ink_um2: smaller patches of ink colour are pigment or nuclei, not a pen stroke.
-    """
-
-    min_saturation: int = 15
-    max_saturation: int = 24
-    min_contrast: int = 12
-    smooth_um: float = 24.0
-    close_um: float = 40.0
-    min_object_um2: float = 16_000.0
-    max_hole_um2: float = 60_000.0
-    min_ink_um2: float = 250_000.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_saturation <= self.max_saturation <= 255:
-            raise UsageError(
-                "expected 0 < min_saturation <= max_saturation <= 255, "
-                f"got {self.min_saturation} and {self.max_saturation}"
-            )
-        lengths = (
-            self.min_contrast,
-            self.smooth_um,
-            self.close_um,
-            self.min_object_um2,
-            self.max_hole_um2,
-            self.min_ink_um2,
-        )
-        if min(lengths) < 0:
-            raise UsageError(
-                f"contrast, lengths and areas of the tissue mask cannot be negative, got {lengths}"
-            )
 
 
 def segment_otsu(slide: Slide, *, mpp: float, settings: OtsuSettings | None = None) -> TissueMask:

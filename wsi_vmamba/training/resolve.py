@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
-
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.config.train import DEFAULT_AGGREGATOR
 from wsi_vmamba.datasets import DATASETS
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.device import is_gpu, resolve_device
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training.settings import TrainSettings
-
-#: Where slides are supervised and no aggregator is named.
-DEFAULT_AGGREGATOR = "abmil"
 
 
 def choose_device(asked: str) -> str:
@@ -25,24 +21,21 @@ def choose_device(asked: str) -> str:
     Raises:
         UsageError: a GPU is asked for and there is none.
     """
-    present = torch.cuda.is_available()
-    if asked == "cuda" and not present:
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    device = "cuda" if present and asked != "cpu" else "cpu"
-    if device == "cuda":
+    device = resolve_device(asked)
+    if is_gpu(device):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
 
 
 def settings_of(config: TrainConfig) -> TrainSettings:
     """The part of the configuration that shapes the training itself."""
-    shared = set(TrainSettings.__dataclass_fields__) & set(TrainConfig.model_fields)
+    shared = set(TrainSettings.model_fields) & set(TrainConfig.model_fields)
     values = config.model_dump(include=shared)
     supervision: Supervision = SUPERVISIONS.resolve(config.supervision)
     if supervision.slides and config.aggregator is None:
         values["aggregator"] = DEFAULT_AGGREGATOR
     if config.precision == "auto":
-        values["precision"] = "bf16" if choose_device(config.device) == "cuda" else "fp32"
+        values["precision"] = "bf16" if is_gpu(choose_device(config.device)) else "fp32"
     return TrainSettings(**values)
 
 

@@ -22,7 +22,7 @@ from wsi_vmamba.config import (
 from wsi_vmamba.errors import ConfigError, UsageError
 from wsi_vmamba.home import expand_home
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KINDS: dict[str, type[RunConfig]] = {
     "extract": ExtractConfig,
     "train": TrainConfig,

@@ -1,0 +1,91 @@
+"""The commands of the program: one line each. The recipe of a command is ``wsi_vmamba.pipelines.<name>:run``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsi_vmamba.registry import load_attribute
+
+if TYPE_CHECKING:
+    from wsi_vmamba.config.base import RunConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        model: its settings, as "module:class".
+        group: heading in ``wsi-vmamba --help``.
+        summary: what it does, in one line.
+    """
+
+    model: str
+    group: str
+    summary: str
+
+    def load_model(self) -> type[RunConfig]:
+        """Import and return the model of its settings."""
+        found: type[RunConfig] = load_attribute(self.model)
+        return found
+
+
+_FEATURES, _TRAIN, _DATA, _TRY = "Slides and features", "Training and judging", "Public data", "First steps"
+
+COMMANDS: Mapping[str, Command] = {
+    "extract": Command(
+        "wsi_vmamba.config.extract:ExtractConfig",
+        _FEATURES,
+        "Extract features: slides in, one feature file per slide out.",
+    ),
+    "info": Command(
+        "wsi_vmamba.config.extract:InfoConfig",
+        _FEATURES,
+        "Describe a slide: format, size, levels, mpp, tissue share and planned regions.",
+    ),
+    "show": Command(
+        "wsi_vmamba.config.show:ShowConfig",
+        _FEATURES,
+        "Describe a feature file and draw its principal components over the slide.",
+    ),
+    "export": Command(
+        "wsi_vmamba.config.export:ExportConfig",
+        _FEATURES,
+        "Export features to the layout of another tool: TRIDENT, CLAM, STAMP, AnnData, QuPath GeoJSON.",
+    ),
+    "train": Command(
+        "wsi_vmamba.config.train:TrainConfig", _TRAIN, "Train a slide classifier on extracted features."
+    ),
+    "evaluate": Command(
+        "wsi_vmamba.config.evaluate:EvaluateConfig",
+        _TRAIN,
+        "Evaluate a trained run on its held-out slides, or scores and detections made elsewhere.",
+    ),
+    "finetune": Command(
+        "wsi_vmamba.config.finetune:FinetuneConfig",
+        _TRAIN,
+        "Fine-tune a backbone on labelled tiles; the weights are for extract --weights.",
+    ),
+    "download": Command(
+        "wsi_vmamba.config.public_data:DownloadConfig",
+        _DATA,
+        "Download a public data set; an interrupted download goes on where it stopped.",
+    ),
+    "check": Command(
+        "wsi_vmamba.config.public_data:CheckConfig",
+        _DATA,
+        "Report missing, extra and damaged files of a public data set.",
+    ),
+    "demo": Command(
+        "wsi_vmamba.config.demo:DemoConfig",
+        _TRY,
+        "See the whole product work on a generated cohort, on the CPU, in minutes.",
+    ),
+    "doctor": Command(
+        "wsi_vmamba.config.doctor:DoctorConfig",
+        _TRY,
+        "Check the installation: versions, CPU features, the active kernel and why, GPU, optional extras.",
+    ),
+}
