@@ -17,12 +17,13 @@ import pytest
 from wsi_vmamba import durable
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.durable import require_writable, write_atomic
-from wsi_vmamba.errors import StoreError
+from wsi_vmamba.errors import SlideError, StoreError
 from wsi_vmamba.extraction import one_slide
 from wsi_vmamba.extraction.dask_executor import require_semaphores
 from wsi_vmamba.extraction.outcome_table import OutcomeTable
 from wsi_vmamba.extraction.outcomes import failure
 from wsi_vmamba.pipelines import extract, train
+from wsi_vmamba.store import require_short_name
 from wsi_vmamba.store.claims import take_claim
 from wsi_vmamba.tissue import TissueMask
 
@@ -102,8 +103,8 @@ def test_a_name_too_long_for_temporary_names_fails_before_anything_is_read(
 
 
 def test_the_longest_name_that_is_allowed_is_done(tiny_slides, tmp_path, extract_config, read_outcomes):
-    with pytest.raises(extract.SlideError, match="bytes, and") as caught:
-        extract.require_short_name(tmp_path / f"{'n' * 245}.zarr", slide="n")
+    with pytest.raises(SlideError, match="bytes, and") as caught:
+        require_short_name(tmp_path / f"{'n' * 245}.zarr", slide="n")
     most = int(str(caught.value).partition("bytes, and ")[2].split()[0])
     (tiny_slides / "s1.tif").rename(tiny_slides / f"{'n' * most}.tif")
     assert extract.run(extract_config(tiny_slides, tmp_path / "out")) is True
@@ -124,7 +125,7 @@ class OddError(Exception):
 def test_an_error_of_any_class_is_its_slides_and_its_traceback_is_kept(
     error: Exception, tiny_slides, tmp_path, extract_config, read_outcomes, store_bytes, monkeypatch
 ):
-    original = extract.plan_slide
+    original = one_slide.plan_slide
 
     def fail_second(*values: object, slide_id: str, **more: object) -> object:
         if slide_id == "s1":

@@ -33,7 +33,7 @@ def test_the_scene_is_named_chosen_and_recorded(
     stored = open_features(tmp_path / "out" / "two.zarr")
     assert (stored.meta.scene, stored.n_patches) == (0, 48)
     note = "read was scene 0 'dark' (512 x 384 px at 0.5 um); the file also holds scene 1 'light'"
-    assert note in capsys.readouterr().err
+    assert note in capsys.readouterr().out
     assert note in read_outcomes(tmp_path / "out")["two"]["detail"]
 
     # Features of one scene are never taken for those of another.
