@@ -223,6 +223,9 @@ def main() -> None:
         _fail(error, EXIT_USAGE)
     except WsiVmambaError as error:
         _fail(error, EXIT_FAILED)
+    except KeyboardInterrupt:  # before the recipe began
+        typer.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
     except (OSError, UnicodeEncodeError) as error:
         words = words_of_system(error)
         if words is None:

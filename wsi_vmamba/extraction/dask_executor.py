@@ -142,7 +142,7 @@ def open_dask_executor(config: ExtractConfig) -> Iterator[DaskExecutor]:
         ClusterError: there is no scheduler at that address.
     """
     # What it has to say of lost workers and connections, we say ourselves, in a line instead of a traceback.
-    for name in ("distributed", "distributed.client", "tornado.application"):
+    for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with _local_scheduler(config) if config.workers else _running_scheduler(config) as address:
         try:

@@ -87,7 +87,7 @@ def open_run(config: ExtractConfig, sources: list[SlideSource]) -> Iterator[Extr
             config=config,
             sources=sources,
             executor=executor,
-            outcomes=Outcomes(folder=Path(config.out)),
+            outcomes=Outcomes(folder=Path(config.out), n_slides=len(sources)),
             _started_s=started_s,
         )
 

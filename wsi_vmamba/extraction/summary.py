@@ -27,11 +27,13 @@ class Outcomes:
 
     Attributes:
         folder: where the feature files are.
+        n_slides: slides that the run was given; more than have outcomes where it was interrupted.
         seconds: how long the run took.
         unsaved: why ``extract.csv`` in the folder could not be written; empty where it was.
     """
 
     folder: Path
+    n_slides: int = 0
     seconds: float = 0.0
     unsaved: str = ""
     _outcomes: list[Outcome] = field(default_factory=list)
@@ -55,7 +57,12 @@ class Outcomes:
     @property
     def ok(self) -> bool:
         """Whether every slide has features now, and the table of outcomes says so."""
-        return not self.unsaved and not self.failures
+        return not self.unsaved and not self.failures and not self.n_unreached
+
+    @property
+    def n_unreached(self) -> int:
+        """Slides that have no outcome, since the run was interrupted before."""
+        return max(0, self.n_slides - len(self))
 
     @property
     def failures(self) -> list[Outcome]:
@@ -66,9 +73,11 @@ class Outcomes:
         """The sum of the run in a line or two."""
         already = sum(outcome.outcome == ALREADY_DONE for outcome in self._outcomes)
         lines = [
-            f"{len(self) - len(self.failures)} of {len(self)} slides have features in {self.folder} "
+            f"{len(self) - len(self.failures)} of {len(self) + self.n_unreached} slides have features in {self.folder} "
             f"({already} were there already); {self.seconds:.1f} s"
         ]
+        if self.n_unreached:
+            lines.append(f"{self.n_unreached} slides were not finished: the run was interrupted")
         return [*lines, *filter(None, [waiting_shares(self._outcomes)])]
 
     def tables(self) -> list[TextTable]:
