@@ -126,5 +126,5 @@ def too_large(height_px: int, width_px: int, *, needed: int, allowed: int, side_
     instead = f"use --region-px {side_px} or less" if side_px else "no region would fit"
     return MemoryLimitError(
         f"a region of {width_px} x {height_px} px needs {needed / 1e9:.1f} GB, but {max(allowed, 0) / 1e9:.1f} GB "
-        f"are left; {instead}, --precision bf16, or a higher --set memory_limit_gb=N"
+        f"are left; {instead}, --precision bf16, or a higher --memory-limit-gb"
     )
