@@ -85,8 +85,11 @@ class Encoder(Protocol):
         ...
 
     def submit(self, pixels: NDArray[np.uint8]) -> Pending:
-        """Begin to encode a region; ``pixels`` may be reused when this returns."""
-        ...
+        """Begin to encode a region; ``pixels`` may be reused when this returns.
+
+        What subclasses this protocol and encodes at once need not write it.
+        """
+        return Finished(self.encode(pixels))
 
 
 class WholeMapEncoder:

@@ -11,7 +11,7 @@ import tifffile
 
 import wsi_vmamba as wv
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import build_encoder
+from wsi_vmamba.encode import Encoder, build_encoder
 from wsi_vmamba.errors import (
     ConfigError,
     IncompatibleStoreError,
@@ -116,9 +116,48 @@ def test_an_interrupt_leaves_nothing_where_nothing_was_asked_for(slide, tmp_path
 def test_one_encoder_may_serve_many_slides(slide, write_tiny_slide, tmp_path):
     encoder = build_encoder("null", device="cpu")
     other = write_tiny_slide(tmp_path / "other" / "t.tif", 3)
-    first, second = (wv.embed(path, encoder=encoder, **SETTINGS) for path in (slide, other))
+    settings = {key: value for key, value in SETTINGS.items() if key != "backbone"}
+    first, second = (wv.embed(path, encoder=encoder, **settings) for path in (slide, other))
     np.testing.assert_array_equal(first.features, wv.embed(slide, **SETTINGS).features)
     assert not np.array_equal(first.features, second.features)
+
+
+class HalfSquares(Encoder):
+    """An encoder of 16 px a token: the mean of each colour."""
+
+    name, weights_hash, precision, device = "half_squares", "none", "fp32", "cpu"
+    dim, stride_px = 3, 16
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        height, width = (size // 16 for size in pixels.shape[:2])
+        return (
+            pixels[: height * 16, : width * 16]
+            .reshape(height, 16, width, 16, 3)
+            .mean((1, 3))
+            .astype(np.float32)
+        )
+
+
+def test_an_encoder_of_ones_own_has_its_own_stride_and_its_settings_are_its_own(slide):
+    settings = {"segmenter": "all", "patch_px": 16, "region_px": 320, "encoder": HalfSquares()}
+    found = wv.embed(slide, **settings)
+    with wv.open_slide(slide) as opened:
+        pixels = opened.read_region(x_l0=32, y_l0=16, level=0, width_px=16, height_px=16)
+    place = found.coords_l0.tolist().index([32, 16])
+    np.testing.assert_allclose(found.features[place], pixels.mean((0, 1)), rtol=1e-3)
+    with pytest.raises(ConfigError, match=r"multiple of 16 .the stride of half_squares., got 24"):
+        wv.embed(slide, **{**settings, "patch_px": 24})
+    for name, value in {"backbone": "null", "weights": "random", "device": "cpu"}.items():
+        with pytest.raises(ConfigError, match=f"{name!r} is the encoder's"):
+            wv.embed(slide, **settings, **{name: value})
+
+
+@pytest.mark.parametrize("function", [wv.embed, wv.extract, wv.train, wv.evaluate, wv.compare])
+def test_help_shows_types_and_defaults_and_nothing_of_how_they_are_checked(function):
+    shown = str(inspect.signature(function))
+    assert "Undefined" not in shown
+    assert "Annotated" not in shown
+    assert "Validator" not in shown
 
 
 def test_a_picture_is_given_not_written(slide, tmp_path):

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from wsi_vmamba.errors import UnknownNameError, UnreadableSlideError
+from wsi_vmamba.errors import UnknownNameError, UnreadableSlideError, UsageError
 from wsi_vmamba.slide import READERS, Slide, find_slides, open_slide
 from wsi_vmamba.slide.canvas import slide_id_of
+from wsi_vmamba.slide.readers import readers
 
 #: The light half, which is imported to ask.
 ASKED = """
@@ -60,7 +61,7 @@ def abc(tmp_path, monkeypatch, coordinates):
     (package / "__init__.py").write_text(ASKED)
     (package / "slide.py").write_text(OPENED)
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setitem(READERS._entries, "abc", "abc_reader:READER")  # the line in the table
+    monkeypatch.setitem(READERS._own, "abc", "abc_reader:READER")  # the line in the table
     folder = tmp_path / "slides"
     folder.mkdir()
     (folder / "a.raw.abc").write_bytes(b"ABC!" + bytes([40, 30]) + coordinates(40, 30).tobytes())
@@ -91,6 +92,19 @@ def test_asking_does_not_import_what_opens(abc):
         open_slide(abc / "b.svs")
     assert "abc_reader" in sys.modules
     assert "abc_reader.slide" not in sys.modules
+
+
+def test_it_is_asked_before_openslide_which_knows_much(abc):
+    assert [reader.title for reader in readers()][-2:] == ["the ABC reader", "OpenSlide"]
+
+
+def test_what_is_no_reader_is_said_with_its_place(abc, monkeypatch):
+    monkeypatch.setitem(READERS._own, "abc", "abc_reader:recognises")
+    for reader in (None, "abc"):
+        with pytest.raises(
+            UsageError, match=r"'abc' is abc_reader:recognises, and that is no .*\.Reader; mend the package"
+        ):
+            open_slide(abc / "a.raw.abc", reader=reader)
 
 
 def test_its_refusals_and_name_are_in_the_messages(abc):

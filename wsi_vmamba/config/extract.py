@@ -118,6 +118,14 @@ class ExtractConfig(PlanConfig):
         return self
 
 
+class OwnEncoderConfig(ExtractConfig):
+    """`wsi_vmamba.embed` with an encoder of one's own: the stride that counts is that encoder's."""
+
+    @model_validator(mode="after")
+    def _patch_is_whole_tokens(self) -> OwnEncoderConfig:
+        return self
+
+
 class InfoConfig(ExtractConfig):
     """`wsi-vmamba info`: one slide as `extract` would see it, so the keys are those of extract."""
 

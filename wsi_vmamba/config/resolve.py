@@ -6,8 +6,11 @@ import inspect
 import os
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 
@@ -64,12 +67,26 @@ def keyword_signature(
     named = {parameter.name for parameter in first}
     settings = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(), annotation=field.annotation
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.get_default(call_default_factory=True, validated_data={}),
+            annotation=_without_marks(field.annotation),
         )
         for name, field in model.model_fields.items()
         if name not in named and name not in leave_out
     ]
     return inspect.Signature([*first, *settings])
+
+
+def _without_marks(annotation: Any) -> Any:
+    """The type alone: how a value is checked says nothing to a reader of `help`."""
+    if get_origin(annotation) is Annotated:
+        return _without_marks(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return reduce(or_, map(_without_marks, get_args(annotation)))
+    if get_origin(annotation) in (list, tuple):
+        return get_origin(annotation)[tuple(map(_without_marks, get_args(annotation)))]
+    return annotation
 
 
 def dump_config(config: RunConfig) -> str:

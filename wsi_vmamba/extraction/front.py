@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from wsi_vmamba import console
 from wsi_vmamba.board import open_board
 from wsi_vmamba.config import ExtractConfig, keyword_config, keyword_signature
+from wsi_vmamba.config.extract import OwnEncoderConfig
 from wsi_vmamba.encode import Encoder
-from wsi_vmamba.errors import ConfigError, UsageError
+from wsi_vmamba.errors import ConfigError, SlideError, UsageError
 from wsi_vmamba.extraction.embedding import Embedding
 from wsi_vmamba.extraction.encoders import load_encoder
 from wsi_vmamba.extraction.encoding import Job
@@ -23,6 +25,8 @@ from wsi_vmamba.extraction.summary import Outcomes
 from wsi_vmamba.regions import require_tissue
 from wsi_vmamba.store import open_features
 
+#: What an encoder that is given has settled already.
+_OF_ENCODER = ("backbone", "weights", "precision", "device", "seed", "memory_limit_gb")
 #: Settings of many slides, which one slide has no use for.
 _OF_MANY = ("ids_from_path", "shard", "workers", "scheduler")
 
@@ -54,6 +58,7 @@ def embed(
         ConfigError: an unknown setting, or a value that is wrong.
         UsageError: there is not exactly one slide.
         SlideError: it cannot be read, has no tissue, or records no resolution.
+        StoreError: ``out`` cannot be written, or another run is processing the slide there (ClaimedError).
 
     Example:
         >>> import wsi_vmamba as wv
@@ -64,7 +69,7 @@ def embed(
     for name in _OF_MANY:
         if name in settings:
             raise ConfigError(f"keyword argument: {name!r} is for many slides; use wsi_vmamba.extract")
-    config = keyword_config(ExtractConfig, {**settings, "slides": slide, "out": out})
+    config = _config_of_one(slide, out, encoder, settings)
     source = _one_source(config)
     encoder = load_encoder(config) if encoder is None else encoder
     if out is not None:
@@ -74,6 +79,8 @@ def embed(
         require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
         if out is not None:
             stored = open_features(feature_path(config, source))
+            if stored.meta.segmenter != planned.meta.segmenter:
+                raise SlideError(source.path, "its mask was changed while it was processed; embed it again")
             encoded = EncodedSlide(meta=stored.meta, features=stored.features, coords_l0=stored.coords_l0)
         else:
             with open_board(1) as board:
@@ -129,6 +136,28 @@ def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any
     if extraction.outcomes.unsaved:
         console.warn(extraction.outcomes.unsaved)
     return extraction.outcomes
+
+
+def _config_of_one(
+    slide: str | Path, out: str | Path | None, encoder: Encoder | None, settings: Mapping[str, Any]
+) -> ExtractConfig:
+    """The configuration of one slide, and of an encoder that is given.
+
+    Raises:
+        ConfigError: a setting that the encoder has settled, or patches that are not whole tokens of it.
+    """
+    values = {**settings, "slides": slide, "out": out}
+    if encoder is None:
+        return keyword_config(ExtractConfig, values)
+    for name in _OF_ENCODER:
+        if name in settings:
+            raise ConfigError(f"keyword argument: {name!r} is the encoder's, and one is given; leave it out")
+    config = keyword_config(OwnEncoderConfig, values)
+    if config.patch_px % encoder.stride_px:
+        raise ConfigError(
+            f"patch_px must be a multiple of {encoder.stride_px} (the stride of {encoder.name}), got {config.patch_px}"
+        )
+    return config
 
 
 def _one_source(config: ExtractConfig) -> SlideSource:

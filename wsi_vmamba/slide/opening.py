@@ -11,7 +11,7 @@ from wsi_vmamba.errors import SceneError, SlideError, UnreadableSlideError, Unsu
 from wsi_vmamba.slide.base import NeedsOtherReaderError, Slide, VendorLayoutError
 from wsi_vmamba.slide.location import Location, is_url
 from wsi_vmamba.slide.reader import Reader
-from wsi_vmamba.slide.readers import READERS, readers
+from wsi_vmamba.slide.readers import find_reader, readers
 
 
 def open_slide(path: Location, *, reader: str | None = None, scene: int | None = None) -> Slide:
@@ -31,7 +31,7 @@ def open_slide(path: Location, *, reader: str | None = None, scene: int | None =
     """
     place: Location = path if is_url(path) else Path(path)
     if reader is not None:
-        chosen: Reader = READERS.resolve(reader)
+        chosen = find_reader(reader)
         _refuse_remote(place, [chosen])
         return chosen.open(place, scene=scene)
     candidates = list(readers())

@@ -16,12 +16,16 @@ MAX_METADATA_BYTES = 16 << 20
 _MAX_RATIO, _FLOOR_BYTES = 200, 32 << 20
 
 
+#: What zipfile raises on a damaged directory; a flipped byte may ask for a version or an encoding that is not there.
+_DAMAGE = (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError)
+
+
 def names_in_zip(path: Path) -> list[str]:
     """Names of all entries; none where the directory of the zip is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except zipfile.BadZipFile:
+    except _DAMAGE:
         return []
 
 
@@ -33,10 +37,16 @@ def check_zip(path: str | Path, *, metadata: Iterable[str] = ()) -> None:
         metadata: names of files that are read whole, and may not be large.
 
     Raises:
-        UnreadableSlideError: naming the entry.
+        UnreadableSlideError: naming the entry, or the directory of the zip is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        check_zip_entries(path, archive.infolist(), metadata=metadata)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except _DAMAGE as error:
+        raise UnreadableSlideError(
+            path, f"the directory of the zip is damaged or cut short ({error})"
+        ) from error
+    check_zip_entries(path, entries, metadata=metadata)
 
 
 def check_zip_entries(
