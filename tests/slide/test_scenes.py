@@ -245,6 +245,64 @@ def test_two_pyramids_in_a_plain_tiff_keep_their_levels_apart(tmp_path, coordina
         open_slide(tmp_path / "a.tif", reader="openslide")
 
 
+def write_pages(path, pages):
+    """Write (picture, marked as reduced, um per pixel or None) as the tiled pages of a plain TIFF."""
+    with tifffile.TiffWriter(path) as tif:
+        for picture, reduced, mpp in pages:
+            tags = (
+                {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+            )
+            tif.write(
+                picture, photometric="rgb", tile=(64, 64), metadata=None, subfiletype=int(reduced), **tags
+            )
+    return path
+
+
+def levels_of(path, number):
+    """The pixels of every level of a scene, and what `info` says of scenes."""
+    with open_slide(path, scene=number) as slide:
+        return [whole(slide, level) for level in range(len(slide.levels))], other_scenes(slide)
+
+
+#: Pages as (scene, width, reduced, um per pixel); the scene whose level each is, or None where nothing tells.
+ORDERS = {
+    "behind another picture": ([(0, 512, 0, None), (1, 256, 0, None), (0, 128, 1, None)], [0, 1, None]),
+    "after its own first level": (
+        [(0, 512, 0, None), (0, 256, 1, None), (1, 256, 0, None), (0, 128, 1, None)], [0, 0, 1, None],
+    ),
+    "all levels at the end": (
+        [(0, 512, 0, None), (1, 256, 0, None), (0, 256, 1, None), (0, 128, 1, None), (1, 128, 1, None)],
+        [0, 1, 0, None, None],
+    ),
+    "the first has its levels down to that size": (
+        [(0, 512, 0, None), (0, 256, 1, None), (0, 128, 1, None), (1, 256, 0, None), (1, 128, 1, None)],
+        [0, 0, 0, 1, 1],
+    ),
+    "tags say the first": ([(0, 512, 0, 0.5), (1, 256, 0, 0.5), (0, 128, 1, 2.0)], [0, 1, 0]),
+    "tags say the second": ([(0, 512, 0, 0.5), (1, 256, 0, 0.5), (1, 128, 1, 1.0)], [0, 1, 1]),
+    "tags are copies": ([(0, 512, 0, 0.25), (1, 256, 0, 1.0), (1, 128, 1, 1.0)], [0, 1, None]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_reduced_page_that_fits_several_pictures_is_not_given_to_one_by_guess(tmp_path, coordinates, order):
+    pages, owners = ORDERS[order]
+    painted = [
+        (scene * 255) ^ coordinates(width, width * 3 // 4) for scene, width, _, _ in pages
+    ]  # scene 1 is the negative
+    path = write_pages(
+        tmp_path / "a.tif",
+        [(picture, reduced, mpp) for picture, (_, _, reduced, mpp) in zip(painted, pages, strict=True)],
+    )
+    for number in (0, 1):
+        found, said = levels_of(path, number)
+        due = [picture for picture, owner in zip(painted, owners, strict=True) if owner == number]
+        assert len(found) == len(due)
+        for level, picture in zip(found, due, strict=True):
+            np.testing.assert_array_equal(level, picture)
+        assert bool(re.search(r"left out: page .*\(128 x 96 px\)", said)) == (None in owners)
+
+
 def test_brightfield_qptiff_by_what_its_pages_say_they_are(tmp_path, coordinates):
     def page(kind, picture, **options):
         text = f'<?xml version="1.0"?><PerkinElmer-QPI-ImageDescription><ImageType>{kind}</ImageType></P>'

@@ -12,7 +12,7 @@ import tifffile
 from wsi_vmamba.errors import SceneError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
-from wsi_vmamba.slide.scenes import Scene
+from wsi_vmamba.slide.scenes import LEFT_OUT, Scene
 from wsi_vmamba.slide.tiff.facts import read_facts
 from wsi_vmamba.slide.tiff.levels import TiffLevel, read_level
 from wsi_vmamba.slide.tiff.pages import (
@@ -22,6 +22,7 @@ from wsi_vmamba.slide.tiff.pages import (
     find_pictures,
     is_first_alone,
     reduced_pages,
+    unclear_pages,
 )
 from wsi_vmamba.slide.tiff.pixels import describe, read_pixel_form
 from wsi_vmamba.slide.tiff.vendors import check_missing_tiles, check_vendor
@@ -141,6 +142,8 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int 
         **describe(read_pixel_form(path, picture.base)),
         "tile": f"{levels[0].tile_width_px} x {levels[0].tile_height_px}",
     }
+    if unclear := unclear_pages(picture):
+        stored[LEFT_OUT] = unclear
     return TiffLayout(
         levels=levels,
         mpp=facts.mpp,
