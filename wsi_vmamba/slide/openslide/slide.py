@@ -173,7 +173,7 @@ def _scenes(path: str | Path) -> tuple[Scene | None, tuple[Scene, ...]]:
 
     Raises:
         SceneError: as there.
-        UnsupportedSlideError: it bears the marks of a vendor, and OpenSlide does not see them.
+        UnsupportedSlideError: as there, or it bears the marks of a vendor, and OpenSlide does not see them.
     """
     try:
         return scenes_for_openslide(str(path))
@@ -185,6 +185,8 @@ def _scenes(path: str | Path) -> tuple[Scene | None, tuple[Scene, ...]]:
             "it does not recognise this variant, and read as an ordinary TIFF its pixels would be wrong; export it as "
             "OME-TIFF or DICOM with the vendor's software",
         ) from error
+    except UnsupportedSlideError:
+        raise
     except UnreadableSlideError:  # what the directory cannot be read for natively; OpenSlide has read it
         return None, ()
 
