@@ -187,6 +187,21 @@ def test_an_ome_resolution_that_cannot_be_read_is_named(tmp_path, coordinates, f
         assert resolve_mpp(slide, mpp_override=0.5).value == 0.5
 
 
+@pytest.mark.parametrize(("reader", "used", "other"), [("tiff", "0.25", "0.5"), ("openslide", "0.5", "0.25")])
+def test_ome_xml_and_tags_that_contradict_each_other_are_named(tmp_path, coordinates, reader, used, other):
+    picture = coordinates(100, 80)
+    for um_by_tags in (0.5, 0.25):
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif", picture, photometric="rgb", tile=(64, 64), metadata=None,
+            description=ome_xml([("a", 100, 80, um(0.25))]).encode(),
+            resolution=(1e4 / um_by_tags,) * 2, resolutionunit="CENTIMETER",
+        )  # fmt: skip
+        with open_slide(tmp_path / "a.ome.tif", reader=reader) as slide:
+            note = mpp_note(slide)
+        assert bool(note) == (um_by_tags == 0.5)
+        assert not note or re.search(rf": {used} um per pixel by .*, {other} by .*the first is used", note)
+
+
 def test_ome_xml_of_another_size_is_not_believed(tmp_path, coordinates):
     xml = ome_xml([("a", 400, 320, um(0.25))])
     path = write_ome(tmp_path / "a.ome.tif", [("a", [coordinates(100, 80)], {})], xml=xml)

@@ -16,7 +16,7 @@ from wsi_vmamba.slide.canvas import RecordedMpp
 from wsi_vmamba.slide.channels import check_channels
 from wsi_vmamba.slide.lengths import LengthError, length_um
 from wsi_vmamba.slide.ome_xml import OmeImage
-from wsi_vmamba.slide.resolution import MPP_PROBLEM
+from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM, disagreement
 
 #: Micrometres per TIFF resolution unit, inch and centimetre; unit 1 means "none".
 _UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
@@ -74,6 +74,7 @@ def read_facts(
     except LengthError as error:
         problem = str(error)
     properties[MPP_PROBLEM] = problem
+    properties[MPP_NOTE] = disagreement(mpp, readable_tag_mpp(base))
     return TiffFacts(mpp=mpp, properties={key: text for key, text in properties.items() if text})
 
 
@@ -145,6 +146,14 @@ def tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
         for unit, (numerator, denominator) in zip(units_um, per_unit, strict=True)
     )
     return _mpp(x, y, source)
+
+
+def readable_tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
+    """The same; None also where they cannot be read. It is for comparing, whoever uses them says what is wrong."""
+    try:
+        return tag_mpp(page)
+    except LengthError:
+        return None
 
 
 def _imagej_units_um(page: tifffile.TiffPage) -> list[float | None]:

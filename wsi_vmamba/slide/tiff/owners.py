@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import tifffile
 
-from wsi_vmamba.slide.lengths import LengthError
-from wsi_vmamba.slide.tiff.facts import tag_mpp
+from wsi_vmamba.slide.tiff.facts import readable_tag_mpp
 
 #: How far the aspect of a level, or the length of its side, may stray: writers round each level's size.
 _TOLERANCE = 0.01
@@ -100,10 +99,7 @@ def _may_go_on(
 
 
 def _um(page: tifffile.TiffPage) -> float | None:
-    try:
-        mpp = tag_mpp(page)
-    except LengthError:
-        return None
+    mpp = readable_tag_mpp(page)
     return None if mpp is None else mpp.x
 
 
