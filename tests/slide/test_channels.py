@@ -29,7 +29,7 @@ SAID = {
     "blue, green, magenta": ((B, G, M), ("DAPI", "FITC", "Cy5"), True),
     "magenta alone is told": ((None, None, M), NO_NAMES, True),
     "dyes in the default colours": ((R, G, B), ("Cy5", "FITC", "DAPI"), True),
-    "dyes without a colour": ((None,) * 3, ("DAPI_1", "Alexa 488", "Cy3"), True),
+    "dyes without a colour": ((None,) * 3, ("DAPI_1", "Alexa 488", "Cy 3"), True),
 }  # fmt: skip
 MESSAGE = r"its channels are .*fluorescence, or colours in another order.*export one picture as RGB"
 

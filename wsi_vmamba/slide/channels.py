@@ -13,7 +13,7 @@ _RGB = ("red", "green", "blue")
 _STRONG, _WEAK = 0xC0, 0x3F
 #: Dyes of fluorescence by their names. Some writers colour channels red, green and blue by their number alone.
 _DYES = re.compile(
-    r"\b(dapi|hoechst|draq\d|fitc|tritc|cy[2357]|cy\d\.5|[eymc]?gfp|[er]?[ryc]fp|mcherry|tdtomato|texas ?red|txred|"
+    r"\b(dapi|hoechst|draq\d|fitc|tritc|cy ?\d(\.5)?|[eymc]?gfp|[er]?[ryc]fp|mcherry|tdtomato|texas ?red|txred|"
     r"alexa|alexafluor|af ?\d{3}|rhodamine|opal ?\d{3}|sybr|atto ?\d{3}|autofluorescence|fluorescence)\b",
     re.IGNORECASE,
 )
