@@ -60,7 +60,7 @@ def abc(tmp_path, monkeypatch, coordinates):
     (package / "__init__.py").write_text(ASKED)
     (package / "slide.py").write_text(OPENED)
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setitem(READERS._entries, "abc", "abc_reader:READER")  # the line in the table
+    monkeypatch.setitem(READERS._own, "abc", "abc_reader:READER")  # the line in the table
     folder = tmp_path / "slides"
     folder.mkdir()
     (folder / "a.raw.abc").write_bytes(b"ABC!" + bytes([40, 30]) + coordinates(40, 30).tobytes())
