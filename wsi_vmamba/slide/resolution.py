@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wsi_vmamba.errors import MissingMppError
 from wsi_vmamba.geometry import ISOTROPY, MPP_RANGE
 from wsi_vmamba.slide.base import Slide
-from wsi_vmamba.slide.canvas import RecordedMpp
+
+if TYPE_CHECKING:  # importing the room stays cheap
+    from wsi_vmamba.slide.canvas import RecordedMpp
 
 #: What a user can do about a resolution that is missing or wrong; part of every message here.
 REMEDY = "give the true value with `--mpp-override` or in the manifest's `mpp` column"
