@@ -187,6 +187,21 @@ def test_an_ome_resolution_that_cannot_be_read_is_named(tmp_path, coordinates, f
         assert resolve_mpp(slide, mpp_override=0.5).value == 0.5
 
 
+@pytest.mark.parametrize(("reader", "used", "other"), [("tiff", "0.25", "0.5"), ("openslide", "0.5", "0.25")])
+def test_ome_xml_and_tags_that_contradict_each_other_are_named(tmp_path, coordinates, reader, used, other):
+    picture = coordinates(100, 80)
+    for um_by_tags in (0.5, 0.25):
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif", picture, photometric="rgb", tile=(64, 64), metadata=None,
+            description=ome_xml([("a", 100, 80, um(0.25))]).encode(),
+            resolution=(1e4 / um_by_tags,) * 2, resolutionunit="CENTIMETER",
+        )  # fmt: skip
+        with open_slide(tmp_path / "a.ome.tif", reader=reader) as slide:
+            note = mpp_note(slide)
+        assert bool(note) == (um_by_tags == 0.5)
+        assert not note or re.search(rf": {used} um per pixel by .*, {other} by .*the first is used", note)
+
+
 def test_ome_xml_of_another_size_is_not_believed(tmp_path, coordinates):
     xml = ome_xml([("a", 400, 320, um(0.25))])
     path = write_ome(tmp_path / "a.ome.tif", [("a", [coordinates(100, 80)], {})], xml=xml)
@@ -243,6 +258,64 @@ def test_two_pyramids_in_a_plain_tiff_keep_their_levels_apart(tmp_path, coordina
         SceneError, match="would take another picture of this TIFF for the slide, or mix several"
     ):
         open_slide(tmp_path / "a.tif", reader="openslide")
+
+
+def write_pages(path, pages):
+    """Write (picture, marked as reduced, um per pixel or None) as the tiled pages of a plain TIFF."""
+    with tifffile.TiffWriter(path) as tif:
+        for picture, reduced, mpp in pages:
+            tags = (
+                {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+            )
+            tif.write(
+                picture, photometric="rgb", tile=(64, 64), metadata=None, subfiletype=int(reduced), **tags
+            )
+    return path
+
+
+def levels_of(path, number):
+    """The pixels of every level of a scene, and what `info` says of scenes."""
+    with open_slide(path, scene=number) as slide:
+        return [whole(slide, level) for level in range(len(slide.levels))], other_scenes(slide)
+
+
+#: Pages as (scene, width, reduced, um per pixel); the scene whose level each is, or None where nothing tells.
+ORDERS = {
+    "behind another picture": ([(0, 512, 0, None), (1, 256, 0, None), (0, 128, 1, None)], [0, 1, None]),
+    "after its own first level": (
+        [(0, 512, 0, None), (0, 256, 1, None), (1, 256, 0, None), (0, 128, 1, None)], [0, 0, 1, None],
+    ),
+    "all levels at the end": (
+        [(0, 512, 0, None), (1, 256, 0, None), (0, 256, 1, None), (0, 128, 1, None), (1, 128, 1, None)],
+        [0, 1, 0, None, None],
+    ),
+    "the first has its levels down to that size": (
+        [(0, 512, 0, None), (0, 256, 1, None), (0, 128, 1, None), (1, 256, 0, None), (1, 128, 1, None)],
+        [0, 0, 0, 1, 1],
+    ),
+    "tags say the first": ([(0, 512, 0, 0.5), (1, 256, 0, 0.5), (0, 128, 1, 2.0)], [0, 1, 0]),
+    "tags say the second": ([(0, 512, 0, 0.5), (1, 256, 0, 0.5), (1, 128, 1, 1.0)], [0, 1, 1]),
+    "tags are copies": ([(0, 512, 0, 0.25), (1, 256, 0, 1.0), (1, 128, 1, 1.0)], [0, 1, None]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_reduced_page_that_fits_several_pictures_is_not_given_to_one_by_guess(tmp_path, coordinates, order):
+    pages, owners = ORDERS[order]
+    painted = [
+        (scene * 255) ^ coordinates(width, width * 3 // 4) for scene, width, _, _ in pages
+    ]  # scene 1 is the negative
+    path = write_pages(
+        tmp_path / "a.tif",
+        [(picture, reduced, mpp) for picture, (_, _, reduced, mpp) in zip(painted, pages, strict=True)],
+    )
+    for number in (0, 1):
+        found, said = levels_of(path, number)
+        due = [picture for picture, owner in zip(painted, owners, strict=True) if owner == number]
+        assert len(found) == len(due)
+        for level, picture in zip(found, due, strict=True):
+            np.testing.assert_array_equal(level, picture)
+        assert bool(re.search(r"left out: page .*\(128 x 96 px\)", said)) == (None in owners)
 
 
 def test_brightfield_qptiff_by_what_its_pages_say_they_are(tmp_path, coordinates):

@@ -128,6 +128,17 @@ def test_grey_is_repeated(tmp_path):
     np.testing.assert_array_equal(found, np.repeat(grey[..., None], 3, axis=2))
 
 
+@pytest.mark.parametrize("fill", [0, 255])
+def test_chunks_never_written_have_the_fill_value(tmp_path, coordinates, fill):
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(128, 128, 3), chunks=(64, 64, 3), dtype="uint8", fill_value=fill
+    )
+    picture = np.full((128, 128, 3), fill, np.uint8)
+    array[:64, :64] = picture[:64, :64] = coordinates(64, 64)
+    with open_slide(tmp_path / "a.zarr") as slide:
+        np.testing.assert_array_equal(read(slide, x=0, y=0, width=128, height=128), picture)
+
+
 def test_rotten_chunk_is_named_and_the_others_stay_readable(tmp_path, coordinates):
     picture = coordinates(300, 200)
     path = write_ome(tmp_path / "s.zarr", [picture], axes="yxc")

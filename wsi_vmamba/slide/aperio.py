@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from wsi_vmamba.slide.canvas import RecordedMpp
-from wsi_vmamba.slide.lengths import LengthError, length_um
+from wsi_vmamba.slide.lengths import LengthError, text_um
 
 _SIZE = r"(\d+)\s*x\s*(\d+)"
 #: The whole scan, the part of it that the picture is (with a blank or, from newer scanners, a comma before its size),
@@ -32,7 +32,7 @@ def aperio_mpp(description: str) -> RecordedMpp | None:
     values = dict.fromkeys(
         text.strip() for text in re.findall(r"\bMPP\s*=\s*([^|;\r\n]*)", description) if text.strip()
     )
-    found = [length_um(text, "um", what="Aperio's MPP") for text in values]
+    found = [text_um(text, "um", what="Aperio's MPP") for text in values]
     if len({um for um in found if um is not None}) > 1:
         raise LengthError(f"Aperio's text has several MPP: {', '.join(values)}")
     um = next((um for um in found if um is not None), None)

@@ -19,6 +19,8 @@ _NAMES = {
 _NO_LENGTH = frozenset({"", "pixel", "pixels", "px", "reference frame", "none", "null"})
 #: The micro sign and the Greek letter in UTF-8, read as if they were Windows' Latin.
 _MOJIBAKE = re.compile("Âµ|Î¼")
+#: What may follow a unit where the length is of one pixel.
+_PER_PIXEL = re.compile(r"\s*(/|\bper\b)\s*(px|pixel)\s*$", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
 
@@ -42,6 +44,29 @@ def um_per_unit(unit: str) -> float | None:
         return _SYMBOLS[plain]
     name = plain.casefold().replace("metre", "meter")
     return _NAMES.get(name, _NAMES.get(name.removesuffix("s")))
+
+
+def text_um(text: str, unit: str, *, what: str) -> float | None:
+    """Micrometres of a recorded length, as `length_um`, whose text may name another unit behind the number.
+
+    Args:
+        text: as the file has it, such as ``0.25``, ``0,25 um`` or ``250 nm/pixel``.
+        unit: that of a number alone.
+        what: the name of the field, for messages.
+
+    Raises:
+        LengthError: the number is none, or the unit is not known.
+    """
+    found = _NUMBER.match(text.strip())
+    rest = text.strip()[found.end() :] if found else ""
+    if not found or (not rest[:1].isspace() and not rest[:1].isalpha()):
+        return length_um(text, unit, what=what)
+    named = _PER_PIXEL.sub("", rest).strip()
+    if um_per_unit(named) is None and named.casefold() not in _NO_LENGTH:
+        raise LengthError(
+            f"{what} is {text!r}, expected a number such as 0.25, with a unit of length or without"
+        )
+    return length_um(found[0], named, what=what)
 
 
 def length_um(number: str | float, unit: str, *, what: str) -> float | None:

@@ -12,6 +12,7 @@ from defusedxml import ElementTree
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.channels import Channel, signed_rgba
 from wsi_vmamba.slide.lengths import length_um
 
 
@@ -25,6 +26,7 @@ class OmeImage:
         pixels: attributes of its Pixels element.
         page: number of the page its first plane is; None where its planes are in other files.
         elsewhere: name of the file its planes are in, where that is another one and named.
+        channels: as described, in the file's order.
     """
 
     number: int
@@ -32,6 +34,7 @@ class OmeImage:
     pixels: Mapping[str, str]
     page: int | None
     elsewhere: str = ""
+    channels: tuple[Channel, ...] = ()
 
     def mpp(self) -> RecordedMpp | None:
         """Micrometres per pixel that this image records.
@@ -98,6 +101,14 @@ def _image(number: int, image: Element, own: str | None, file_name: str) -> OmeI
         pixels={} if pixels is None else dict(pixels.attrib),
         page=page,
         elsewhere=elsewhere,
+        channels=() if pixels is None else tuple(map(_channel, pixels.findall("./{*}Channel"))),
+    )
+
+
+def _channel(element: Element) -> Channel:
+    return Channel(
+        name=" ".join(filter(None, (element.get("Name", ""), element.get("Fluor", "")))),
+        rgb=signed_rgba(element.get("Color", "")),
     )
 
 

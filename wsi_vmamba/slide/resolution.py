@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wsi_vmamba.errors import MissingMppError
 from wsi_vmamba.geometry import ISOTROPY, MPP_RANGE
 from wsi_vmamba.slide.base import Slide
+
+if TYPE_CHECKING:  # importing the room stays cheap
+    from wsi_vmamba.slide.canvas import RecordedMpp
 
 #: What a user can do about a resolution that is missing or wrong; part of every message here.
 REMEDY = "give the true value with `--mpp-override` or in the manifest's `mpp` column"
@@ -16,6 +20,8 @@ REMEDY = "give the true value with `--mpp-override` or in the manifest's `mpp` c
 MPP_PROBLEM = "mpp_problem"
 #: The property in which it says what contradicts that resolution without disproving it.
 MPP_NOTE = "mpp_note"
+#: How far two records of one resolution may be apart: writers round, and some record the objective's nominal value.
+_SAME_MPP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,25 @@ def resolve_mpp(slide: Slide, *, mpp_override: float | None = None) -> ResolvedM
 def mpp_note(slide: Slide) -> str:
     """What speaks against the resolution that a slide records, and is left to people to judge; mostly empty."""
     return slide.properties.get(MPP_NOTE, "")
+
+
+def disagreement(used: RecordedMpp | None, other: RecordedMpp | None) -> str:
+    """How another record of the resolution contradicts the one that is used; empty where it does not.
+
+    What is no resolution of tissue microscopy says nothing: tags of 72 or 96 dpi are for printers.
+    """
+    if used is None or other is None:
+        return ""
+    low, high = MPP_RANGE
+    pairs = [(used.x, other.x), (used.y, other.y)]
+    if not all(low <= theirs <= high for _, theirs in pairs):
+        return ""
+    if all(abs(mine - theirs) <= _SAME_MPP * max(mine, theirs) for mine, theirs in pairs):
+        return ""
+    return (
+        f"the file contradicts itself: {used.x:g} um per pixel by {used.source}, {other.x:g} by {other.source}; the "
+        f"first is used, if it is wrong {REMEDY}"
+    )
 
 
 def _in_range(slide: Slide, mpp: float, source: str) -> float:

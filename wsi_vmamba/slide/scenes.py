@@ -26,6 +26,8 @@ _OVERVIEW_UM = 2.0
 _SAME = 1.01
 #: More are counted, not listed.
 _LISTED = 8
+#: The property in which a reader names what it left out since nothing tells to which scene it belongs.
+LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,13 @@ def scene_of(slide: Slide) -> int:
 def other_scenes(slide: Slide) -> str:
     """The scene that was opened, and what else the file holds; empty where that is nothing."""
     others = [scene for scene in slide.scenes if scene is not slide.scene]
-    return f"{slide.scene}; the file also holds {describe(others)}; --scene chooses" if others else ""
+    if not others:
+        return ""
+    left_out = slide.properties.get(LEFT_OUT, "")
+    return (
+        f"{slide.scene}; the file also holds {describe(others)}; --scene chooses"
+        f"{f'; left out: {left_out}' if left_out else ''}"
+    )
 
 
 def scene_note(slide: Slide) -> str:

@@ -16,11 +16,11 @@ from wsi_vmamba.slide.aperio import aperio_contradiction
 from wsi_vmamba.slide.base import VendorLayoutError
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
-from wsi_vmamba.slide.lengths import read_number
+from wsi_vmamba.slide.lengths import read_number, um_per_unit
 from wsi_vmamba.slide.openslide.dicom import describe, is_dicom, read_header, remedy
 from wsi_vmamba.slide.openslide.limits import check_limits, check_size
 from wsi_vmamba.slide.openslide.pixels import check_pixels
-from wsi_vmamba.slide.resolution import MPP_PROBLEM
+from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM, disagreement
 from wsi_vmamba.slide.scenes import Scene, only_scene
 from wsi_vmamba.slide.tiff.layout import scenes_for_openslide
 
@@ -61,16 +61,18 @@ class OpenSlideSlide(CanvasSlide):
         vendor = recorded.get("openslide.vendor", "unknown")
         check_pixels(path, vendor)
         scene_found, scenes = _scenes(path) if vendor == GENERIC_TIFF else (None, ())
+        mpp = _recorded_mpp(recorded)
         super().__init__(
             path,
             reader="openslide",
             levels=pyramid(list(self._handle.level_dimensions)),
-            mpp=_recorded_mpp(recorded),
+            mpp=mpp,
             properties={
                 "format": f"OpenSlide {vendor}",
                 "vendor": vendor,
                 **recorded,
                 **_contradiction(vendor, recorded, (width_px, height_px)),
+                **_note(mpp, _other_mpp(vendor, recorded, scene_found)),
             },
             scene=scene_found,
             scenes=scenes,
@@ -173,7 +175,7 @@ def _scenes(path: str | Path) -> tuple[Scene | None, tuple[Scene, ...]]:
 
     Raises:
         SceneError: as there.
-        UnsupportedSlideError: it bears the marks of a vendor, and OpenSlide does not see them.
+        UnsupportedSlideError: as there, or it bears the marks of a vendor, and OpenSlide does not see them.
     """
     try:
         return scenes_for_openslide(str(path))
@@ -185,6 +187,8 @@ def _scenes(path: str | Path) -> tuple[Scene | None, tuple[Scene, ...]]:
             "it does not recognise this variant, and read as an ordinary TIFF its pixels would be wrong; export it as "
             "OME-TIFF or DICOM with the vendor's software",
         ) from error
+    except UnsupportedSlideError:
+        raise
     except UnreadableSlideError:  # what the directory cannot be read for natively; OpenSlide has read it
         return None, ()
 
@@ -196,6 +200,25 @@ def _contradiction(vendor: str, recorded: dict[str, str], size_px: tuple[int, in
     text = recorded.get("tiff.ImageDescription", "")
     problem = aperio_contradiction(text, width_px=size_px[0], height_px=size_px[1])
     return {MPP_PROBLEM: problem} if problem else {}
+
+
+def _note(mpp: RecordedMpp | None, other: RecordedMpp | None) -> dict[str, str]:
+    note = disagreement(mpp, other)
+    return {MPP_NOTE: note} if note else {}
+
+
+def _other_mpp(vendor: str, recorded: dict[str, str], scene: Scene | None) -> RecordedMpp | None:
+    """The resolution that OpenSlide does not go by: the tags of an SVS, the OME-XML of a TIFF without a vendor."""
+    if vendor == GENERIC_TIFF:
+        um = None if scene is None else scene.mpp
+        return None if um is None else RecordedMpp(x=um, y=um, source="the OME-XML")
+    if vendor != "aperio":
+        return None
+    unit_um = um_per_unit(recorded.get("tiff.ResolutionUnit", ""))
+    per_unit = [read_number(recorded.get(f"tiff.{axis}Resolution", "")) for axis in "XY"]
+    if unit_um is None or not per_unit[0] or not per_unit[1]:
+        return None
+    return RecordedMpp(x=unit_um / per_unit[0], y=unit_um / per_unit[1], source="TIFF resolution tags")
 
 
 def _recorded_mpp(properties: dict[str, str]) -> RecordedMpp | None:

@@ -13,9 +13,10 @@ import tifffile
 from wsi_vmamba.errors import UnsupportedSlideError
 from wsi_vmamba.slide.aperio import aperio_contradiction, aperio_field, aperio_mpp
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.channels import check_channels
 from wsi_vmamba.slide.lengths import LengthError, length_um
 from wsi_vmamba.slide.ome_xml import OmeImage
-from wsi_vmamba.slide.resolution import MPP_PROBLEM
+from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM, disagreement
 
 #: Micrometres per TIFF resolution unit, inch and centimetre; unit 1 means "none".
 _UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
@@ -59,13 +60,13 @@ def read_facts(
         ome: the Image element of that page, where the file is OME-TIFF.
 
     Raises:
-        UnreadableSlideError: the OME-XML describes a stack and not one picture.
+        UnsupportedSlideError: the OME-XML describes a stack and not one picture, or channels that are not its colours.
     """
     properties = {"format": _format_name(tif), "description": base.description, "software": base.software}
     if tif.is_svs:
         properties |= {"vendor": "aperio", "objective_power": aperio_field(base.description, "AppMag")}
     elif ome is not None:
-        _check_ome_planes(path, ome, base)
+        check_ome_planes(path, ome, base)
     mpp, problem = None, ""
     try:
         mpp = _recorded_mpp(tif, base, ome)
@@ -73,6 +74,7 @@ def read_facts(
     except LengthError as error:
         problem = str(error)
     properties[MPP_PROBLEM] = problem
+    properties[MPP_NOTE] = disagreement(mpp, readable_tag_mpp(base))
     return TiffFacts(mpp=mpp, properties={key: text for key, text in properties.items() if text})
 
 
@@ -105,8 +107,12 @@ def _format_name(tif: tifffile.TiffFile) -> str:
     return f"{name} (BigTIFF)" if tif.is_bigtiff else name
 
 
-def _check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None:
-    """Refuse stacks: taking their first plane for the slide would be a silent guess."""
+def check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None:
+    """Refuse stacks and channels that are not colours: taking any of them for the slide would be a silent guess.
+
+    Raises:
+        UnsupportedSlideError: it is one.
+    """
     sizes = {axis: int(ome.pixels.get(f"Size{axis}", 1)) for axis in "ZTC"}
     if sizes["Z"] > 1 or sizes["T"] > 1 or sizes["C"] > max(1, base.samplesperpixel):
         raise UnsupportedSlideError(
@@ -115,6 +121,7 @@ def _check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None
             f"{base.samplesperpixel} samples, {sizes['Z']} focal planes and {sizes['T']} times; export one plane "
             "as RGB",
         )
+    check_channels(path, ome.channels, samples=base.samplesperpixel)
 
 
 def tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
@@ -139,6 +146,14 @@ def tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
         for unit, (numerator, denominator) in zip(units_um, per_unit, strict=True)
     )
     return _mpp(x, y, source)
+
+
+def readable_tag_mpp(page: tifffile.TiffPage) -> RecordedMpp | None:
+    """The same; None also where they cannot be read. It is for comparing, whoever uses them says what is wrong."""
+    try:
+        return tag_mpp(page)
+    except LengthError:
+        return None
 
 
 def _imagej_units_um(page: tifffile.TiffPage) -> list[float | None]:

@@ -12,8 +12,8 @@ import tifffile
 from wsi_vmamba.errors import SceneError, UnreadableSlideError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import RecordedMpp
-from wsi_vmamba.slide.scenes import Scene
-from wsi_vmamba.slide.tiff.facts import read_facts
+from wsi_vmamba.slide.scenes import LEFT_OUT, Scene
+from wsi_vmamba.slide.tiff.facts import check_ome_planes, read_facts
 from wsi_vmamba.slide.tiff.levels import TiffLevel, read_level
 from wsi_vmamba.slide.tiff.pages import (
     MAX_PAGES,
@@ -22,6 +22,7 @@ from wsi_vmamba.slide.tiff.pages import (
     find_pictures,
     is_first_alone,
     reduced_pages,
+    unclear_pages,
 )
 from wsi_vmamba.slide.tiff.pixels import describe, read_pixel_form
 from wsi_vmamba.slide.tiff.vendors import check_missing_tiles, check_vendor
@@ -74,6 +75,7 @@ def scenes_for_openslide(path: str) -> tuple[Scene, tuple[Scene, ...]]:
 
     Raises:
         SceneError: nothing tells which picture is the slide, or OpenSlide would read another or mix several.
+        UnsupportedSlideError: it is a stack, or its channels are not the colours of one picture.
         UnreadableSlideError: the directory is damaged.
         VendorLayoutError: it is a vendor's own layout after all.
     """
@@ -83,6 +85,8 @@ def scenes_for_openslide(path: str) -> tuple[Scene, tuple[Scene, ...]]:
         picture = choose_picture(path, pictures, asked=None)
         if not is_first_alone(picture, pages):
             raise SceneError(path, f"{_OPENSLIDE_ERRS}; leave out --reader openslide")
+        if picture.ome is not None:
+            check_ome_planes(path, picture.ome, picture.base)
         return picture.scene, tuple(each.scene for each in pictures)
 
 
@@ -141,6 +145,8 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int 
         **describe(read_pixel_form(path, picture.base)),
         "tile": f"{levels[0].tile_width_px} x {levels[0].tile_height_px}",
     }
+    if unclear := unclear_pages(picture):
+        stored[LEFT_OUT] = unclear
     return TiffLayout(
         levels=levels,
         mpp=facts.mpp,

@@ -13,14 +13,13 @@ from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.lengths import LengthError
 from wsi_vmamba.slide.ome_xml import OmeImage, read_ome_images
 from wsi_vmamba.slide.scenes import Scene, choose_scene
-from wsi_vmamba.slide.tiff.facts import check_one_plane, tag_mpp
+from wsi_vmamba.slide.tiff.facts import check_one_plane
+from wsi_vmamba.slide.tiff.owners import MASK, is_smaller, owners, shows_the_same_by_tags
 
 #: A pyramid has a handful of directories; a longer chain is a stack or a damaged file.
 MAX_PAGES = 256
-#: Bits of NewSubfileType.
-_REDUCED, _MASK = 1, 4
-#: How far the aspect of a level may stray: writers round each level's size.
-_ASPECT_TOLERANCE = 0.01
+#: The bit of NewSubfileType that says reduced.
+_REDUCED = 1
 #: What scanners write at the head of a page's description.
 _KIND = re.compile(r"\s*(label|macro|thumbnail|overview)\b|.*?<ImageType>\s*(\w+)", re.IGNORECASE | re.DOTALL)
 
@@ -34,12 +33,14 @@ class TiffPicture:
         base: the page of its finest level.
         others: pages among which its smaller levels are.
         ome: what the OME-XML says of it, where there is one.
+        unclear: pages that are a smaller level of it or of another picture, and nothing tells of which.
     """
 
     scene: Scene
     base: tifffile.TiffPage
     others: Sequence[tifffile.TiffPage]
     ome: OmeImage | None = None
+    unclear: Sequence[tifffile.TiffPage] = ()
 
 
 def find_pictures(path: str, tif: tifffile.TiffFile, pages: list[tifffile.TiffPage]) -> list[TiffPicture]:
@@ -85,9 +86,17 @@ def reduced_pages(picture: TiffPicture) -> list[tifffile.TiffPage]:
     found: dict[int, tifffile.TiffPage] = {}
     for page in picture.others:
         belongs = page.is_tiled if base.is_tiled else not page.is_tiled and page.subfiletype == _REDUCED
-        if belongs and page.samplesperpixel == base.samplesperpixel and _is_smaller(page, base):
+        if belongs and page.samplesperpixel == base.samplesperpixel and is_smaller(page, base):
             found.setdefault(page.imagewidth, page)
     return [found[width] for width in sorted(found, reverse=True)]
+
+
+def unclear_pages(picture: TiffPicture) -> str:
+    """In words, the pages that were left out because nothing tells whose level they are; mostly empty."""
+    pages = ", ".join(f"{page.index} ({page.imagewidth} x {page.imagelength} px)" for page in picture.unclear)
+    return (
+        f"page {pages}: a smaller level of this scene or of another, nothing tells of which" if pages else ""
+    )
 
 
 def subpages(path: str, page: tifffile.TiffPage) -> list[tifffile.TiffPage]:
@@ -151,7 +160,7 @@ def _mpp_of(image: OmeImage) -> float | None:
 
 
 def _plain_pictures(path: str, pages: list[tifffile.TiffPage]) -> list[TiffPicture]:
-    """The pages that are not marked as something else's smaller level; marked ones belong to the page before them.
+    """The pages that are not marked as something else's smaller level; marked ones belong to a page before them.
 
     Only what is marked is a level, as OpenSlide has it, or what its resolution tags make one: a second scan may have
     the very size of a level.
@@ -161,53 +170,32 @@ def _plain_pictures(path: str, pages: list[tifffile.TiffPage]) -> list[TiffPictu
     bases = [page for page in whole if page.is_tiled] or whole or [_largest_tiled(pages)]
     check_one_plane(path, max(bases, key=_pixels), pages)
     levels = [page for page in pages if all(page is not each for each in whole)]
+    owned = owners(levels, bases)
     pictures = []
     for number, base in enumerate(bases):
-        others = [page for page in levels if _owner(page, bases) is base]
+        others = [page for page, of in owned if of == [base]]
+        unclear = [page for page, of in owned if len(of) > 1 and any(each is base for each in of)]
         scene = _scene(number, base, name=_kind(base))
-        pictures.append(TiffPicture(scene=scene, base=base, others=[*others, *subpages(path, base)]))
+        pictures.append(
+            TiffPicture(scene=scene, base=base, others=[*others, *subpages(path, base)], unclear=unclear)
+        )
     return pictures
 
 
-def _owner(page: tifffile.TiffPage, bases: list[tifffile.TiffPage]) -> tifffile.TiffPage | None:
-    """The last of the pictures before a page that it can be a smaller level of."""
-    if int(page.subfiletype) & _MASK:
-        return None
-    before = [base for base in bases if base.index < page.index and _is_smaller(page, base)]
-    return before[-1] if before else None
-
-
 def _is_marked(page: tifffile.TiffPage) -> bool:
-    return bool(int(page.subfiletype) & (_REDUCED | _MASK)) or _kind(page) == "ReducedResolution"
+    return bool(int(page.subfiletype) & (_REDUCED | MASK)) or _kind(page) == "ReducedResolution"
 
 
 def _is_level_by_tags(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
     """Whether an unmarked page says that its pixels are larger than another's by as much as it has fewer."""
-    if page.index <= base.index or page.is_tiled != base.is_tiled or not _is_smaller(page, base):
-        return False
-    try:
-        mine, its = (tag_mpp(each) for each in (page, base))
-    except LengthError:
-        return False
-    if mine is None or its is None:
-        return False
-    width, width_base = page.imagewidth * mine.x, base.imagewidth * its.x
-    return bool(abs(width - width_base) <= _ASPECT_TOLERANCE * width_base)
+    behind = page.index > base.index and page.is_tiled == base.is_tiled
+    return behind and is_smaller(page, base) and shows_the_same_by_tags(page, base)
 
 
 def _kind(page: tifffile.TiffPage) -> str:
     """What the description says that a page is; empty where it says nothing of that."""
     found = _KIND.match(page.description[:4096])
     return (found[1] or found[2]) if found else ""
-
-
-def _is_smaller(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
-    """Whether a page is smaller than another, and of its aspect."""
-    width, height = page.imagewidth, page.imagelength
-    if page is base or not 0 < width < base.imagewidth or height <= 0:
-        return False
-    height_due = base.imagelength * width / base.imagewidth
-    return bool(abs(height - height_due) <= max(2.0, _ASPECT_TOLERANCE * height_due))
 
 
 def _largest_tiled(pages: list[tifffile.TiffPage]) -> tifffile.TiffPage:

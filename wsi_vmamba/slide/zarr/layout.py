@@ -12,6 +12,7 @@ import zarr
 
 from wsi_vmamba.errors import UnreadableSlideError, UnsupportedSlideError
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.channels import check_channels
 from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM
 from wsi_vmamba.slide.scenes import Scene, choose_scene, only_scene
 from wsi_vmamba.slide.zarr.pictures import (
@@ -71,6 +72,7 @@ def read_layout(path: str, root: zarr.Group | zarr.Array[Any], *, scene: int | N
     Raises:
         SceneError: there is no such scene, or nothing tells which of them is the slide.
         UnreadableSlideError: no picture in it, or not one RGB or grey plane of 8 bits.
+        UnsupportedSlideError: its channels are not the red, green and blue of one picture.
     """
     form = f"zarr v{root.metadata.zarr_format}"
     if isinstance(root, zarr.Array):
@@ -89,6 +91,7 @@ def read_layout(path: str, root: zarr.Group | zarr.Array[Any], *, scene: int | N
     axes = axes_of(picture.multiscale)
     levels = tuple(_level(path, stored.array, axes) for stored in picture.levels)
     _check_pyramid(path, levels)
+    check_channels(path, picture.channels, samples=_samples(levels[0]))
     properties = {
         "format": f"OME-Zarr ({form})",
         MPP_PROBLEM: picture.problem,

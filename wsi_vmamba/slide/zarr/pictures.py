@@ -13,8 +13,9 @@ from zarr.core.sync import sync
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.canvas import RecordedMpp
+from wsi_vmamba.slide.channels import Channel, hex_rgb
 from wsi_vmamba.slide.lengths import LengthError, length_um
-from wsi_vmamba.slide.ome_xml import read_ome_images
+from wsi_vmamba.slide.ome_xml import OmeImage, read_ome_images
 from wsi_vmamba.slide.scenes import Scene
 from wsi_vmamba.slide.zarr.guard import OME_XML
 
@@ -32,7 +33,7 @@ class StoredArray:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ZarrPicture:
-    """One entry of some group's multiscales: the group, the entry, its arrays, finest first, and its resolution."""
+    """One entry of some group's multiscales: the group, the entry, its arrays, finest first, resolution, channels."""
 
     group: zarr.Group
     multiscale: Mapping[str, Any]
@@ -40,17 +41,19 @@ class ZarrPicture:
     scene: Scene
     mpp: RecordedMpp | None = None
     problem: str = ""
+    channels: tuple[Channel, ...] = ()
 
 
 def find_pictures(path: str, root: zarr.Group) -> list[ZarrPicture]:
     """All multiscales entries, of the group itself or of the groups that the bioformats2raw layout lists."""
     facts = facts_of(root)
+    entries: list[tuple[zarr.Group, Mapping[str, Any], OmeImage | None]]
     if "multiscales" in facts:
-        entries = [(root, entry, "") for entry in facts["multiscales"]]
+        entries = [(root, entry, None) for entry in facts["multiscales"]]
     elif "bioformats2raw.layout" in facts:
-        names = _ome_names(path, root)
+        images = _ome_images(path, root)
         entries = [
-            (group, entry, names[number] if number < len(names) else "")
+            (group, entry, images[number] if number < len(images) else None)
             for number, group in enumerate(_series(path, root))
             for entry in facts_of(group).get("multiscales", [])
         ]
@@ -61,8 +64,8 @@ def find_pictures(path: str, root: zarr.Group) -> list[ZarrPicture]:
     else:
         return []
     return [
-        _picture(path, group, entry, number=number, name=name)
-        for number, (group, entry, name) in enumerate(entries)
+        _picture(path, group, entry, number=number, image=image)
+        for number, (group, entry, image) in enumerate(entries)
     ]
 
 
@@ -94,15 +97,15 @@ def _series(path: str, root: zarr.Group) -> list[zarr.Group]:
     return groups
 
 
-def _ome_names(path: str, root: zarr.Group) -> list[str]:
-    """Names of the pictures, in their order, from the OME-XML that bioformats2raw leaves; none where there is none."""
+def _ome_images(path: str, root: zarr.Group) -> list[OmeImage]:
+    """The pictures, in their order, in the OME-XML that bioformats2raw leaves; none where there is none."""
     prefix = f"{root.path}/" if root.path else ""
     text = sync(root.store.get(f"{prefix}{OME_XML}", default_buffer_prototype()))
-    return [] if text is None else [image.name for image in read_ome_images(path, text.to_bytes())]
+    return [] if text is None else read_ome_images(path, text.to_bytes())
 
 
 def _picture(
-    path: str, group: zarr.Group, multiscale: Mapping[str, Any], *, number: int, name: str
+    path: str, group: zarr.Group, multiscale: Mapping[str, Any], *, number: int, image: OmeImage | None
 ) -> ZarrPicture:
     axes = axes_of(multiscale)
     levels = [
@@ -116,6 +119,7 @@ def _picture(
     except LengthError as error:
         problem = str(error)
     width, height = _size_px(levels[0].array, axes)
+    name = "" if image is None else image.name
     own_name = str(multiscale.get("name") or name)
     scene = Scene(
         number=number,
@@ -125,7 +129,24 @@ def _picture(
         mpp=None if mpp is None else (mpp.x + mpp.y) / 2,
     )
     return ZarrPicture(
-        group=group, multiscale=multiscale, levels=tuple(levels), scene=scene, mpp=mpp, problem=problem
+        group=group,
+        multiscale=multiscale,
+        levels=tuple(levels),
+        scene=scene,
+        mpp=mpp,
+        problem=problem,
+        channels=_omero_channels(group) or (() if image is None else image.channels),
+    )
+
+
+def _omero_channels(group: zarr.Group) -> tuple[Channel, ...]:
+    """What the rendering settings of OMERO's, which OME-Zarr took over, say of the channels; mostly nothing."""
+    omero = facts_of(group).get("omero")
+    listed = omero.get("channels") if isinstance(omero, Mapping) else None
+    return tuple(
+        Channel(name=str(each.get("label") or ""), rgb=hex_rgb(each.get("color")))
+        for each in listed or ()
+        if isinstance(each, Mapping)
     )
 
 
