@@ -35,10 +35,10 @@ demo: $(VENV)/.ready ## the whole product on a generated cohort, on the CPU, in 
 	$(BIN)/wsi-vmamba demo
 
 test: $(VENV)/.ready ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow and not gpu"
 
 test-all: $(VENV)/.ready ## the tests, with the slow ones
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not gpu"
 
 lint: $(VENV)/.ready ## formatter, linter, types and floors
 	$(BIN)/ruff format --check .

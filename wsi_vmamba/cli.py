@@ -188,7 +188,10 @@ def _run(name: str, file: Path | None, assignments: list[str] | None, options: d
         done = import_module(f"wsi_vmamba.pipelines.{name}").run(resolved)
         code = EXIT_DONE if done else EXIT_FAILED
     except KeyboardInterrupt:
-        typer.echo("interrupted; what is finished is kept, run the same command again to go on", err=True)
+        again = "with --resume " if "resume" in type(resolved).model_fields else ""
+        typer.echo(
+            f"interrupted; what is finished is kept, run the same command again {again}to go on", err=True
+        )
         code = EXIT_INTERRUPTED
     raise typer.Exit(code)
 

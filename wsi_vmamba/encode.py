@@ -78,7 +78,7 @@ class Encoder(Protocol):
     weights_hash: str
     precision: Precision
     device: str
-    ahead: int
+    ahead: int = 0
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB (H, W, 3) in one forward pass -> (ceil(H/stride_px), ceil(W/stride_px), dim)."""

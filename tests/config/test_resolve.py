@@ -157,7 +157,10 @@ def test_words_where_text_is_wanted_are_text(resolved, text: str, tmp_path: Path
 def test_null_stays_null(resolved):
     assert resolved(TrainConfig, "name: null").name is None
     assert resolved(TrainConfig, "name: ~").name is None
-    with pytest.raises(ConfigError, match=r"out: .*which is how YAML reads ~"):
+    with pytest.raises(
+        ConfigError,
+        match=r"out: .*which is how YAML reads null, ~ .* the name null is written in quotation marks",
+    ):
         resolved(ExtractConfig, "out: ~")
 
 

@@ -64,7 +64,7 @@ def test_names_as_labels(tmp_path):
         ("slide_id,label\na,1\na,0\n", "listed more than once: a"),
         ("slide_id,patient_id,split\na,p,train\nb,p,test\n", r"p \(test, train\)"),
         ("slide_id,path\na\n", "line 2: expected 2 cells as in the header, got 1"),
-        ("slide|path\na|b\n", r"a header with slide_id .* the columns are 'slide\|path'"),
+        ("slide|path\na|b\n", r"a header with slide_id .* the columns are 'slide', 'path'"),
         ("slide_id,path,path\na,b,c\n", "columns come twice in the header: path"),
         ("slide_id\n", "lists no slides"),
         ("", "expected a header"),

@@ -18,6 +18,7 @@ from wsi_vmamba.errors import (
     MissingMppError,
     NoTissueError,
     SlideError,
+    StoreError,
     UsageError,
 )
 from wsi_vmamba.extraction import encoding
@@ -158,6 +159,31 @@ def test_help_shows_types_and_defaults_and_nothing_of_how_they_are_checked(funct
     assert "Undefined" not in shown
     assert "Annotated" not in shown
     assert "Validator" not in shown
+
+
+@pytest.mark.parametrize("function", [wv.embed, wv.extract])
+@pytest.mark.parametrize("place", [None, np.zeros((4, 4, 3)), 3])
+def test_what_is_no_path_is_refused_before_a_default_takes_its_place(function, place, slide, monkeypatch):
+    monkeypatch.chdir(slide.parents[1])  # where the default folder of slides is
+    with pytest.raises(ConfigError, match=r"^slides?: expected a path .*, got (NoneType|ndarray|int)$"):
+        function(place, **SETTINGS)
+
+
+@pytest.mark.parametrize("encoder", ["vmamba_pico", object(), build_encoder])
+def test_what_is_no_encoder_is_refused_in_words(slide, encoder):
+    with pytest.raises(
+        ConfigError, match=r"expected a wsi_vmamba\.encode\.Encoder, got .* which has no .*stride_px"
+    ):
+        wv.embed(slide, encoder=encoder, segmenter="all")
+
+
+def test_what_is_printed_is_a_line(slide, tmp_path):
+    with wv.open_slide(slide) as opened:
+        assert repr(opened) == "<TiffSlide s: 640 x 512 px, 2 levels, 0.5 um per pixel>"
+    path = wv.embed(slide, **SETTINGS).save(tmp_path / "f")
+    assert repr(wv.open_features(path)) == f"<FeatureFile {path}: 80 patches, 6 features each, of null>"
+    with pytest.raises(StoreError, match=r"is a folder of 1 feature files; name one of them, as .*s\.zarr"):
+        wv.open_features(tmp_path / "f")
 
 
 def test_a_picture_is_given_not_written(slide, tmp_path):

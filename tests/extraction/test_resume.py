@@ -153,7 +153,7 @@ def test_a_slide_that_was_replaced_meanwhile_begins_anew(
     write_tiny_slide(one_slide / "s0.tif", 7)
     assert extract.run(config) is True
     assert (
-        "the 3 region(s) that were kept are of something else (content of the slide"
+        "the 3 region(s) that were kept belong to something else (content of the slide"
         in capsys.readouterr().out
     )
     assert extract.run(extract_config(one_slide, tmp_path / "alone", region_px=REGION_PX)) is True
@@ -398,7 +398,7 @@ def test_a_terminal_that_is_closed_leaves_no_claim_and_keeps_the_regions(one_sli
     )  # fmt: skip
     os.close(theirs)
     said = b""
-    while b"3 of 20 regions" not in said:
+    while not re.search(rb"\b([3-9]|1\d) of 20 regions", said):  # a busy machine may skip one
         said += os.read(ours, 65536)
     os.close(ours)
     run.wait(60)

@@ -60,7 +60,7 @@ def _describe(model: type[RunConfig], error: ValidationError) -> str:
             continue
         got = repr(problem["input"])
         if problem["input"] is None:
-            got += ", which is how YAML reads ~ and nothing at all"
+            got += ", which is how YAML reads null, ~ and nothing at all; the name null is written in quotation marks"
         lines.append(f"{key}: {message} (got {got})" if key else message)
     what = model.__name__
     if what.endswith("Config"):

@@ -33,6 +33,9 @@ class Comparison:
     b: ScoredSlides
     test: DelongPaired
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.a.source} and {self.b.source} on {len(self.a.labels)} slides>"
+
     def to_dict(self) -> dict[str, Any]:
         """Everything found, ready for JSON; what the command writes to comparison.json."""
         return {

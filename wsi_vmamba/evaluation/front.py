@@ -50,6 +50,16 @@ class Run:
     folds: tuple[Run, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        of = (
+            f"{len(self.folds)} folds"
+            if self.folds
+            else f"{len(self.history)} epochs"
+            if self.history
+            else "a classifier"
+        )
+        return f"<Run {self.path}: {of}, data set {self.settings.dataset}>"
+
     @property
     def best(self) -> EpochReport:
         """The epoch whose model is kept.
@@ -162,9 +172,9 @@ def open_run(path: str | Path) -> Run:
 
 
 def evaluate(
+    run: Run | str | Path | None = None,
     *,
     metric: str = "auc",
-    run: Run | str | Path | None = None,
     out: str | Path | None = None,
     progress: bool = True,
     **settings: Any,
@@ -174,8 +184,8 @@ def evaluate(
     Nothing is written unless ``out`` (or ``json_out``) is given; then the files are those of `wsi-vmamba evaluate`.
 
     Args:
-        metric: of a slide ("auc", "average_precision", "brier"...), of lesions ("froc"), or "all".
         run: a `Run` or its folder; without it, and without ``scores`` and ``detections``, the newest under ``runs``.
+        metric: of a slide ("auc", "average_precision", "brier"...), of lesions ("froc"), or "all".
         out: folder for metrics.json, tables and figures.
         progress: show how many slides are scored.
         settings: any setting of `EvaluateConfig` by name: ``split="validation"``, ``bootstrap=2000``,

@@ -37,6 +37,11 @@ class Evaluation:
     scored: ScoredRun | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        found = self.headline
+        low, high = found.ci95
+        return f"<Evaluation {self.metric}: {found.value:.4f}, 95 % interval {low:.4f} to {high:.4f}>"
+
     @property
     def headline(self) -> MetricResult:
         """Result of the metric that was asked for; of "all", that of the AUC where there is one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
@@ -27,6 +28,7 @@ from wsi_vmamba.store import open_features
 
 #: What an encoder that is given has settled already.
 _OF_ENCODER = ("backbone", "weights", "precision", "device", "seed", "memory_limit_gb")
+_ENCODER_HAS = ("name", "dim", "stride_px", "weights_hash", "precision", "device", "encode", "submit")
 #: Settings of many slides, which one slide has no use for.
 _OF_MANY = ("ids_from_path", "shard", "workers", "scheduler")
 
@@ -69,6 +71,7 @@ def embed(
     for name in _OF_MANY:
         if name in settings:
             raise ConfigError(f"keyword argument: {name!r} is for many slides; use wsi_vmamba.extract")
+    _require_place(slide, name="slide")
     config = _config_of_one(slide, out, encoder, settings)
     source = _one_source(config)
     encoder = load_encoder(config) if encoder is None else encoder
@@ -129,6 +132,7 @@ def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any
         >>> [outcome.slide_id for outcome in outcomes if outcome.failed]  # doctest: +SKIP
         []
     """
+    _require_place(slides, name="slides")
     config = keyword_config(ExtractConfig, {**settings, "slides": slides, "out": out})
     with open_run(config, choose_sources(config)) as extraction:
         for _ in extraction.extract():
@@ -136,6 +140,16 @@ def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any
     if extraction.outcomes.unsaved:
         console.warn(extraction.outcomes.unsaved)
     return extraction.outcomes
+
+
+def _require_place(value: object, *, name: str) -> None:
+    """Refuse what is no path before a default takes its place, or an array is printed.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name}: expected a path (str or Path), got {type(value).__name__}")
 
 
 def _config_of_one(
@@ -152,6 +166,12 @@ def _config_of_one(
     for name in _OF_ENCODER:
         if name in settings:
             raise ConfigError(f"keyword argument: {name!r} is the encoder's, and one is given; leave it out")
+    missing = [name for name in _ENCODER_HAS if not hasattr(encoder, name)]
+    if missing:
+        raise ConfigError(
+            f"encoder: expected a wsi_vmamba.encode.Encoder, got {type(encoder).__name__}, which has no "
+            f"{', '.join(missing)}; a backbone of the table is named with backbone="
+        )
     config = keyword_config(OwnEncoderConfig, values)
     if config.patch_px % encoder.stride_px:
         raise ConfigError(

@@ -112,6 +112,11 @@ class CanvasSlide(ABC):
         """Nothing: a damaged tile is an error here."""
         return ()
 
+    def __repr__(self) -> str:
+        base, mpp = self.levels[0], "no mpp recorded" if self.mpp is None else f"{self.mpp:g} um per pixel"
+        size = f"{base.width_px} x {base.height_px} px, {len(self.levels)} levels"
+        return f"<{type(self).__name__} {self.slide_id}: {size}, {mpp}>"
+
     def __enter__(self) -> Self:
         return self
 

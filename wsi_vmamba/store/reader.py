@@ -37,6 +37,9 @@ class FeatureFile:
     n_patches: int
     dim: int
 
+    def __repr__(self) -> str:
+        return f"<FeatureFile {self.path}: {self.n_patches} patches, {self.dim} features each, of {self.meta.model}>"
+
     @cached_property
     def features(self) -> NDArray[np.float16]:
         """Features, shape (N, D), float16.
@@ -93,6 +96,11 @@ def open_features(path: str | Path) -> FeatureFile:
         StoreError: there is no such file, it lacks parts, is damaged, or is of another schema version.
     """
     path = Path(path)
+    inside = [] if (path / "zarr.json").exists() or not path.is_dir() else sorted(path.glob("*.zarr"))
+    if inside:
+        raise StoreError(
+            f"{path} is a folder of {len(inside)} feature files; name one of them, as {inside[0]}"
+        )
     meta = _read_meta(path)
     try:
         for name in ("features", "coords_l0"):
