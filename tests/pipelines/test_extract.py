@@ -108,16 +108,16 @@ def test_other_settings_refuse_to_mix(slides: Path, tmp_path: Path):
 
 
 def test_features_made_with_other_numbers_of_the_segmenter_are_never_mixed(slides: Path, tmp_path: Path):
-    assert extract.run(config(slides, tmp_path)) == 0
+    assert extract.run(config(slides, tmp_path)) is True
     assert open_features(tmp_path / "slide_000.zarr").meta.segmenter_settings == OtsuSettings().model_dump()
     other = OtsuSettings(close_um=41.0)
-    assert extract.run(config(slides, tmp_path, segmenter_settings=other)) == 1
+    assert extract.run(config(slides, tmp_path, segmenter_settings=other)) is False
     with (tmp_path / "extract.csv").open() as file:
         details = [row["detail"] for row in csv.DictReader(file)]
     assert all("segmenter_settings.close_um: stored 40.0, asked 41.0" in detail for detail in details)
-    assert extract.run(config(slides, tmp_path, segmenter_settings=other, overwrite=True)) == 0
+    assert extract.run(config(slides, tmp_path, segmenter_settings=other, overwrite=True)) is True
     assert open_features(tmp_path / "slide_000.zarr").meta.segmenter_settings["close_um"] == 41.0
-    assert extract.run(config(slides, tmp_path / "all", segmenter="all")) == 0
+    assert extract.run(config(slides, tmp_path / "all", segmenter="all")) is True
     assert open_features(tmp_path / "all" / "slide_000.zarr").meta.segmenter_settings == {}
 
 
