@@ -85,7 +85,7 @@ def test_slides_that_are_quick_print_nothing_of_their_own(capsys):
 def test_notes_are_printed_at_once(capsys):
     shown = board.Board(1, board.LogView())
     shown.take(News(slide_id="a", note="goes on: 3 of 10 regions are already there"))
-    assert capsys.readouterr().out == "a: goes on: 3 of 10 regions are there already\n"
+    assert capsys.readouterr().out == "a: goes on: 3 of 10 regions are already there\n"
 
 
 def test_a_terminal_shows_every_slide_and_all_of_them():

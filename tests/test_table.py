@@ -121,7 +121,7 @@ def test_numbers_of_many_hands():
         (["٣"], False, "must be a number"),
         (["1.234,5"], True, "must be a number, got '1.234,5'"),
         (["1,234,567"], True, "must be a number, got '1,234,567'"),
-        (["1,200", "900", "-2,000"], True, r"p is 1,200, and each comma .* not clear"),
+        (["1,200", "900", "-2,000"], True, r"p is 1,200, and every comma .* not clear"),
         (["0,5", "1.234"], True, r"line 2: p has a decimal comma \(0,5\), and .*line 3: p a decimal point"),
     ],
 )
