@@ -83,6 +83,7 @@ def made(folder: Path, store_bytes: Callable[[Path], dict[str, bytes]]) -> dict[
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_slide_costs_nothing(
     start, scheduler, write_tiny_slide, tmp_path, store_bytes, read_outcomes, extract_config
 ):
@@ -121,6 +122,7 @@ def test_local_workers_make_the_same_bytes_and_the_same_failures(
             assert ours[slide_id][key] == theirs[slide_id][key]
 
 
+@pytest.mark.slow
 def test_workers_with_other_numbers_of_threads_encode_the_same_bytes(
     start, write_tiny_slide, tmp_path, store_bytes, extract_config
 ):
@@ -277,6 +279,7 @@ def test_a_slide_that_costs_every_worker_its_life_fails_alone(
     assert "memory" in failed["remedy"]
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_run_with_its_cause(start, write_tiny_slide, tmp_path, extract_config):
     for index in range(20):
         write_tiny_slide(tmp_path / "slides" / f"s{index:02}.tif", index)

@@ -66,6 +66,7 @@ def draw(seed: int, n: int) -> list[tuple[str, int]]:
     return [(place, generator.randint(1, VISITS[place.removesuffix(" after")] // 3)) for place in places]
 
 
+@pytest.mark.slow
 def test_twenty_kills_one_after_another_lose_nothing(extract, tiny_slides, tmp_path, store_bytes):
     """The same folder again and again, each run dying somewhere else in what the ones before it left."""
     assert extract(tiny_slides, tmp_path / "undisturbed") == 0

@@ -44,6 +44,7 @@ def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph_with_equal_results() -> None:
     model = build_backbone("vmamba_pico", num_classes=3, seed=1).eval()
     pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
