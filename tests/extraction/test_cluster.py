@@ -83,7 +83,6 @@ def made(folder: Path, store_bytes: Callable[[Path], dict[str, bytes]]) -> dict[
     return found
 
 
-@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_slide_costs_nothing(
     start, scheduler, write_tiny_slide, tmp_path, store_bytes, read_outcomes, extract_config
 ):

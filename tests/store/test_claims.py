@@ -71,6 +71,16 @@ def test_a_living_owner_keeps_its_claim_and_a_killed_one_loses_it_at_once(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_owner_that_is_dead_and_nobody_asked_for_loses_its_claim_at_once(tmp_path: Path):
+    """As in a container whose first process reaps nobody; its entry in /proc stays, with its time of start."""
+    final = tmp_path / "s1.zarr"
+    with holder(final) as child:
+        child.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        take_claim(final).release()
+
+
 def test_dead_claims_of_finished_slides_end_too(tmp_path: Path):
     dead = forge(tmp_path / "s1.zarr", age_s=0, pid=1)
     alive = forge(tmp_path / "s2.zarr", age_s=0, boot="another", host="node7")

@@ -291,10 +291,13 @@ def this_process() -> Owner:
 
 
 def _start_of(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty where there is no such process, or no /proc."""
-    # Field 22; the name in field 2 may hold anything, so count from the bracket that ends it.
+    """When a process started, in clock ticks since boot; empty where there is no such process, or no /proc.
+
+    A process that is dead and that its parent has not asked for yet is none: in containers nobody may ever ask.
+    """
+    # Fields 3 (the state) and 22; the name in field 2 may hold anything, so count from the bracket that ends it.
     fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
+    return fields[19] if len(fields) > 19 and fields[0] not in {"Z", "X"} else ""
 
 
 def _text(path: Path) -> str:
