@@ -112,6 +112,7 @@ def play(blocks: list[Block], folder: Path) -> None:
     assert ended.returncode == 0, ended.stdout[-6000:]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run(page: str, slides: Path, tmp_path: Path) -> None:

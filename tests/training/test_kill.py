@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from wsi_vmamba.durable import partial_mark
 
 TRAIN = """
@@ -43,6 +45,7 @@ def epochs_done(folder) -> int:
     return len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed_to_the_byte(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert start(whole).wait() == 0
