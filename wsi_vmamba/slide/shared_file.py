@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.slide.jpeg import DamagedTileError
 
 
 class SharedFile:
@@ -82,3 +84,15 @@ class SharedFile:
     def __del__(self) -> None:
         if hasattr(self, "_idle"):
             self.close()
+
+
+def failed_read(path: object, error: OSError) -> DamagedTileError | UnreadableSlideError:
+    """What to raise where the data of a tile cannot be read.
+
+    A bad sector harms that tile; anything else, such as a server that went away, the whole slide.
+    """
+    if error.errno == errno.EIO:
+        return DamagedTileError(f"the disk cannot read it ({error.strerror})")
+    return UnreadableSlideError(
+        path, f"reading failed in the middle ({error.strerror}); is its disk still there?"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -16,6 +15,7 @@ from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.deepzoom import DESCRIPTOR, TILES_FOLDER, descriptors_in
 from wsi_vmamba.slide.deepzoom.descriptor import MAX_DESCRIPTOR_BYTES
 from wsi_vmamba.slide.jpeg import DamagedTileError
+from wsi_vmamba.slide.shared_file import failed_read
 from wsi_vmamba.slide.zips import ZIP_MAGIC, check_zip
 
 #: What a damaged zip raises while an entry is read: a wrong checksum, data that do not inflate or end too soon, an odd
@@ -115,12 +115,7 @@ class FolderFiles:
             try:
                 return file.read(max_bytes)
             except OSError as error:
-                # A bad sector harms this tile; anything else, such as a server that went away, all of them.
-                if error.errno == errno.EIO:
-                    raise DamagedTileError(f"the disk cannot read it ({error.strerror})") from error
-                raise UnreadableSlideError(
-                    self._path, f"reading failed in the middle ({error.strerror}); is its disk still there?"
-                ) from error
+                raise failed_read(self._path, error) from error
 
     def close(self) -> None:
         """Refuse further reads."""
@@ -182,11 +177,7 @@ class ZipFiles:
             except _ZIP_DAMAGE as error:
                 raise DamagedTileError(f"its entry in the zip is damaged ({error})") from error
             except OSError as error:
-                if error.errno == errno.EIO:
-                    raise DamagedTileError(f"the disk cannot read it ({error.strerror})") from error
-                raise UnreadableSlideError(
-                    self._path, f"reading failed in the middle ({error.strerror}); is its disk still there?"
-                ) from error
+                raise failed_read(self._path, error) from error
 
     def close(self) -> None:
         """Close the zip once running reads are done."""

@@ -5,19 +5,18 @@ A tile of which a read needs only a part is kept for a while, so that small read
 
 from __future__ import annotations
 
-import errno
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import BadTileError, UnreadableSlideError
+from wsi_vmamba.errors import BadTileError
 from wsi_vmamba.slide.base import NeedsOtherReaderError
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.jpeg import DamagedTileError
-from wsi_vmamba.slide.shared_file import SharedFile
+from wsi_vmamba.slide.shared_file import SharedFile, failed_read
 from wsi_vmamba.slide.tiff.layout import read_layout
 from wsi_vmamba.slide.tiff.levels import TiffLevel
 from wsi_vmamba.slide.tiff.limits import check_directories
@@ -194,12 +193,7 @@ class TiffSlide(CanvasSlide):
         try:
             data = self._file.read_at(offset, length)
         except OSError as error:
-            # A bad sector harms this tile; anything else, such as a server that went away, the whole file.
-            if error.errno == errno.EIO:
-                raise DamagedTileError(f"the disk cannot read it ({error.strerror})") from error
-            raise UnreadableSlideError(
-                self.path, f"reading failed in the middle ({error.strerror}); is its disk still there?"
-            ) from error
+            raise failed_read(self.path, error) from error
         return decode_tile(data, table.form, width_px=table.tile_width_px, height_px=table.stored_rows(row))
 
     def close(self) -> None:
