@@ -9,10 +9,8 @@ from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.evaluation import files, tables
 from wsi_vmamba.evaluation.compare import compare
-from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.judge import judge_files, judge_run, run_of
 from wsi_vmamba.evaluation.results import Evaluation
-from wsi_vmamba.provenance import write_run_record
 
 
 def run(config: EvaluateConfig) -> bool:
@@ -27,11 +25,7 @@ def run(config: EvaluateConfig) -> bool:
     out = _folder_for(config, folder)
     found = judge_run(config, folder, out=out, progress=console.progress) if folder else judge_files(config)
     _say_notes(found)
-    if config.json_out:
-        write_json(Path(config.json_out), found.to_dict())
-    if out is not None:
-        found.save(out)
-        write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
+    files.write(found, config, out)
     _show(found)
     if folder and out:
         files.draw_heatmaps(found, out, count=config.heatmaps)

@@ -21,7 +21,7 @@ from wsi_vmamba.errors import (
     StoreError,
     UsageError,
 )
-from wsi_vmamba.extraction import encoding
+from wsi_vmamba.extraction import encoding, tissue_files
 from wsi_vmamba.pipelines import extract as recipe
 
 SETTINGS = {"backbone": "null", "segmenter": "all", "patch_px": 64, "region_px": 320}
@@ -101,6 +101,19 @@ def test_with_out_the_file_is_made_and_an_interrupted_slide_goes_on(
     assert files_of(tmp_path / "features" / "s.zarr") == files_of(tmp_path / "out" / "s.zarr")
     np.testing.assert_array_equal(found.features, wv.open_features(tmp_path / "out" / "s.zarr").features)
     assert (tmp_path / "features" / "tissue" / "s.geojson").is_file()
+
+
+def test_with_out_tissue_is_looked_for_once_and_is_that_of_the_features(slide, tmp_path, monkeypatch):
+    seen, real = [], tissue_files.segment_tissue
+    monkeypatch.setattr(
+        tissue_files, "segment_tissue", lambda *args, **kw: seen.append(1) or real(*args, **kw)
+    )
+    made = wv.embed(slide, out=tmp_path / "out", **SETTINGS)
+    assert len(seen) == 1
+    again = wv.embed(slide, out=tmp_path / "out", **SETTINGS)  # the file is there, and holds no tissue
+    assert len(seen) == 2
+    np.testing.assert_array_equal(made.tissue.mask, again.tissue.mask)
+    np.testing.assert_array_equal(made.features, again.features)
 
 
 def test_an_interrupt_leaves_nothing_where_nothing_was_asked_for(slide, tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.evaluation.tables import LESION_COLUMNS, SLIDE_COLUMNS, lesion_rows, slide_rows
+from wsi_vmamba.provenance import write_run_record
 
 SLIDES, LESIONS, METRICS_JSON = "slides.csv", "lesions.csv", "metrics.json"
 HEATMAPS = "heatmaps"
@@ -24,6 +26,15 @@ def save(found: Evaluation, out: Path) -> None:
     if found.lesions is not None:
         write_atomic(out / LESIONS, csv_text(LESION_COLUMNS, lesion_rows(found.lesions)))
         _draw_lesions(found.lesions, out)
+
+
+def write(found: Evaluation, config: EvaluateConfig, out: Path | None) -> None:
+    """Write what was asked for: the JSON of ``json_out``, and into ``out`` all files and the record of the run."""
+    if config.json_out:
+        write_json(Path(config.json_out), found.to_dict())
+    if out is not None:
+        save(found, out)
+        write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
 
 
 def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:

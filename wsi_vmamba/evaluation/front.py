@@ -17,7 +17,6 @@ from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import ConfigError, TrainingError, UsageError
 from wsi_vmamba.evaluation.compare import Comparison
 from wsi_vmamba.evaluation.compare import compare as compare_two
-from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.judge import judge_files, judge_run, run_of
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.watch import unseen
@@ -264,14 +263,11 @@ def _place(run: Run | str | Path | None) -> str | None:
 def _write(config: EvaluateConfig, found: Evaluation) -> None:
     """Write what was asked for, as the command does."""
     from wsi_vmamba.evaluation import files
-    from wsi_vmamba.provenance import write_run_record
 
-    if config.json_out:
-        write_json(Path(config.json_out), found.to_dict())
-    if config.out:
-        found.save(config.out)
-        write_run_record(Path(config.out), command="evaluate", config=config, facts={"device": "cpu"})
-        files.draw_heatmaps(found, Path(config.out), count=config.heatmaps)
+    out = Path(config.out) if config.out else None
+    files.write(found, config, out)
+    if out is not None:
+        files.draw_heatmaps(found, out, count=config.heatmaps)
 
 
 def _notes_of(job: TrainJob) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.regions import Region, RegionPlan, patch_runs
 from wsi_vmamba.rescale import source_range
-from wsi_vmamba.slide.tolerant import DamagedArea, TolerantSlide
+from wsi_vmamba.slide import Slide
+from wsi_vmamba.slide.base import DamagedArea
 from wsi_vmamba.tissue import TissueMask
 
 
@@ -48,7 +49,7 @@ def _sources(plan: RegionPlan, patches: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def count_damage_as_tissue(tissue: TissueMask, slide: TolerantSlide) -> TissueMask:
+def count_damage_as_tissue(tissue: TissueMask, slide: Slide) -> TissueMask:
     """Take what could not be seen for tissue: a damaged overview hides no patches, and finer levels may be sound."""
     mask = tissue.mask.copy()
     for index, level in enumerate(slide.levels):
@@ -60,7 +61,7 @@ def count_damage_as_tissue(tissue: TissueMask, slide: TolerantSlide) -> TissueMa
     return replace(tissue, mask=mask)
 
 
-def describe_left_out(patches: Sequence[NDArray[np.int64]], slide: TolerantSlide) -> dict[str, Any]:
+def describe_left_out(patches: Sequence[NDArray[np.int64]], slide: Slide) -> dict[str, Any]:
     """What a feature file records about patches without features, see `FeatureMeta.left_out`."""
     tiles = [
         [area.level, area.x_px, area.y_px, area.width_px, area.height_px]

@@ -169,8 +169,7 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats) -> None:
             slide, plan, regions=missing, prefetch=job.config.prefetch, stats=stats
         )
         for decoded in decoded_regions:
-            damage = slide.damage(plan.level) if isinstance(slide, TolerantSlide) else ()
-            sound = ~touched_patches(plan, decoded.region, damage)
+            sound = ~touched_patches(plan, decoded.region, slide.damage(plan.level))
             if sound.any():
                 yield (decoded.region, sound), decoded.pixels
             else:
@@ -205,8 +204,6 @@ def _missing_regions(job: Job, journal: Journal) -> list[Region]:
 
 
 def _damage_of(slide: Slide) -> list[list[Any]]:
-    if not isinstance(slide, TolerantSlide):
-        return []
     return [list(astuple(area)) for level in range(len(slide.levels)) for area in slide.damage(level)]
 
 
@@ -249,9 +246,7 @@ def sound_blocks(
 
 def record_left_out(job: Job, left_out: list[NDArray[np.int64]]) -> dict[str, Any]:
     """What a feature file records of patches without features, see `FeatureMeta.left_out`."""
-    if left_out and isinstance(job.slide, TolerantSlide):
-        return describe_left_out(left_out, job.slide)
-    return {}
+    return describe_left_out(left_out, job.slide) if left_out else {}
 
 
 def require_unchanged(job: Job, as_opened: str | None) -> None:

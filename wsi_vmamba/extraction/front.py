@@ -18,7 +18,7 @@ from wsi_vmamba.errors import ConfigError, SlideError, UsageError
 from wsi_vmamba.extraction.embedding import Embedding
 from wsi_vmamba.extraction.encoders import load_encoder
 from wsi_vmamba.extraction.encoding import Job
-from wsi_vmamba.extraction.in_memory import EncodedSlide, encode_in_memory
+from wsi_vmamba.extraction.in_memory import encode_in_memory
 from wsi_vmamba.extraction.one_slide import feature_path, make_features, notes_on, open_planned
 from wsi_vmamba.extraction.run import choose_sources, open_run
 from wsi_vmamba.extraction.sources import SlideSource, refuse_unusable, require_there
@@ -75,36 +75,7 @@ def embed(
     config = _config_of_one(slide, out, encoder, settings)
     source = _one_source(config)
     encoder = load_encoder(config) if encoder is None else encoder
-    if out is not None:
-        with open_board(1) as board:
-            make_features(config, source, encoder, report=board.take)
-    with open_planned(config, source, encoder) as planned:
-        require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
-        if out is not None:
-            stored = open_features(feature_path(config, source))
-            if stored.meta.segmenter != planned.meta.segmenter:
-                raise SlideError(source.path, "its mask was changed while it was processed; embed it again")
-            encoded = EncodedSlide(meta=stored.meta, features=stored.features, coords_l0=stored.coords_l0)
-        else:
-            with open_board(1) as board:
-                encoded = encode_in_memory(
-                    Job(
-                        path=feature_path(config, source),
-                        meta=planned.meta,
-                        slide=planned.slide,
-                        plan=planned.plan,
-                        config=config,
-                        encoder=encoder,
-                        report=board.take,
-                    )
-                )
-        return Embedding(
-            features=encoded.features,
-            coords_l0=encoded.coords_l0,
-            tissue=planned.tissue,
-            meta=encoded.meta,
-            notes=tuple(notes_on(config, planned)),
-        )
+    return (_embed if out is None else _embed_into)(config, source, encoder)
 
 
 def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any) -> Outcomes:
@@ -140,6 +111,46 @@ def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any
     if extraction.outcomes.unsaved:
         console.warn(extraction.outcomes.unsaved)
     return extraction.outcomes
+
+
+def _embed(config: ExtractConfig, source: SlideSource, encoder: Encoder) -> Embedding:
+    """Encode a slide with nothing written."""
+    with open_planned(config, source, encoder) as planned, open_board(1) as board:
+        require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
+        encoded = encode_in_memory(
+            Job(
+                path=feature_path(config, source),
+                meta=planned.meta,
+                slide=planned.slide,
+                plan=planned.plan,
+                config=config,
+                encoder=encoder,
+                report=board.take,
+            )
+        )
+        return Embedding(
+            features=encoded.features,
+            coords_l0=encoded.coords_l0,
+            tissue=planned.tissue,
+            meta=encoded.meta,
+            notes=tuple(notes_on(config, planned)),
+        )
+
+
+def _embed_into(config: ExtractConfig, source: SlideSource, encoder: Encoder) -> Embedding:
+    """Make the feature file of a slide, unless it is there already, and give what it holds."""
+    with open_board(1) as board:
+        made = make_features(config, source, encoder, report=board.take)
+    stored = open_features(feature_path(config, source))
+    tissue, notes = made.tissue, made.notes
+    if tissue is None:
+        with open_planned(config, source, encoder) as planned:
+            tissue, notes = planned.tissue, tuple(notes_on(config, planned))
+        if stored.meta.segmenter != planned.meta.segmenter:
+            raise SlideError(source.path, "its mask was changed while it was processed; embed it again")
+    return Embedding(
+        features=stored.features, coords_l0=stored.coords_l0, tissue=tissue, meta=stored.meta, notes=notes
+    )
 
 
 def _require_place(value: object, *, name: str) -> None:

@@ -69,7 +69,9 @@ def extract_slide(
     """
     started = time.perf_counter()
     try:
-        outcome = make_features(config, source, encoder, started_mtime=started_mtime, report=report)
+        made = make_features(config, source, encoder, started_mtime=started_mtime, report=report)
+        detail = "; ".join(filter(None, [made.outcome.detail, *made.notes]))
+        outcome = replace(made.outcome, detail=detail)
         forget_traceback(Path(config.out), source.slide_id)
     except ClaimedError as error:
         outcome = Outcome(
@@ -83,6 +85,21 @@ def extract_slide(
     return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeFeatures:
+    """A slide that has a feature file now.
+
+    Attributes:
+        outcome: what was done for it.
+        tissue: where its tissue is; None where the file was there already, and nobody looked for it.
+        notes: what a person should know of how the slide was read.
+    """
+
+    outcome: Outcome
+    tissue: TissueMask | None = None
+    notes: tuple[str, ...] = ()
+
+
 def make_features(
     config: ExtractConfig,
     source: SlideSource,
@@ -90,7 +107,7 @@ def make_features(
     *,
     started_mtime: float = 0.0,
     report: Callable[[News], None] = ignore,
-) -> Outcome:
+) -> MadeFeatures:
     """Make the feature file of one slide, unless it is there already; see `extract_slide`.
 
     Raises:
@@ -102,11 +119,11 @@ def make_features(
     path = feature_path(config, source)
     if _is_done(path, config, started_mtime):
         remove_spent(path)
-        return _check_done(path, config, source, encoder)
+        return MadeFeatures(outcome=_check_done(path, config, source, encoder))
     require_short_name(path, slide=source.path)
     with take_claim(path):
         if _is_done(path, config, started_mtime):  # by the run that had the claim a moment ago
-            return _check_done(path, config, source, encoder)
+            return MadeFeatures(outcome=_check_done(path, config, source, encoder))
         with open_planned(config, source, encoder) as planned:
             save_tissue(config, planned.slide, planned.tissue, planned.plan, slide_id=source.slide_id)
             require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
@@ -121,8 +138,9 @@ def make_features(
                     report=report,
                 )
             )
-            notes = notes_on(config, planned)
-    return replace(outcome, detail="; ".join(filter(None, [outcome.detail, *notes])))
+            return MadeFeatures(
+                outcome=outcome, tissue=planned.tissue, notes=tuple(notes_on(config, planned))
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

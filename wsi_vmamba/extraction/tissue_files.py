@@ -14,7 +14,6 @@ from wsi_vmamba.extraction.damage import count_damage_as_tissue
 from wsi_vmamba.masks import draw_preview, find_mask, read_mask, tissue_geojson
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.slide import Slide
-from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.tissue import TissueMask, segment_tissue
 
 #: Folder beside the feature files.
@@ -50,9 +49,7 @@ def find_tissue(config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: st
         mask = read_mask(path, slide, mpp=mpp, content=content)
         return FoundTissue(mask=mask, source=_name_of_mask(content))
     mask = segment_tissue(slide, mpp=mpp, segmenter=config.segmenter, settings=config.segmenter_settings)
-    if isinstance(slide, TolerantSlide):
-        mask = count_damage_as_tissue(mask, slide)
-    return FoundTissue(mask=mask, source=config.segmenter)
+    return FoundTissue(mask=count_damage_as_tissue(mask, slide), source=config.segmenter)
 
 
 def segmenter_numbers(config: ExtractConfig) -> dict[str, float]:
