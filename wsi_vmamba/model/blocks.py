@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from wsi_vmamba.model import fused
 from wsi_vmamba.model.config import VMambaConfig
 from wsi_vmamba.model.ss2d import SS2D
 
@@ -69,6 +70,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+        if fused.suits_block(x, self):
+            return fused.block(x, self)
         x = x + self.op(self.norm(x))
         if self.norm2 is not None and self.mlp is not None:
             x = x + self.mlp(self.norm2(x))
@@ -80,7 +83,7 @@ def patch_embed(config: VMambaConfig) -> nn.Sequential:
     width = config.dims[0]
     if config.patch_embed == 1:
         return nn.Sequential(nn.Conv2d(3, width, 4, stride=4), _to_last(), nn.LayerNorm(width))
-    return nn.Sequential(
+    return Stem(
         nn.Conv2d(3, width // 2, 3, stride=2, padding=1),
         _to_last(),
         nn.LayerNorm(width // 2),
@@ -90,6 +93,28 @@ def patch_embed(config: VMambaConfig) -> nn.Sequential:
         _to_last(),
         nn.LayerNorm(width),
     )
+
+
+class Stem(nn.Sequential):
+    """Convolution, norm, GELU, convolution, norm, with the published numbering."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) -> (B, ~H/4, ~W/4, D)."""
+        if fused.suits_images(x, self):
+            return fused.stem(x, self)
+        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return out
+
+
+class DownsampleConv(nn.Sequential):
+    """Convolution 3x3 with stride 2 and norm, with the published numbering."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_in) -> (B, ceil(H/2), ceil(W/2), d_out)."""
+        if fused.suits(x, self):
+            return fused.downsample(x, self)
+        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return out
 
 
 class PatchMerging(nn.Module):
@@ -122,6 +147,6 @@ def downsample(config: VMambaConfig, stage: int) -> nn.Module:
         return PatchMerging(d_in, d_out)
     if config.downsample == 2:
         conv = nn.Conv2d(d_in, d_out, 2, stride=2)
-    else:
-        conv = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
-    return nn.Sequential(_to_first(), conv, _to_last(), nn.LayerNorm(d_out))
+        return nn.Sequential(_to_first(), conv, _to_last(), nn.LayerNorm(d_out))
+    conv = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
+    return DownsampleConv(_to_first(), conv, _to_last(), nn.LayerNorm(d_out))

@@ -83,15 +83,18 @@ class SS2D(nn.Module):
         if self.gated:
             u, gate = u.chunk(2, dim=-1)
         u = F.silu(self.conv2d(rearrange(u, "b h w c -> b c h w")))
-        u = rearrange(u, "b c h w -> b h w c")
+        y = self.out_norm(self.scan(rearrange(u, "b c h w -> b h w c")))
+        if gate is not None:
+            y = y * F.silu(gate)
+        out: Tensor = self.out_proj(y)
+        return out
+
+    def scan(self, u: Tensor) -> Tensor:
+        """Project the map u (B, H, W, d_inner) to step sizes, B and C, scan it and add the four results."""
         x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
         proj = F.linear(u, rearrange(x_proj, "k rows d -> (k rows) d"))
         # Recurrences always run in float32: kernels see to it themselves, for the reference maps are converted.
         work = scan_dtype(u.device, u.dtype)
         y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)
-        y = self.out_norm(y.to(u.dtype))
-        if gate is not None:
-            y = y * F.silu(gate)
-        out: Tensor = self.out_proj(y)
-        return out
+        return y.to(u.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
@@ -27,8 +28,8 @@ def native() -> Any:
     return module
 
 
-def array(tensor: Tensor, name: str, *dtypes: torch.dtype) -> Tensor:
-    """Check a tensor for the kernels and return it as they take it: detached, bfloat16 as its bits.
+def array(tensor: Tensor, name: str, *dtypes: torch.dtype) -> NDArray[Any]:
+    """Check a tensor for the kernels and return it as they take it: an array of its memory, bfloat16 as its bits.
 
     Raises:
         UsageError: when it is not a contiguous CPU tensor of one of ``dtypes`` (default float32).
@@ -41,7 +42,7 @@ def array(tensor: Tensor, name: str, *dtypes: torch.dtype) -> Tensor:
             f"shape {tuple(tensor.shape)}, strides {tensor.stride()}"
         )
     tensor = tensor.detach()
-    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def check_shape(tensor: Tensor, name: str, *expected: int) -> None:

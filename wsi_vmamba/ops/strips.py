@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ class StripCarries:
             raise UsageError(f"there is no strip {strip}; the ranges hold {len(self._range_of)}")
         return self._range_of[strip]
 
-    def _arrays(self, u: Tensor, proj: Tensor) -> tuple[Tensor, ...]:
+    def _arrays(self, u: Tensor, proj: Tensor) -> tuple[Any, ...]:
         check_shape(u, "u", u.shape[0], self.width, self.weights.channels)
         check_shape(proj, "proj", *u.shape[:2], self.weights.proj_width)
         return array(u, "u", *STORAGE)[None], array(proj, "proj"), *self.weights.arrays

@@ -2,7 +2,7 @@
 // VMAMBA_LANES and VMAMBA_ISA (the name of the instruction set, which also names the function at the end).
 #include "backward.hpp"
 #include "local.hpp"
-#include "walk.hpp"
+#include "train.hpp"
 
 namespace {
 
@@ -69,6 +69,70 @@ void silu_any(void* x, Storage storage, int64_t count) {
   }
 }
 
+// Call run(as) with a null pointer of the type that a storage holds.
+template <class Run>
+void with_storage(Storage storage, Run run) {
+  if (storage == Storage::bfloat16) {
+    run(static_cast<Bf16*>(nullptr));
+  } else {
+    run(static_cast<float*>(nullptr));
+  }
+}
+
+// A pointer of the type of `as`.
+template <class X>
+const X* typed(const void* pointer, X* /*as*/) { return static_cast<const X*>(pointer); }
+template <class X>
+X* typed(void* pointer, X* /*as*/) { return static_cast<X*>(pointer); }
+
+void train_norm_any(const void* x, void* out, Storage storage, const float* weight, const float* bias, float eps,
+                    int64_t tokens, int64_t channels) {
+  with_storage(storage, [&](auto* as) { train_norm(typed(x, as), typed(out, as), weight, bias, eps, tokens, channels); });
+}
+
+void train_norm_gradients_any(const void* x, const void* dy, const void* base, Storage storage, const float* weight,
+                              const float* bias, float eps, void* dx, void* normed, float* dweight, float* dbias,
+                              int64_t tokens, int64_t channels) {
+  with_storage(storage, [&](auto* as) {
+    train_norm_gradients(typed(x, as), typed(dy, as), typed(base, as), weight, bias, eps, typed(dx, as),
+                         typed(normed, as), dweight, dbias, tokens, channels);
+  });
+}
+
+void gelu_any(const void* x, void* out, Storage storage, int64_t count) {
+  with_storage(storage, [&](auto* as) { gelu(typed(x, as), typed(out, as), count); });
+}
+
+void gelu_gradients_any(const void* x, const void* dy, void* dx, void* out, Storage storage, float* sums,
+                        int64_t tokens, int64_t channels) {
+  with_storage(storage, [&](auto* as) {
+    gelu_gradients(typed(x, as), typed(dy, as), typed(dx, as), typed(out, as), sums, tokens, channels);
+  });
+}
+
+void sum_tokens_any(const void* x, Storage storage, float* sums, int64_t tokens, int64_t channels) {
+  with_storage(storage, [&](auto* as) { sum_tokens(typed(x, as), sums, tokens, channels); });
+}
+
+// Zeros of floats are zeros of bfloat16 too.
+void train_depthwise_any(const void* x, void* out, Storage storage, const float* weight, const float* bias,
+                         const float* zeros, int64_t height, int64_t width, int64_t channels) {
+  const void* empty = zeros;
+  with_storage(storage, [&](auto* as) {
+    train_depthwise(typed(x, as), typed(out, as), weight, bias, typed(empty, as), height, width, channels);
+  });
+}
+
+void train_depthwise_gradients_any(const void* x, const void* dy, void* dx, Storage storage, const float* weight,
+                                   const float* bias, float* dweight, float* dbias, const float* zeros, float* inner,
+                                   int64_t height, int64_t width, int64_t channels) {
+  const void* empty = zeros;
+  with_storage(storage, [&](auto* as) {
+    train_depthwise_gradients(typed(x, as), typed(dy, as), typed(dx, as), weight, bias, dweight, dbias,
+                              typed(empty, as), inner, zeros, height, width, channels);
+  });
+}
+
 template <void (*Function)(Vec*)>
 void map_floats(const float* x, float* out, int64_t count) {
   int64_t i = 0;
@@ -91,6 +155,10 @@ const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
                        walk_gradients, walk_gradients_scratch_floats,
                        norm,          depthwise,
                        silu_any,
+                       train_norm_any, train_norm_gradients_any,
+                       gelu_any,      gelu_gradients_any,
+                       sum_tokens_any,
+                       train_depthwise_any, train_depthwise_gradients_any,
                        map_floats<exp2_bounded<1>>, map_floats<softplus2<1>>};
 
 }  // namespace

@@ -123,6 +123,23 @@ struct Kernels {
                          int64_t out_rows, int64_t width, int64_t channels);
   void (*silu)(void* x, Storage, int64_t count);
 
+  // Training, see train.hpp: channels are whole blocks, all maps of a call have one storage; dweight, dbias and sums are
+  // added to. `zeros` is a row of zeros, `inner` one image of floats.
+  void (*train_norm)(const void* x, void* out, Storage, const float* weight, const float* bias, float eps,
+                     int64_t tokens, int64_t channels);
+  void (*train_norm_gradients)(const void* x, const void* dy, const void* base, Storage, const float* weight,
+                               const float* bias, float eps, void* dx, void* normed, float* dweight, float* dbias,
+                               int64_t tokens, int64_t channels);
+  void (*gelu)(const void* x, void* out, Storage, int64_t count);
+  void (*gelu_gradients)(const void* x, const void* dy, void* dx, void* out, Storage, float* sums, int64_t tokens,
+                         int64_t channels);
+  void (*sum_tokens)(const void* x, Storage, float* sums, int64_t tokens, int64_t channels);
+  void (*train_depthwise)(const void* x, void* out, Storage, const float* weight, const float* bias,
+                          const float* zeros, int64_t height, int64_t width, int64_t channels);
+  void (*train_depthwise_gradients)(const void* x, const void* dy, void* dx, Storage, const float* weight,
+                                    const float* bias, float* dweight, float* dbias, const float* zeros, float* inner,
+                                    int64_t height, int64_t width, int64_t channels);
+
   // The two functions of the scan, exposed for their tests: 2^x for x <= 126 and log2(1 + 2^x).
   void (*exp2)(const float* x, float* out, int64_t count);
   void (*softplus2)(const float* x, float* out, int64_t count);

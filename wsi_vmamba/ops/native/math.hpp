@@ -95,6 +95,16 @@ VMAMBA_INLINE Vec softplus2(Vec z) {
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
+// 1 / x for positive x far from the ends of the range, to a rounding or two.
+VMAMBA_INLINE Vec reciprocal(Vec x) {
+#if defined(__AVX512F__) && VMAMBA_LANES == 16
+  const Vec guess = _mm512_rcp14_ps(x);
+  return guess * (2.0f - x * guess);
+#else
+  return 1.0f / x;
+#endif
+}
+
 // x / (1 + exp(-x)).
 VMAMBA_INLINE Vec silu(Vec x) {
   return x / (1.0f + exp2_bounded(at_most(126.0f, x * -kLog2e)));

@@ -213,7 +213,7 @@ VMAMBA_INLINE void softplus2_and_slope(Vec* z, Vec* slope) {
   Vec e[T];
   lockstep<T>([&](int t) { e[t] = negative_abs(z[t]); });
   exp2_bounded<T>(e);
-  lockstep<T>([&](int t) { slope[t] = (z[t] < Vec{} ? e[t] : splat(1.0f)) / (1.0f + e[t]); });
+  lockstep<T>([&](int t) { slope[t] = (z[t] < Vec{} ? e[t] : splat(1.0f)) * reciprocal(1.0f + e[t]); });
   softplus2_from<T>(z, e);
 }
 
