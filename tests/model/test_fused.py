@@ -52,6 +52,7 @@ def gradients(model: nn.Module, x: Tensor, *, bf16: bool = False) -> dict[str, T
     (out.float() * torch.tensor([1.0, -2.0, 0.5])).sum().backward()
     found = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
     assert len(found) == len(list(model.parameters()))
+    assert all(p.grad is not None and p.grad.is_contiguous() for p in model.parameters())
     return found | {"out": out.detach().double()}
 
 

@@ -132,7 +132,8 @@ class _Mlp(Function):
             to_w1 = _add(to_w1, normed.t() @ grad_hidden)
         assert to_w1 is not None
         assert to_w2 is not None
-        return grad_x.view(x.shape), to_scale, to_shift, None, to_w1.t().float(), to_b1, to_w2.float(), to_b2
+        to_w1 = to_w1.t().contiguous().float()
+        return grad_x.view(x.shape), to_scale, to_shift, None, to_w1, to_b1, to_w2.float(), to_b2
 
 
 class _NormLinear(Function):
@@ -260,7 +261,8 @@ class _ConvStride2(Function):
             for j in range(3):
                 padded[:, i : i + 2 * height : 2, j : j + 2 * width : 2] += shares[:, :, :, i, j]
         grad_x = padded[:, 1 : 1 + x.shape[1], 1 : 1 + x.shape[2]].to(x.dtype)
-        return grad_x, to_weight.permute(0, 3, 1, 2).to(weight.dtype), rows.float().sum(0)
+        to_weight = to_weight.permute(0, 3, 1, 2).contiguous().float()
+        return grad_x, to_weight, rows.float().sum(0)
 
 
 def _neighbours(x: Tensor) -> Tensor:

@@ -89,13 +89,16 @@ def unpack_weight(packed: Tensor, channels: int) -> Tensor:
 def unpack_gradients(
     weights: ScanWeights, weight: Tensor, bias: Tensor, rate: Tensor, skip: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the packed arrays, in natural units, as those of dt_weight, dt_bias, A_logs and Ds."""
+    """Gradients of the packed arrays, in natural units, as those of dt_weight, dt_bias, A_logs and Ds.
+
+    They are contiguous to the last stride, as DDP wants the gradients of contiguous parameters.
+    """
     channels = weights.channels
     # A = -exp(A_logs), so d/dA_logs = A d/dA.
-    grad_A_logs = (rate * weights.rate)[:, :, :channels].transpose(1, 2).reshape(4 * channels, weights.state)
+    grad_A_logs = (rate * weights.rate)[:, :, :channels].transpose(1, 2).reshape(-1)
     return (
         unpack_weight(weight, channels).contiguous(),
         bias[:, :channels].contiguous(),
-        grad_A_logs,
+        grad_A_logs.view(4 * channels, weights.state),
         skip[:channels].repeat(4),
     )
