@@ -32,8 +32,8 @@ def suits(x: Tensor, part: nn.Module) -> bool:
 
 
 def suits_images(x: Tensor, part: nn.Module) -> bool:
-    """The same for images (B, 3, H, W), of which autocast may ask another dtype."""
-    return x.dtype == torch.float32 and _computed_in() is not None and _suits(x, part)
+    """The same for images (B, 3, H, W) without a gradient, whose maps autocast may ask in another dtype."""
+    return x.dtype == torch.float32 and not x.requires_grad and _computed_in() is not None and _suits(x, part)
 
 
 def suits_block(x: Tensor, part: Block) -> bool:
@@ -123,10 +123,9 @@ def stem(x: Tensor, part: nn.Sequential) -> Tensor:
     """`Stem.forward`: images (B, 3, H, W) -> (B, ~H / 4, ~W / 4, D)."""
     first, second = part[0], part[5]
     norm, last = cast(nn.LayerNorm, part[2]), cast(nn.LayerNorm, part[7])
-    # Channels last from the start: the first convolution is three times as fast.
-    x = x.to(_computed_in(), memory_format=torch.channels_last)
-    tokens = fused.layer_norm(_to_last(first(x)), norm_of(norm))
-    tokens = _to_last(second(_to_first(fused.gelu(tokens))))
+    weight, bias = cast(Tensor, first.weight), cast(Tensor, first.bias)
+    tokens = fused.stem(x, weight, bias, norm_of(norm), _computed_in() or x.dtype)
+    tokens = _to_last(second(_to_first(tokens)))
     return fused.layer_norm(tokens, norm_of(last))
 
 

@@ -59,6 +59,21 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _apply(_DepthwiseSilu, x, weight, bias)
 
 
+def stem(
+    images: Tensor, weight: Tensor, bias: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype
+) -> Tensor:
+    """Return GELU(norm(conv(images))) of float32 images (B, 3, H, W), which get no gradient themselves.
+
+    Args:
+        images: (B, 3, H, W).
+        weight: (D, 3, 3, 3); stride 2 and a border of one zero.
+        bias: (D,).
+        norm: weight (D,), bias (D,) and eps of the layer norm.
+        dtype: of the result (B, ceil(H / 2), ceil(W / 2), D), float32 or bfloat16.
+    """
+    return _apply(_Stem, images, weight, bias, *norm, dtype)
+
+
 def conv_stride_2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the 3x3 convolution of x (B, H, W, D) with ``weight`` (out, D, 3, 3), stride 2, a border of one zero.
 
@@ -71,11 +86,6 @@ def conv_stride_2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def layer_norm(x: Tensor, norm: tuple[Tensor, Tensor, float]) -> Tensor:
     """Normalise x (..., D) over its last axis, scale and shift."""
     return _apply(_Norm, x, *norm)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """Return the exact GELU of x (..., D)."""
-    return _apply(_Gelu, x)
 
 
 def _apply(function: type[Function], *inputs: Any) -> Tensor:
@@ -100,18 +110,18 @@ class _Mlp(Function):
         w1, b1, w2, b2 = (t.to(x.dtype) for t in (w1, b1, w2, b2))
         rows = x.view(-1, x.shape[-1])
         out, hidden = torch.empty_like(rows), rows.new_empty(rows.shape[0], w1.shape[0])
+        moments = _moments(rows)
         for at in _blocks(rows):
-            torch.addmm(b1, _norm(rows[at], scale, shift, eps), w1.t(), out=hidden[at])
+            torch.addmm(b1, _norm(rows[at], scale, shift, eps, _part(moments, at)), w1.t(), out=hidden[at])
             torch.addmm(b2, _gelu(hidden[at]), w2.t(), out=out[at])
         out += rows
-        ctx.save_for_backward(x, hidden, scale, shift, w1, w2)
-        ctx.eps = eps
+        ctx.save_for_backward(x, hidden, scale, shift, w1, w2, moments)
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, scale, shift, w1, w2 = ctx.saved_tensors
+        x, hidden, scale, shift, w1, w2, moments = ctx.saved_tensors
         rows, grad_rows = x.view(-1, x.shape[-1]), grad.to(x.dtype).contiguous().view(-1, x.shape[-1])
         grad_x = torch.empty_like(rows)
         to_scale, to_shift, to_b2, to_b1 = (torch.zeros(n) for n in (*(3 * [rows.shape[1]]), w1.shape[0]))
@@ -125,7 +135,8 @@ class _Mlp(Function):
             to_w2 = _add(to_w2, grad_rows[at].t() @ active)
             grad_normed = grad_hidden @ w1
             normed = torch.empty_like(grad_normed)
-            inputs = _in(rows[at]), _in(grad_normed), _in(grad_rows[at]), _in(scale), _in(shift), ctx.eps
+            weights = _in(scale), _in(shift), _in(_part(moments, at))
+            inputs = _in(rows[at]), _in(grad_normed), _in(grad_rows[at]), *weights
             outputs = _in(grad_x[at]), _in(normed), _in(to_scale), _in(to_shift)
             native().train_norm_gradients(*inputs, *outputs, _threads(normed))
             # The long side to the right: a third faster than the other way round.
@@ -142,21 +153,23 @@ class _NormLinear(Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, residual: Tensor | None
     ) -> Tensor:
         x, weight = x.contiguous(), weight.to(x.dtype)
-        normed = _norm(x, scale, shift, eps).view(-1, x.shape[-1])
+        moments = _moments(x)
+        normed = _norm(x, scale, shift, eps, moments).view(-1, x.shape[-1])
         out = (normed @ weight.t()).view(*x.shape[:-1], -1)
         if residual is not None:
             out += residual
-        ctx.save_for_backward(x, scale, shift, weight)
-        ctx.eps = eps
+        ctx.save_for_backward(x, scale, shift, weight, moments)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, shift, weight = ctx.saved_tensors
+        x, scale, shift, weight, moments = ctx.saved_tensors
         rows = grad.to(x.dtype).contiguous().view(-1, weight.shape[0])
         grad_normed = rows @ weight
-        grad_x, normed, to_scale, to_shift = _norm_gradients(ctx, grad_normed, x, scale, shift, again=True)
+        grad_x, normed, to_scale, to_shift = _norm_gradients(
+            grad_normed, x, scale, shift, moments, again=True
+        )
         to_weight = (rows.t() @ normed).float()
         return grad_x, to_scale, to_shift, None, to_weight, grad if ctx.needs_input_grad[5] else None
 
@@ -187,34 +200,55 @@ class _Norm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
-        ctx.save_for_backward(x, scale, shift)
-        ctx.eps = eps
-        return _norm(x, scale, shift, eps)
+        moments = _moments(x)
+        ctx.save_for_backward(x, scale, shift, moments)
+        return _norm(x, scale, shift, eps, moments)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, shift = ctx.saved_tensors
+        x, *weights = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous()
-        grad_x, _, to_scale, to_shift = _norm_gradients(ctx, grad, x, scale, shift, again=False)
+        grad_x, _, to_scale, to_shift = _norm_gradients(grad, x, *weights, again=False)
         return grad_x, to_scale, to_shift, None
 
 
-class _Gelu(Function):
+class _Stem(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        ctx.save_for_backward(x)
-        return _gelu(x)
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        images = images.contiguous()
+        batch, _, height, width = images.shape
+        out = torch.empty(batch, (height + 1) // 2, (width + 1) // 2, len(bias), dtype=dtype)
+        inputs = _in(images), _stem_taps(weight), _in(bias), _in(scale), _in(shift), eps
+        native().stem(*inputs, _in(out), _threads(out))
+        ctx.save_for_backward(images, weight, bias, scale, shift)
+        ctx.eps, ctx.dtype = eps, dtype
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        grad, grad_x = grad.to(x.dtype).contiguous(), torch.empty_like(x)
-        unused = torch.zeros(x.shape[-1])
-        native().gelu_gradients(_in(x), _in(grad), _in(grad_x), None, _in(unused), _threads(x))
-        return grad_x
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, bias, scale, shift = ctx.saved_tensors
+        grad = grad.to(ctx.dtype).contiguous()
+        inputs = _in(images), _stem_taps(weight), _in(bias), _in(scale), _in(shift), ctx.eps, _in(grad)
+        to_taps = torch.zeros(27, len(bias))
+        sums = [torch.zeros_like(t) for t in (bias, scale, shift)]
+        native().stem_gradients(*inputs, _in(to_taps), *map(_in, sums), _threads(grad))
+        return None, to_taps.t().reshape(weight.shape), *sums, None, None
+
+
+def _stem_taps(weight: Tensor) -> Any:
+    """(D, 3, 3, 3) -> (27, D), over colours, rows and columns."""
+    return _in(weight.detach().view(-1, 27).t().contiguous())
 
 
 class _DepthwiseSilu(Function):
@@ -305,19 +339,28 @@ def _blocks(rows: Tensor) -> Iterator[slice]:
         yield slice(begin, begin + step)
 
 
-def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+def _moments(x: Tensor) -> Tensor:
+    """Room for mean and 1 / standard deviation of each token of x; a range of tokens has its own part."""
+    return torch.empty(2 * (x.numel() // x.shape[-1]))
+
+
+def _part(moments: Tensor, at: slice) -> Tensor:
+    return moments[2 * at.start : 2 * at.stop]
+
+
+def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, moments: Tensor) -> Tensor:
     out = torch.empty_like(x)
-    native().train_norm(_in(x), _in(out), _in(scale), _in(shift), eps, _threads(x))
+    native().train_norm(_in(x), _in(out), _in(scale), _in(shift), eps, _in(moments), _threads(x))
     return out
 
 
 def _norm_gradients(
-    ctx: Any, grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, *, again: bool
+    grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, moments: Tensor, *, again: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the norm for x, scale and shift; with ``again`` the norm itself too, in the shape of ``grad``."""
     grad_x, normed = torch.empty_like(x), torch.empty_like(grad) if again else grad
     to_scale, to_shift = torch.zeros(x.shape[-1]), torch.zeros(x.shape[-1])
-    inputs = _in(x), _in(grad), None, _in(scale), _in(shift), ctx.eps
+    inputs = _in(x), _in(grad), None, _in(scale), _in(shift), _in(moments)
     outputs = _in(grad_x), _in(normed) if again else None, _in(to_scale), _in(to_shift)
     native().train_norm_gradients(*inputs, *outputs, _threads(x))
     return grad_x, normed, to_scale, to_shift

@@ -70,15 +70,19 @@ def pack_scan(dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor) ->
     check_shape(Ds, "Ds", 4 * channels)
     padding = -channels % BLOCK
     dt_weight, dt_bias, A_logs, Ds = (t.detach().float() for t in (dt_weight, dt_bias, A_logs, Ds))
-    blocked = F.pad(dt_weight.transpose(1, 2) * LOG2_E, (0, padding)).view(4, rank, -1, BLOCK)
+    blocked = _pad(dt_weight.transpose(1, 2) * LOG2_E, padding).reshape(4, rank, -1, BLOCK)
     rate = -torch.exp(A_logs).view(4, channels, state).transpose(1, 2)
     return ScanWeights(
         weight=blocked.transpose(1, 2).contiguous(),
-        bias=F.pad(dt_bias * LOG2_E, (0, padding)).contiguous(),
-        rate=F.pad(rate, (0, padding)).contiguous(),
-        skip=F.pad(Ds.view(4, channels).sum(0), (0, padding)).contiguous(),
+        bias=_pad(dt_bias * LOG2_E, padding).contiguous(),
+        rate=_pad(rate, padding).contiguous(),
+        skip=_pad(Ds.view(4, channels).sum(0), padding).contiguous(),
         channels=channels,
     )
+
+
+def _pad(x: Tensor, padding: int) -> Tensor:
+    return F.pad(x, (0, padding)) if padding else x
 
 
 def unpack_weight(packed: Tensor, channels: int) -> Tensor:

@@ -2,7 +2,7 @@
 // VMAMBA_LANES and VMAMBA_ISA (the name of the instruction set, which also names the function at the end).
 #include "backward.hpp"
 #include "local.hpp"
-#include "train.hpp"
+#include "stem.hpp"
 
 namespace {
 
@@ -86,17 +86,29 @@ template <class X>
 X* typed(void* pointer, X* /*as*/) { return static_cast<X*>(pointer); }
 
 void train_norm_any(const void* x, void* out, Storage storage, const float* weight, const float* bias, float eps,
-                    int64_t tokens, int64_t channels) {
-  with_storage(storage, [&](auto* as) { train_norm(typed(x, as), typed(out, as), weight, bias, eps, tokens, channels); });
+                    float* mean, float* scale, int64_t tokens, int64_t channels) {
+  with_storage(storage, [&](auto* as) {
+    train_norm(typed(x, as), typed(out, as), weight, bias, eps, {mean, scale}, tokens, channels);
+  });
 }
 
 void train_norm_gradients_any(const void* x, const void* dy, const void* base, Storage storage, const float* weight,
-                              const float* bias, float eps, void* dx, void* normed, float* dweight, float* dbias,
-                              int64_t tokens, int64_t channels) {
+                              const float* bias, float* mean, float* scale, void* dx, void* normed, float* dweight,
+                              float* dbias, int64_t tokens, int64_t channels) {
   with_storage(storage, [&](auto* as) {
-    train_norm_gradients(typed(x, as), typed(dy, as), typed(base, as), weight, bias, eps, typed(dx, as),
+    train_norm_gradients(typed(x, as), typed(dy, as), typed(base, as), weight, bias, {mean, scale}, typed(dx, as),
                          typed(normed, as), dweight, dbias, tokens, channels);
   });
+}
+
+void stem_any(const float* image, const StemWeights& w, void* out, Storage storage, float* scratch, int64_t height,
+              int64_t width) {
+  with_storage(storage, [&](auto* as) { stem(image, w, typed(out, as), scratch, height, width); });
+}
+
+void stem_gradients_any(const float* image, const StemWeights& w, const void* dy, Storage storage,
+                        const StemGradients& grad, float* scratch, int64_t height, int64_t width) {
+  with_storage(storage, [&](auto* as) { stem_gradients(image, w, typed(dy, as), grad, scratch, height, width); });
 }
 
 void gelu_any(const void* x, void* out, Storage storage, int64_t count) {
@@ -156,6 +168,7 @@ const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
                        norm,          depthwise,
                        silu_any,
                        train_norm_any, train_norm_gradients_any,
+                       stem_any,      stem_gradients_any, stem_scratch_floats,
                        gelu_any,      gelu_gradients_any,
                        sum_tokens_any,
                        train_depthwise_any, train_depthwise_gradients_any,

@@ -85,6 +85,18 @@ struct WalkedGradients {
   float* skip;    // [padded]
 };
 
+// The first half of the stem: taps (27, channels), over colours, rows and columns, bias, and those of the norm.
+struct StemWeights {
+  const float *taps, *bias, *norm_weight, *norm_bias;
+  float eps;
+  int64_t channels;
+};
+
+// Their gradients, which are added to.
+struct StemGradients {
+  float *taps, *bias, *norm_weight, *norm_bias;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -124,12 +136,20 @@ struct Kernels {
   void (*silu)(void* x, Storage, int64_t count);
 
   // Training, see train.hpp: channels are whole blocks, all maps of a call have one storage; dweight, dbias and sums are
-  // added to. `zeros` is a row of zeros, `inner` one image of floats.
-  void (*train_norm)(const void* x, void* out, Storage, const float* weight, const float* bias, float eps,
-                     int64_t tokens, int64_t channels);
+  // added to. mean and scale are those of each token, written by the norm and read by its gradient. `zeros` is a row of
+  // zeros, `inner` one image of floats.
+  void (*train_norm)(const void* x, void* out, Storage, const float* weight, const float* bias, float eps, float* mean,
+                     float* scale, int64_t tokens, int64_t channels);
   void (*train_norm_gradients)(const void* x, const void* dy, const void* base, Storage, const float* weight,
-                               const float* bias, float eps, void* dx, void* normed, float* dweight, float* dbias,
-                               int64_t tokens, int64_t channels);
+                               const float* bias, float* mean, float* scale, void* dx, void* normed, float* dweight,
+                               float* dbias, int64_t tokens, int64_t channels);
+  // Convolution 3x3 with stride 2 of an image (3, height, width), norm and GELU, see stem.hpp. `scratch` holds
+  // stem_scratch(...) floats.
+  void (*stem)(const float* image, const StemWeights&, void* out, Storage, float* scratch, int64_t height,
+               int64_t width);
+  void (*stem_gradients)(const float* image, const StemWeights&, const void* dy, Storage, const StemGradients&,
+                         float* scratch, int64_t height, int64_t width);
+  int64_t (*stem_scratch)(int64_t height, int64_t width, int64_t channels);
   void (*gelu)(const void* x, void* out, Storage, int64_t count);
   void (*gelu_gradients)(const void* x, const void* dy, void* dx, void* out, Storage, float* sums, int64_t tokens,
                          int64_t channels);

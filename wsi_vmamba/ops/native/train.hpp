@@ -36,13 +36,20 @@ VMAMBA_INLINE void token_statistics(const X* x, int64_t count, int64_t channels,
   for (int i = 0; i < kLanes; ++i) scale[i] = 1.0f / __builtin_sqrtf(variance[i]);
 }
 
+// Mean and 1 / standard deviation of each token, kept for the gradient.
+struct Moments {
+  float *mean, *scale;
+};
+
 template <class X>
-void train_norm(const X* x, X* out, const float* weight, const float* bias, float eps, int64_t tokens,
-                int64_t channels) {
+void train_norm(const X* x, X* out, const float* weight, const float* bias, float eps, const Moments& kept,
+                int64_t tokens, int64_t channels) {
   float mean[kLanes], scale[kLanes];
   for (int64_t begin = 0; begin < tokens; begin += kNormTokens) {
     const int64_t count = begin + kNormTokens < tokens ? kNormTokens : tokens - begin;
     token_statistics(x, count, channels, eps, mean, scale);
+    memcpy(kept.mean + begin, mean, sizeof(float) * static_cast<size_t>(count));
+    memcpy(kept.scale + begin, scale, sizeof(float) * static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i, x += channels, out += channels) {
       for (int64_t c = 0; c < channels; c += kLanes) {
         store(out + c, (load(x + c) - mean[i]) * scale[i] * load(weight + c) + load(bias + c));
@@ -80,13 +87,13 @@ VMAMBA_INLINE void norm_sums(const X* x, const X* dy, const float* weight, const
 
 // dx = base + the gradient of the norm (base may be null); `normed`, if given, gets the norm itself once more.
 template <class X>
-void train_norm_gradients(const X* x, const X* dy, const X* base, const float* weight, const float* bias, float eps,
-                          X* dx, X* normed, float* dweight, float* dbias, int64_t tokens, int64_t channels) {
+void train_norm_gradients(const X* x, const X* dy, const X* base, const float* weight, const float* bias,
+                          const Moments& kept, X* dx, X* normed, float* dweight, float* dbias, int64_t tokens, int64_t channels) {
   const float share = 1.0f / static_cast<float>(channels);
-  float mean[kLanes], scale[kLanes], plain[kLanes], product[kLanes];
+  float plain[kLanes], product[kLanes];
   for (int64_t begin = 0; begin < tokens; begin += kNormTokens) {
     const int64_t count = begin + kNormTokens < tokens ? kNormTokens : tokens - begin;
-    token_statistics(x, count, channels, eps, mean, scale);
+    const float *mean = kept.mean + begin, *scale = kept.scale + begin;
     Vec first[kNormTokens] = {}, second[kNormTokens] = {};
     int64_t i = 0;
     for (; i + 4 <= count; i += 4) {

@@ -78,22 +78,24 @@ class ShareSums {
 };
 
 void train_norm(const ConstActivation& x, const Activation& out, const ConstFloats& weight, const ConstFloats& bias,
-                float eps, int64_t threads, const std::string& isa) {
+                float eps, const Floats& moments, int64_t threads, const std::string& isa) {
   const Kernels& kernels = choose(isa);
   const Tokens tokens(x, static_cast<int64_t>(weight.size()));
   const Storage storage = storage_of(x, "x");
   require_size(bias, tokens.channels, "bias");
+  require_size(moments, 2 * tokens.count, "moments");
   require_same(out, static_cast<int64_t>(x.size()), storage, "out");
   const Shares shares(tokens.count, kShareTokens);
   parallel_for(shares.count, threads, [&](int64_t share) {
     const int64_t begin = shares.begin(share), place = begin * tokens.channels;
     kernels.train_norm(at(x.data(), storage, place), at(out.data(), storage, place), storage, weight.data(),
-                       bias.data(), eps, shares.begin(share + 1) - begin, tokens.channels);
+                       bias.data(), eps, moments.data() + begin, moments.data() + tokens.count + begin,
+                       shares.begin(share + 1) - begin, tokens.channels);
   });
 }
 
 void train_norm_gradients(const ConstActivation& x, const ConstActivation& dy, const std::optional<ConstActivation>& base,
-                          const ConstFloats& weight, const ConstFloats& bias, float eps, const Activation& dx,
+                          const ConstFloats& weight, const ConstFloats& bias, const Floats& moments, const Activation& dx,
                           const std::optional<Activation>& normed, const Floats& dweight, const Floats& dbias,
                           int64_t threads, const std::string& isa) {
   const Kernels& kernels = choose(isa);
@@ -101,6 +103,7 @@ void train_norm_gradients(const ConstActivation& x, const ConstActivation& dy, c
   const auto size = static_cast<int64_t>(x.size());
   const Storage storage = storage_of(x, "x");
   require_size(bias, tokens.channels, "bias");
+  require_size(moments, 2 * tokens.count, "moments");
   require_size(dweight, tokens.channels, "dweight");
   require_size(dbias, tokens.channels, "dbias");
   require_same(dy, size, storage, "dy");
@@ -113,7 +116,8 @@ void train_norm_gradients(const ConstActivation& x, const ConstActivation& dy, c
     const int64_t begin = shares.begin(share), place = begin * tokens.channels;
     kernels.train_norm_gradients(at(x.data(), storage, place), at(dy.data(), storage, place),
                                  at(base ? base->data() : nullptr, storage, place), storage, weight.data(),
-                                 bias.data(), eps, at(dx.data(), storage, place),
+                                 bias.data(), moments.data() + begin, moments.data() + tokens.count + begin,
+                                 at(dx.data(), storage, place),
                                  at(normed ? normed->data() : nullptr, storage, place), sums.of(share, 0), sums.of(share, 1), shares.begin(share + 1) - begin,
                                  tokens.channels);
   });
@@ -165,6 +169,73 @@ void sum_tokens(const ConstActivation& x, const Floats& sums, int64_t threads, c
                        shares.begin(share + 1) - begin, tokens.channels);
   });
   added.finish();
+}
+
+// Images (images, 3, height, width) of the stem and its weights; taps are (27, channels).
+struct StemCall {
+  int64_t images, height, width;
+  StemWeights weights;
+  Storage storage;
+
+  StemCall(const ConstFloats& x, const ConstFloats& taps, const ConstFloats& bias, const ConstFloats& norm_weight,
+           const ConstFloats& norm_bias, float eps, Storage map_storage)
+      : weights{taps.data(), bias.data(), norm_weight.data(), norm_bias.data(), eps,
+                static_cast<int64_t>(bias.size())},
+        storage(map_storage) {
+    require(x.ndim() == 4 && x.shape(1) == 3, "images must be (images, 3, height, width)");
+    images = static_cast<int64_t>(x.shape(0));
+    height = static_cast<int64_t>(x.shape(2));
+    width = static_cast<int64_t>(x.shape(3));
+    require(images >= 1 && height >= 1 && width >= 1, "images must hold at least one pixel");
+    require(weights.channels >= kBlock && weights.channels % kBlock == 0, "training needs whole blocks of 16 channels");
+    require_size(taps, 27 * weights.channels, "taps");
+    require_size(norm_weight, weights.channels, "norm_weight");
+    require_size(norm_bias, weights.channels, "norm_bias");
+  }
+
+  int64_t pixels() const { return 3 * height * width; }
+  int64_t map() const { return (height + 1) / 2 * ((width + 1) / 2) * weights.channels; }
+};
+
+void stem(const ConstFloats& images, const ConstFloats& taps, const ConstFloats& bias, const ConstFloats& norm_weight,
+          const ConstFloats& norm_bias, float eps, const Activation& out, int64_t threads, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const StemCall call(images, taps, bias, norm_weight, norm_bias, eps, storage_of(out, "out"));
+  require_size(out, call.images * call.map(), "out");
+  parallel_for(call.images, threads, [&](int64_t image) {
+    const auto scratch = scratch_floats(kernels.stem_scratch(call.height, call.width, call.weights.channels));
+    kernels.stem(images.data() + image * call.pixels(), call.weights, at(out.data(), call.storage, image * call.map()),
+                 call.storage, scratch.get(), call.height, call.width);
+  });
+}
+
+void stem_gradients(const ConstFloats& images, const ConstFloats& taps, const ConstFloats& bias,
+                    const ConstFloats& norm_weight, const ConstFloats& norm_bias, float eps, const ConstActivation& dy,
+                    const Floats& dtaps, const Floats& dbias, const Floats& dnorm_weight, const Floats& dnorm_bias,
+                    int64_t threads, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const StemCall call(images, taps, bias, norm_weight, norm_bias, eps, storage_of(dy, "dy"));
+  const int64_t channels = call.weights.channels;
+  require_size(dy, call.images * call.map(), "dy");
+  require_size(dtaps, 27 * channels, "dtaps");
+  require_size(dbias, channels, "dbias");
+  require_size(dnorm_weight, channels, "dnorm_weight");
+  require_size(dnorm_bias, channels, "dnorm_bias");
+  const Shares shares(call.images, 1);
+  const ShareSums sums(shares.count, {{dtaps.data(), 27 * channels},
+                                      {dbias.data(), channels},
+                                      {dnorm_weight.data(), channels},
+                                      {dnorm_bias.data(), channels}});
+  parallel_for(shares.count, threads, [&](int64_t share) {
+    const auto scratch = scratch_floats(kernels.stem_scratch(call.height, call.width, channels));
+    const StemGradients grad{sums.of(share, 0), sums.of(share, 1), sums.of(share, 2), sums.of(share, 3)};
+    for (int64_t image = shares.begin(share); image < shares.begin(share + 1); ++image) {
+      kernels.stem_gradients(images.data() + image * call.pixels(), call.weights,
+                             at(dy.data(), call.storage, image * call.map()), call.storage, grad, scratch.get(),
+                             call.height, call.width);
+    }
+  });
+  sums.finish();
 }
 
 // A batch of maps (images, height, width, channels).
@@ -233,9 +304,14 @@ void train_depthwise_gradients(const ConstActivation& x, const ConstActivation& 
 }  // namespace
 
 void add_training(nb::module_& m) {
-  m.def("train_norm", &train_norm, "x"_a, "out"_a, "weight"_a, "bias"_a, "eps"_a, "threads"_a, "isa"_a = "", Release());
-  m.def("train_norm_gradients", &train_norm_gradients, "x"_a, "dy"_a, "base"_a.none(), "weight"_a, "bias"_a, "eps"_a,
-        "dx"_a, "normed"_a.none(), "dweight"_a, "dbias"_a, "threads"_a, "isa"_a = "", Release());
+  m.def("train_norm", &train_norm, "x"_a, "out"_a, "weight"_a, "bias"_a, "eps"_a, "moments"_a, "threads"_a,
+        "isa"_a = "", Release());
+  m.def("stem", &stem, "images"_a, "taps"_a, "bias"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "out"_a, "threads"_a,
+        "isa"_a = "", Release());
+  m.def("stem_gradients", &stem_gradients, "images"_a, "taps"_a, "bias"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a,
+        "dy"_a, "dtaps"_a, "dbias"_a, "dnorm_weight"_a, "dnorm_bias"_a, "threads"_a, "isa"_a = "", Release());
+  m.def("train_norm_gradients", &train_norm_gradients, "x"_a, "dy"_a, "base"_a.none(), "weight"_a, "bias"_a,
+        "moments"_a, "dx"_a, "normed"_a.none(), "dweight"_a, "dbias"_a, "threads"_a, "isa"_a = "", Release());
   m.def("gelu", &gelu, "x"_a, "out"_a, "threads"_a, "isa"_a = "", Release());
   m.def("gelu_gradients", &gelu_gradients, "x"_a, "dy"_a, "dx"_a, "out"_a.none(), "sums"_a, "threads"_a, "isa"_a = "",
         Release());

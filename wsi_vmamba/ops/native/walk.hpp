@@ -328,24 +328,29 @@ struct WalkGradientPass {
       if (products == rows) {
         multiply<T, rows>(k, q, v);
       } else {
-        for (int64_t i = 0; i < products; ++i) multiply<T, 1>(k, q + i, v + i * T);
+        for (int64_t i = 0; i < products; ++i) multiply<T, 1>(k, q + i, v + i);
         for (int64_t i = products > 0 ? products : 0; i < rows && q + i < pass.group; ++i) {
           VMAMBA_UNROLL
-          for (int t = 0; t < T; ++t) v[i * T + t] = q + i == rank ? b_sum[t] : c_sum[t];
+          for (int t = 0; t < T; ++t) v[t * rows + i] = q + i == rank ? b_sum[t] : c_sum[t];
         }
       }
       float sums[kLanes];
       store(sums, sums_of(v));
-      for (int64_t i = 0; i < rows && q + i < pass.group; ++i) {
-        for (int t = 0; t < T; ++t) {
-          float* out = dproj + token[t] * pass.stride + k * pass.group + q + i;
-          *out = (first > 0 ? *out : 0.0f) + sums[i * T + t];
+      const int64_t live = pass.group - q < rows ? pass.group - q : rows;
+      for (int t = 0; t < T; ++t) {
+        float* out = dproj + token[t] * pass.stride + k * pass.group + q;
+        if (first > 0) {
+          for (int64_t i = 0; i < live; ++i) out[i] += sums[t * rows + i];
+        } else if (live == rows) {
+          memcpy(out, sums + t * rows, sizeof(float) * rows);
+        } else {
+          memcpy(out, sums + t * rows, sizeof(float) * static_cast<size_t>(live));
         }
       }
     }
   }
 
-  // v[i * T + t] = dz of token t times row q + i of the dt weights, for Rows rows.
+  // v[t * rows + i] = dz of token t times row q + i of the dt weights, for Rows rows; `rows` as above.
   template <int T, int Rows>
   VMAMBA_MEMBER void multiply(int k, int64_t q, Vec* v) const {
     Vec sum[Rows * T] = {};
@@ -362,7 +367,10 @@ struct WalkGradientPass {
       }
     }
     VMAMBA_UNROLL
-    for (int i = 0; i < Rows * T; ++i) v[i] = sum[i] * kLn2;
+    for (int i = 0; i < Rows; ++i) {
+      VMAMBA_UNROLL
+      for (int t = 0; t < T; ++t) v[t * (kLanes / T) + i] = sum[i * T + t] * kLn2;
+    }
   }
 
   void run(const int32_t* walks) const {
