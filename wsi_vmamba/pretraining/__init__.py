@@ -1,0 +1,16 @@
+"""Pretraining of a backbone, straight from slides: what is learned (OBJECTIVES), from what, and the loop around it.
+
+Importing this loads no torch; an objective does.
+"""
+
+from wsi_vmamba.registry import Table
+
+#: Name -> a subclass of `wsi_vmamba.pretraining.objectives.base.Objective`.
+OBJECTIVES = Table(
+    "objective",
+    {
+        "dino": "wsi_vmamba.pretraining.objectives.dino:Dino",
+    },
+)
+
+__all__ = ["OBJECTIVES"]
