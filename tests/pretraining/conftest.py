@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.config.pretrain import DinoSettings, PretrainConfig
-from wsi_vmamba.pretraining.run import Source
+from wsi_vmamba.pretraining.source import Source
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,7 @@ def _fake_source(config: PretrainConfig, *, rank: int = 0, world: int = 1) -> So
         for step in range(first, last):
             yield step, crops_of(config.seed, step, batch=config.batch, first=rank * config.batch)
 
-    @contextmanager
-    def opened():
-        yield batches
-
-    return Source(slide_ids=("a", "b"), batches=opened)
+    return Source(slide_ids=("a", "b"), fingerprint="of a and b", crops=batches)
 
 
 @pytest.fixture

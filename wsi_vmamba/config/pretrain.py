@@ -16,9 +16,12 @@ from wsi_vmamba.config.fields import (
     Mpp,
     PathText,
     Seed,
+    Segmenter,
     SomeObjective,
 )
 from wsi_vmamba.config.marks import Argument, SetOnly
+from wsi_vmamba.config.otsu import OtsuSettings
+from wsi_vmamba.config.views import AugmentationNumbers, ViewNumbers
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -44,6 +47,27 @@ class DinoSettings(RunConfig):
     """Share of the past in the running mean of the teacher's answers, which is taken off them."""
     freeze_steps: Annotated[int, Field(ge=0)] = 100
     """First steps in which the prototypes stay as they are."""
+
+
+class PaintedSettings(RunConfig):
+    """Settings of the painted task: naming the tissue of squares of generated tiles."""
+
+    batch: Count = 32
+    """Windows of 128 px in a step, in each process."""
+    wide_every: Count = 4
+    """Each so many steps, a quarter as many windows of 256 px instead, so that the scan sees longer rows."""
+    tile_px: Annotated[int, Field(ge=512, le=2400, multiple_of=8)] = 512
+    """Side of the tiles that windows are cut from."""
+    chunks: Count = 8
+    """Chunks of 48 tiles in the pool that a batch is drawn from."""
+    renew_steps: Count = 8
+    """Steps of the task after which the oldest chunk of the pool is replaced."""
+    least_difficulty: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Of the tumours: how clearly they show."""
+    greatest_difficulty: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Of the tumours: how little they show."""
+    held_out: Annotated[int, Field(ge=0)] = 6
+    """Chunks of 48 tiles that the weights are judged on in the end; the result is in their header."""
 
 
 class PretrainConfig(RunConfig):
@@ -80,6 +104,19 @@ class PretrainConfig(RunConfig):
     rises to 1 by a cosine. 0.996 suits long trainings; 0 keeps the weights themselves, which dino cannot."""
     dino: DinoSettings = DinoSettings()
     """Settings of the objective dino."""
+    painted_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the painted task as a second loss beside another objective, so that what the shipped weights know is
+    not lost; 0 leaves it out."""
+    painted_every: Count = 4
+    """With `painted_weight`: the task is done in each so many steps."""
+    painted: PaintedSettings = PaintedSettings()
+    """Settings of the painted task, as the objective and beside another."""
+    views: ViewNumbers = ViewNumbers()
+    """How views are cut from slides."""
+    augmentation: AugmentationNumbers = AugmentationNumbers()
+    """How views are changed."""
+    segmenter: Segmenter = OtsuSettings.segmenter
+    """What finds the tissue."""
     mpp_override: Mpp | None = None
     """Micrometres per level-0 pixel, instead of what the files record."""
     log_steps: Count = 20
@@ -108,6 +145,8 @@ class PretrainConfig(RunConfig):
     def _parts_fit(self) -> PretrainConfig:
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it")
+        if self.objective == "painted" and self.painted_weight:
+            raise ValueError("painted_weight is for another objective; painted is the task itself")
         if self.objective == "dino" and self.ema == 0:
             raise ValueError("ema is 0, and the teacher of dino is that average; give one such as 0.99")
         return self

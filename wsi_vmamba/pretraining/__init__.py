@@ -10,6 +10,7 @@ OBJECTIVES = Table(
     "objective",
     {
         "dino": "wsi_vmamba.pretraining.objectives.dino:Dino",
+        "painted": "wsi_vmamba.pretraining.objectives.painted:PaintedTissue",
     },
 )
 

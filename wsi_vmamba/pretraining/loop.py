@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from wsi_vmamba.config.pretrain import PretrainConfig
 from wsi_vmamba.errors import TrainingError
+from wsi_vmamba.pretraining.batch import Batch
 from wsi_vmamba.pretraining.checkpoint import Checkpoint
 from wsi_vmamba.pretraining.learner import Learner, average_of, move_towards
 from wsi_vmamba.pretraining.monitors import describe_collapse, effective_rank, feature_std
-from wsi_vmamba.pretraining.objectives.base import Crops, Moment, Objective, Outcome
+from wsi_vmamba.pretraining.objectives.base import Moment, Objective, Outcome
+from wsi_vmamba.pretraining.painted_task import painted_loss
 from wsi_vmamba.pretraining.ranks import Ranks
 from wsi_vmamba.pretraining.schedule import learning_rate, momentum
 from wsi_vmamba.training.optimise import parameter_groups
 
 #: Lines of the log, one after the other, that must show a collapse before it is taken for one.
 COLLAPSED_LINES = 3
-
-#: Gives the batches of the steps from the first to before the last, in order.
-Batches = Callable[[int, int], Iterator[tuple[int, Crops]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Report:
 
     Attributes:
         step: steps that are done.
-        numbers: loss (the mean since the line before), learning rate, gradient norm, monitors, by name.
+        numbers: loss and that of the painted task (means since the line before), learning rate, gradient norm, monitors.
         images_per_s: views that all ranks encoded in a second, since the line before.
         warning: what is wrong, in words; empty where nothing is.
         stop: whether that is so wrong that the training should not go on.
@@ -67,23 +66,24 @@ class Loop:
         )  # fmt: skip
         self.step = 0
         self._losses: list[float] = []
+        self._painted: list[float] = []
         self._collapsed_lines = 0
         self._images, self._since = 0, time.perf_counter()
         self._last: tuple[Outcome, float]
 
-    def run(self, batches: Batches) -> Iterator[int]:
-        """Make the steps that are left; yields how many are done, after each.
+    def run(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[int]:
+        """Make the steps of these batches, which go on where this is; yields how many are done, after each.
 
         Raises:
             TrainingError: loss or gradient is not finite.
         """
         self._images, self._since = 0, time.perf_counter()
-        for step, crops in batches(self.step, self.config.steps):
-            self._last = self._make_step(Moment(step=step, total=self.config.steps), crops)
+        for step, batch in batches:
+            self._last = self._make_step(Moment(step=step, total=self.config.steps), batch)
             self.step = step + 1
             yield self.step
 
-    def _make_step(self, moment: Moment, crops: Crops) -> tuple[Outcome, float]:
+    def _make_step(self, moment: Moment, batch: Batch) -> tuple[Outcome, float]:
         config = self.config
         rate = learning_rate(
             moment.step, peak=config.learning_rate, warmup=config.warmup_steps, total=config.steps,
@@ -93,11 +93,17 @@ class Loop:
             group["lr"] = rate
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
-        outcome = self.objective(self.student, self.average, _on(crops, self.device), moment, self.ranks)
+        batch = batch.to(self.device)
+        outcome = self.objective(self.student, self.average, batch, moment, self.ranks)
         outcome.loss.backward()
+        painted = outcome.loss.new_zeros(())
+        if config.painted_weight and batch.painted is not None:
+            painted, _ = painted_loss(self.student, batch.painted)
+            (config.painted_weight * painted).backward()
         self.objective.before_update(self.student, moment)
         loss = outcome.loss.detach().clone()
-        self.ranks.mean([*(p.grad for p in self.parameters if p.grad is not None), loss])
+        painted = painted.detach().clone()
+        self.ranks.mean([*(p.grad for p in self.parameters if p.grad is not None), loss, painted])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
         for value, what in ((loss, "loss"), (norm, "norm of the gradient")):
             if not math.isfinite(float(value)):
@@ -110,7 +116,9 @@ class Loop:
         )
         move_towards(self.average, self.student, momentum=share)
         self._losses.append(float(loss))
-        self._images += sum(len(view) for view in (*crops.large, *crops.small)) * self.ranks.world
+        if config.painted_weight and batch.painted is not None:
+            self._painted.append(float(painted))
+        self._images += batch.n_images * self.ranks.world
         return outcome, float(norm)
 
     def report(self) -> Report:
@@ -125,14 +133,15 @@ class Loop:
         self.ranks.mean([shared])
         monitors = dict(zip(monitors, shared.tolist(), strict=True))
         numbers = {
-            "loss": sum(self._losses) / len(self._losses),
+            "loss": fmean(self._losses),
+            **({"painted_loss": fmean(self._painted)} if self._painted else {}),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": norm,
             **monitors,
         }
         now = time.perf_counter()
         pace = self._images / (now - self._since)
-        self._losses, self._images, self._since = [], 0, now
+        self._losses, self._painted, self._images, self._since = [], [], 0, now
         warning = self._judge(monitors)
         return Report(
             step=self.step, numbers=numbers, images_per_s=pace, warning=warning,
@@ -156,7 +165,11 @@ class Loop:
             average=self.average.state_dict(),
             objective=self.objective.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            memory={"losses": self._losses, "collapsed_lines": self._collapsed_lines},
+            memory={
+                "losses": self._losses,
+                "painted": self._painted,
+                "collapsed_lines": self._collapsed_lines,
+            },
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -166,21 +179,5 @@ class Loop:
         self.objective.load_state_dict(checkpoint.objective)
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
         self.step = checkpoint.step
-        self._losses = list(checkpoint.memory["losses"])
+        self._losses, self._painted = (list(checkpoint.memory[name]) for name in ("losses", "painted"))
         self._collapsed_lines = checkpoint.memory["collapsed_lines"]
-
-
-@dataclass(frozen=True)
-class _Moved:
-    large: tuple[Tensor, ...]
-    small: tuple[Tensor, ...]
-
-
-def _on(crops: Crops, device: torch.device) -> Crops:
-    """The same views on a device."""
-    if device.type == "cpu":
-        return crops
-    large, small = (
-        tuple(view.to(device, non_blocking=True) for view in views) for views in (crops.large, crops.small)
-    )
-    return _Moved(large, small)

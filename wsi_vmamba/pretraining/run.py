@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from wsi_vmamba.config.pretrain import PretrainConfig
 from wsi_vmamba.config.resolve import dump_config
+from wsi_vmamba.datasets.synthetic import TISSUES
 from wsi_vmamba.device import Precision, is_gpu
 from wsi_vmamba.durable import require_writable, write_atomic
 from wsi_vmamba.encode import multiplies_bf16
@@ -22,11 +23,13 @@ from wsi_vmamba.pretraining import OBJECTIVES
 from wsi_vmamba.pretraining.checkpoint import Checkpoint
 from wsi_vmamba.pretraining.learner import Learner
 from wsi_vmamba.pretraining.log import append_line, cut_after
-from wsi_vmamba.pretraining.loop import COLLAPSED_LINES, Batches, Loop, Report
+from wsi_vmamba.pretraining.loop import COLLAPSED_LINES, Loop, Report
 from wsi_vmamba.pretraining.objectives.base import Objective
+from wsi_vmamba.pretraining.painted_task import judge
+from wsi_vmamba.pretraining.painted_tiles import held_out_tiles
 from wsi_vmamba.pretraining.ranks import Ranks
+from wsi_vmamba.pretraining.source import Source, batches_of, paints_every
 from wsi_vmamba.pretraining.weights_file import packed, start
-from wsi_vmamba.provenance import digest
 from wsi_vmamba.store import remove_stale_partials
 
 CHECKPOINT, LOG, WEIGHTS, SETTINGS = "checkpoint.pt", "log.jsonl", "weights.safetensors", "pretrain.yaml"
@@ -35,19 +38,8 @@ _FREE = frozenset(
     {"slides", "out", "log_steps", "checkpoint_steps", "export_steps", "on_collapse", "device", "threads", "resume",
      "overwrite"}
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where views come from.
-
-    Attributes:
-        slide_ids: of the slides they are cut from, sorted.
-        batches: opens them.
-    """
-
-    slide_ids: tuple[str, ...]
-    batches: Callable[[], AbstractContextManager[Batches]]
+#: Settings of what is read from slides.
+_OF_VIEWS = ("views", "augmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +71,8 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     checkpoint = _prepare_folder(out, config, ranks)
     precision = _resolve_precision(config, device=device)
     objective_class: type[Objective] = OBJECTIVES.resolve(config.objective)
-    backbone, note = start(config.backbone, config.init, n_classes=0, seed=config.seed)
+    classes = TISSUES if paints_every(config) else ()
+    backbone, note = start(config.backbone, config.init, classes=classes, seed=config.seed)
     objective = objective_class.of(config, dim=backbone.dim)
     learner = Learner(backbone, _head(objective, seed=config.seed), precision=precision)
     loop = Loop(learner, objective, config, ranks=ranks, device=device)
@@ -91,7 +84,7 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     if ranks.leads:
         cut_after(out / LOG, step=loop.step)
         write_atomic(out / SETTINGS, dump_config(config))
-    run = _Run(loop, config, source, identity, note, ranks, out)
+    run = _Run(loop, config, source, identity, note, ranks, out, classes)
     return Begun(note=note, first=loop.step, precision=precision, reports=run.reports())
 
 
@@ -104,15 +97,17 @@ class _Run:
     note: str
     ranks: Ranks
     out: Path
+    classes: tuple[str, ...]
 
     def reports(self) -> Iterator[Report]:
         """Make the steps; whatever is due is on disk when a report is handed out."""
-        with self.source.batches() as batches:
+        first, last = self.loop.step, self.config.steps
+        with closing(batches_of(self.source, self.config, self.ranks, first=first, last=last)) as batches:
             for step in self.loop.run(batches):
-                last = step == self.config.steps
-                report = self.loop.report() if last or step % self.config.log_steps == 0 else None
+                due = step == last or step % self.config.log_steps == 0
+                report = self.loop.report() if due else None
                 if self.ranks.leads:
-                    self._write(step, report, last=last)
+                    self._write(step, report, last=step == last)
                 if report is not None:
                     yield report
                     self._refuse_collapse(report)
@@ -126,24 +121,35 @@ class _Run:
             )
         every = self.config.export_steps
         if every is not None and step % every == 0:
-            write_atomic(self.out / f"weights-{step}.safetensors", self._weights())
+            write_atomic(self.out / f"weights-{step}.safetensors", self._weights({}))
         if last:
-            write_atomic(self.out / WEIGHTS, self._weights())
+            write_atomic(self.out / WEIGHTS, self._weights(self._judged()))
         if last or step % self.config.checkpoint_steps == 0:
             self.loop.checkpoint(self.identity).save(self.out / CHECKPOINT)
 
-    def _weights(self) -> bytes:
+    def _judged(self) -> dict[str, str]:
+        """How well the painted task is done on tiles that no step has seen."""
+        if not self.classes or not self.config.painted.held_out:
+            return {}
+        held_out = held_out_tiles(self.config.painted.held_out)
+        return {"held_out_accuracy": json.dumps(judge(self.loop.average, held_out, device=self.loop.device))}
+
+    def _weights(self, judged: Mapping[str, str]) -> bytes:
+        slides = self.source.slide_ids
+        painted = "synthetic (wsi_vmamba.datasets.synthetic.sample_tiles)"
+        data = [*([f"{len(slides)} slides"] if slides else []), *([painted] if self.classes else [])]
         facts = {
             "recipe": "wsi-vmamba pretrain",
             "objective": self.config.objective,
             "init": self.note,
             "steps": str(self.loop.step),
-            "data": f"{len(self.source.slide_ids)} slides",
-            "slides": json.dumps(self.source.slide_ids),
+            "data": " and ".join(data) if slides else painted.replace("synthetic", "synthetic only", 1),
+            "slides": json.dumps(slides),
             "settings": json.dumps(self.identity),
+            **judged,
         }
         backbone = self.loop.average.backbone
-        return packed(backbone, name=self.config.backbone, classes=(), facts=facts)
+        return packed(backbone, name=self.config.backbone, classes=self.classes, facts=facts)
 
     def _refuse_collapse(self, report: Report) -> None:
         if report.stop:
@@ -157,11 +163,16 @@ class _Run:
 def _identity(
     config: PretrainConfig, source: Source, *, ranks: Ranks, precision: Precision
 ) -> dict[str, Any]:
+    # Settings of what is not used shape nothing.
+    used = {
+        config.objective,
+        *(["painted"] if paints_every(config) else []),
+        *(_OF_VIEWS if source.slide_ids else ()),
+    }
     shaping: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():
         if isinstance(value, dict):
-            # Settings of an objective that is not used shape nothing.
-            if key not in OBJECTIVES or key == config.objective:
+            if key in used:
                 shaping.update({f"{key}.{inner}": number for inner, number in value.items()})
         elif key not in _FREE:
             shaping[key] = value
@@ -169,7 +180,7 @@ def _identity(
         **shaping,
         "precision": precision,
         "processes": ranks.world,
-        "slides": f"{len(source.slide_ids)} of digest {digest(source.slide_ids)[:12]}",
+        "slides": f"{len(source.slide_ids)} of fingerprint {source.fingerprint[:12]}",
     }
 
 

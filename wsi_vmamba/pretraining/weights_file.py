@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from wsi_vmamba import __version__
@@ -20,11 +22,15 @@ from wsi_vmamba.model.weights import apply_state, read_state
 _HEAD = "classifier.head."
 
 
-def start(backbone: str, init: str, *, n_classes: int, seed: int) -> tuple[VMamba, str]:
+def start(backbone: str, init: str, *, classes: Sequence[str], seed: int) -> tuple[VMamba, str]:
     """The backbone with the weights to start from, and a line on where they are from.
 
-    Its classifier is new: ``n_classes`` outputs, or one of zeros where that is 0, for a backbone that classifies
-    nothing.
+    Args:
+        backbone: its name.
+        init: auto, random or a file.
+        classes: what its classifier is to tell apart. It is new, unless the file says that it tells apart just these;
+            where there are none, it is one output of zeros.
+        seed: of what is new.
 
     Raises:
         UsageError: the backbone is no VMamba, or there are no such weights.
@@ -33,16 +39,26 @@ def start(backbone: str, init: str, *, n_classes: int, seed: int) -> tuple[VMamb
     if backbone not in VARIANTS:
         raise UsageError(f"only VMamba backbones are pretrained here, {backbone} is none")
     weights = resolve_weights(backbone, init)
-    model = variant(backbone, num_classes=n_classes or 1, weights=None, seed=seed)
-    if not n_classes:
-        head = model.classifier.get_submodule("head")
-        for parameter in head.parameters():
+    model = variant(backbone, num_classes=len(classes) or 1, weights=None, seed=seed)
+    if not classes:
+        for parameter in model.classifier.get_submodule("head").parameters():
             nn.init.zeros_(parameter).requires_grad_(False)
     if weights.path is not None:
-        state = {key: value for key, value in read_state(weights.path).items() if not key.startswith(_HEAD)}
-        own = {key: value for key, value in model.state_dict().items() if key.startswith(_HEAD)}
-        apply_state(model, {**state, **own}, source=str(weights.path))
+        state = read_state(weights.path)
+        if not classes or _classes_of(weights.path) != ",".join(classes):
+            own = {key: value for key, value in model.state_dict().items() if key.startswith(_HEAD)}
+            state = {**{key: value for key, value in state.items() if not key.startswith(_HEAD)}, **own}
+        apply_state(model, state, source=str(weights.path))
     return model, weights.note
+
+
+def _classes_of(path: Path) -> str | None:
+    """What the header of a weights file calls its classes; None where it says nothing."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        found: str | None = (file.metadata() or {}).get("classes")
+    return found
 
 
 def packed(backbone: nn.Module, *, name: str, classes: Sequence[str], facts: Mapping[str, str]) -> bytes:

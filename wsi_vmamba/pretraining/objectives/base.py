@@ -5,29 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor, nn
 
+from wsi_vmamba.pretraining.batch import Batch
 from wsi_vmamba.pretraining.learner import Learner
 from wsi_vmamba.pretraining.ranks import Ranks
 
 if TYPE_CHECKING:
     from wsi_vmamba.config.pretrain import PretrainConfig
-
-
-class Crops(Protocol):
-    """Views of squares of slides, as `wsi_vmamba.pretraining.views` cuts them: tuples of uint8 (B, H, W, 3)."""
-
-    @property
-    def large(self) -> tuple[Tensor, ...]:
-        """Views of much of a square, all of one size."""
-        ...
-
-    @property
-    def small(self) -> tuple[Tensor, ...]:
-        """Views of little of it, all of one size; there may be none."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +63,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, student: Learner, average: Learner, crops: Crops, moment: Moment, ranks: Ranks
+        self, student: Learner, average: Learner, batch: Batch, moment: Moment, ranks: Ranks
     ) -> Outcome:
         """The loss of one step.
 
         Args:
             student: what learns, backbone and head.
             average: the running average of its weights; without gradients.
-            crops: of this rank.
+            batch: of this rank.
             moment: the step.
             ranks: the processes that share it.
         """

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from wsi_vmamba.config.pretrain import DinoSettings, PretrainConfig
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.pretraining.batch import Batch
 from wsi_vmamba.pretraining.heads import PrototypeHead
 from wsi_vmamba.pretraining.learner import Learner
-from wsi_vmamba.pretraining.objectives.base import Crops, Moment, Objective, Outcome
+from wsi_vmamba.pretraining.objectives.base import Moment, Objective, Outcome
 from wsi_vmamba.pretraining.ranks import Ranks
 from wsi_vmamba.pretraining.schedule import ramp
 
@@ -53,12 +54,12 @@ class Dino(Objective):
         )
 
     def forward(
-        self, student: Learner, average: Learner, crops: Crops, moment: Moment, ranks: Ranks
+        self, student: Learner, average: Learner, batch: Batch, moment: Moment, ranks: Ranks
     ) -> Outcome:
         """See `Objective.forward`."""
-        if len(crops.large) + len(crops.small) < 2 or not crops.large:
+        if len(batch.large) + len(batch.small) < 2 or not batch.large:
             raise UsageError("self-distillation needs at least one large view, and two views in all")
-        large = torch.cat(crops.large)
+        large = torch.cat(batch.large)
         with torch.no_grad():
             told = average.head(average.features(large)).float()
         temperature = self.teacher_temperature(moment.step)
@@ -66,11 +67,10 @@ class Dino(Objective):
         self._move_centre(told, ranks)
         features = student.features(large)
         answers = student.head(features)
-        if crops.small:
-            answers = torch.cat([answers, student.head(student.features(torch.cat(crops.small)))])
-        batch = len(crops.large[0])
+        if batch.small:
+            answers = torch.cat([answers, student.head(student.features(torch.cat(batch.small)))])
         said = F.log_softmax(answers.float() / self.settings.student_temperature, dim=-1)
-        loss = cross_views(target, said, batch=batch)
+        loss = cross_views(target, said, batch=len(batch.large[0]))
         return Outcome(loss=loss, features=features.detach(), numbers=_numbers(target))
 
     def teacher_temperature(self, step: int) -> float:
