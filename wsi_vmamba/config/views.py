@@ -28,13 +28,13 @@ class ViewNumbers(RunConfig):
     """Small views of a field."""
     field_px: Count = 160
     """Side of a field, in pixels at its scale."""
-    um_per_px: Range = [0.25, 2.0]
+    um_per_px: Range = Field(default_factory=lambda: [0.25, 2.0])
     """Least and greatest scale of a field, drawn log-uniformly; no finer than the slide is."""
-    large_share: Range = [0.35, 1.0]
+    large_share: Range = Field(default_factory=lambda: [0.35, 1.0])
     """Least and greatest share of the field's area in a large view."""
-    small_share: Range = [0.05, 0.35]
+    small_share: Range = Field(default_factory=lambda: [0.05, 0.35])
     """Least and greatest share of the field's area in a small view."""
-    aspect: Range = [0.85, 1.18]
+    aspect: Range = Field(default_factory=lambda: [0.85, 1.18])
     """Least and greatest width of a crop over its height, before it is made square."""
     min_tissue: Share = 0.5
     """Least share of a field that is tissue by the slide's mask."""
@@ -63,11 +63,11 @@ class AugmentationNumbers(RunConfig):
     """And their distance from mid-grey by one between 1 - contrast and 1 + contrast."""
     blur_p: Share = 0.3
     """Probability of a Gaussian blur."""
-    blur_sigma_px: Range = [0.3, 1.3]
+    blur_sigma_px: Range = Field(default_factory=lambda: [0.3, 1.3])
     """Least and greatest standard deviation of it."""
     jpeg_p: Share = 0.25
     """Probability of a trip through JPEG."""
-    jpeg_quality: WholeRange = [45, 95]
+    jpeg_quality: WholeRange = Field(default_factory=lambda: [45, 95])
     """Least and greatest quality."""
     grey_p: Share = 0.03
     """Probability that a view loses its colours."""

@@ -33,7 +33,7 @@ class Report:
 
     Attributes:
         step: steps that are done.
-        numbers: loss and that of the painted task (means since the line before), learning rate, gradient norm, monitors.
+        numbers: loss and that of the painted task (means since the line before), learning rate, gradient, monitors.
         images_per_s: views that all ranks encoded in a second, since the line before.
         warning: what is wrong, in words; empty where nothing is.
         stop: whether that is so wrong that the training should not go on.
@@ -99,7 +99,7 @@ class Loop:
         painted = outcome.loss.new_zeros(())
         if config.painted_weight and batch.painted is not None:
             painted, _ = painted_loss(self.student, batch.painted)
-            (config.painted_weight * painted).backward()
+            (config.painted_weight * painted).backward()  # type: ignore[no-untyped-call]
         self.objective.before_update(self.student, moment)
         loss = outcome.loss.detach().clone()
         painted = painted.detach().clone()

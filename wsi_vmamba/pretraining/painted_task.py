@@ -49,7 +49,7 @@ def judge(learner: Learner, chunks: Sequence[TileBatch], *, device: torch.device
             images = torch.from_numpy(np.stack([image for image, _ in views]))
             logits = [
                 square_logits(learner.backbone, learner.feature_map(part.to(device)))
-                for part in images.split(_JUDGED)
+                for part in torch.split(images, _JUDGED)
             ]
             scores = torch.cat(logits).softmax(-1).cpu().numpy()
             pure = target.max(axis=-1) > 0.9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -22,7 +22,7 @@ _HELD_OUT_SEED = 9_000_000
 
 def windows(
     settings: PaintedSettings, *, seed: int, first: int, last: int, rank: int = 0, world: int = 1
-) -> Iterator[Painted]:
+) -> Generator[Painted, None, None]:
     """Yield the windows of the steps from ``first`` to before ``last``, from a pool that is renewed as they go.
 
     What a step is given is a function of its number: a training that goes on sees what it would have seen. Each rank

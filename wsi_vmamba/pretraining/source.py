@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def source_of(views: SlideViews) -> Source:
 
 def batches_of(
     source: Source, config: PretrainConfig, ranks: Ranks, *, first: int, last: int
-) -> Iterator[tuple[int, Batch]]:
+) -> Generator[tuple[int, Batch], None, None]:
     """The views of each step, with generated tiles in those steps that have some."""
     every = paints_every(config)
     if every is None:
