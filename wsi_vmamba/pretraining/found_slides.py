@@ -15,6 +15,7 @@ from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import DatasetError, NoTissueError, SlideError, UnreadableSlideError
 from wsi_vmamba.pretraining.tissue_places import TissuePlaces
 from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
+from wsi_vmamba.slide.base import Level
 from wsi_vmamba.slide.identity import slide_identity
 from wsi_vmamba.slide.location import Location
 from wsi_vmamba.slide.tolerant import TolerantSlide
@@ -55,8 +56,7 @@ class FoundSlide:
         slide_id: its name.
         path: its file or URL.
         mpp: micrometres per level-0 pixel.
-        width_l0: width of level 0, in pixels.
-        height_l0: height of level 0, in pixels.
+        levels: its pyramid.
         places: where its tissue is.
     """
 
@@ -64,8 +64,7 @@ class FoundSlide:
     slide_id: str
     path: Location
     mpp: float
-    width_l0: int
-    height_l0: int
+    levels: tuple[Level, ...]
     places: TissuePlaces
 
 
@@ -120,11 +119,14 @@ def _find(
                 slide.path,
                 f"no tissue was found (segmenter {segmenter}); leave the slide out, or choose another segmenter",
             )
-        base = slide.levels[0]
         return FoundSlide(
-            index=index, slide_id=source.slide_id, path=source.path, mpp=mpp, width_l0=base.width_px,
-            height_l0=base.height_px, places=places,
-        )  # fmt: skip
+            index=index,
+            slide_id=source.slide_id,
+            path=source.path,
+            mpp=mpp,
+            levels=slide.levels,
+            places=places,
+        )
 
 
 def _tissue(
