@@ -103,7 +103,8 @@ def best_level(levels: Sequence[Level], *, downsample: float) -> int:
 def place(centre_px: float, side_px: int, *, length_px: int, tile_px: int) -> int:
     """Where a stretch of ``side_px`` around a point begins: inside the level, and on as few tiles as it can be.
 
-    One that is longer than the level is laid around its middle.
+    It is moved to other tiles by at most half its length, and stays where the level ends too soon for that. One that is
+    longer than the level is laid around its middle.
 
     Args:
         centre_px: the point.
@@ -119,6 +120,6 @@ def place(centre_px: float, side_px: int, *, length_px: int, tile_px: int) -> in
     if too_far <= 0:
         return start
     to_next_tile = (first_tile + 1) * tile_px - start
-    if too_far <= to_next_tile or start + to_next_tile + side_px > length_px:
+    if too_far <= to_next_tile:
         return start - too_far
-    return start + to_next_tile
+    return start + to_next_tile if start + to_next_tile + side_px <= length_px else start

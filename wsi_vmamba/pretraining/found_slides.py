@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -69,7 +69,12 @@ class FoundSlide:
 
 
 def find_all(
-    slides: Sequence[SlideToShow], *, mpp_override: float | None, segmenter: str, cache: Path | None
+    slides: Sequence[SlideToShow],
+    *,
+    mpp_override: float | None,
+    segmenter: str,
+    cache: Path | None,
+    on_slide: Callable[[str], None],
 ) -> tuple[list[FoundSlide], list[SlideError]]:
     """Look at each slide; those that cannot be used come back as their errors, in the order of the list.
 
@@ -78,6 +83,7 @@ def find_all(
         mpp_override: micrometres per level-0 pixel of all slides, before what manifest and files say.
         segmenter: how tissue is found, a name in SEGMENTERS.
         cache: folder in which tissue is kept from run to run; None: it is looked for each time.
+        on_slide: called with the name of each slide once it was looked at.
 
     Raises:
         DatasetError: none of the slides can be used.
@@ -90,6 +96,7 @@ def find_all(
             found.append(_find(index, slide, mpp_override=mpp_override, segmenter=segmenter, cache=cache))
         except SlideError as error:
             errors.append(error)
+        on_slide(slide.slide_id)
     if not found:
         first = f"; the first: {errors[0]}" if errors else ""
         raise DatasetError(f"none of {len(slides)} slides can be used for pretraining{first}")

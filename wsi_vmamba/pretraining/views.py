@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ class SlideViews:
         tissue: str = "otsu",
         cache: Path | None = None,
         threads: int = 1,
+        on_slide: Callable[[str], None] = lambda slide_id: None,
     ) -> None:
         """Look at every slide and find its tissue.
 
@@ -87,6 +88,8 @@ class SlideViews:
             tissue: how tissue is found, a name in SEGMENTERS.
             cache: folder in which tissue is kept, so that another start with the same slides is quick.
             threads: threads that read and cut.
+            on_slide: called with the name of each slide once it was looked at, which takes about a second the first
+                time; to show progress.
 
         Raises:
             DatasetError: no slide can be used.
@@ -97,7 +100,9 @@ class SlideViews:
                 "expected a seed from 0, a rank from 0 and less than world, and one thread or more, got "
                 f"seed {seed}, rank {rank}, world {world}, threads {threads}"
             )
-        found, errors = find_all(slides, mpp_override=mpp_override, segmenter=tissue, cache=cache)
+        found, errors = find_all(
+            slides, mpp_override=mpp_override, segmenter=tissue, cache=cache, on_slide=on_slide
+        )
         self.left_out: tuple[SlideError, ...] = tuple(errors)
         self.slide_ids = tuple(slide.slide_id for slide in found)
         self.fingerprint = fingerprint(found)
