@@ -25,6 +25,7 @@ TABLES: Mapping[str, str] = {
     "dataset": "wsi_vmamba.datasets:DATASETS",
     "exporter": "wsi_vmamba.export:EXPORTERS",
     "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
+    "objective": "wsi_vmamba.pretraining:OBJECTIVES",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 

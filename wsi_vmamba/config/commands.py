@@ -68,6 +68,11 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Fine-tune a backbone on labelled tiles; the weights are for extract --weights.",
     ),
+    "pretrain": Command(
+        "wsi_vmamba.config.pretrain:PretrainConfig",
+        _TRAIN,
+        "Pretrain a backbone on slides without labels; the weights are for extract --weights.",
+    ),
     "download": Command(
         "wsi_vmamba.config.public_data:DownloadConfig",
         _DATA,

@@ -1,75 +1,54 @@
-"""Windows of generated tiles with the tissue in them: what the shipped weights of vmamba_pico are trained on."""
+"""Windows of generated tiles with the tissue in them, from seeds that no cohort uses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from wsi_vmamba.config.pretrain import PaintedSettings
 from wsi_vmamba.datasets.synthetic import TISSUES, TileBatch, sample_tiles
+from wsi_vmamba.pretraining.batch import Painted
 
-#: RGB windows (B, H, W, 3), and the share of each tissue in each of their 32 px squares, (B, H / 32, W / 32, tissues).
-Windows = tuple[NDArray[np.uint8], NDArray[np.float32]]
 #: Squares of the tissue map (8 px) along one square of the feature map.
 _SQUARES = 4
 #: Seeds of the held-out tiles start here; training chunks count up from the recipe's seed.
 _HELD_OUT_SEED = 9_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings of the recipe; the header of a weights file says which ones made it.
+def windows(
+    settings: PaintedSettings, *, seed: int, first: int, last: int, rank: int = 0, world: int = 1
+) -> Generator[Painted, None, None]:
+    """Yield the windows of the steps from ``first`` to before ``last``, from a pool that is renewed as they go.
 
-    Attributes:
-        seed: of the weights, the tiles and the augmentation.
-        steps: optimiser steps.
-        batch: windows of 128 px in a step.
-        wide_every: each so many steps, a quarter as many windows of 256 px instead, so that the scan sees
-            longer rows.
-        tile_px: side of the tiles the windows are cut from.
-        chunks: chunks of 48 tiles in the pool a batch is drawn from.
-        renew_steps: steps after which the oldest chunk of the pool is replaced.
-        learning_rate: at the end of the warm-up; a cosine takes it to a hundredth.
-        difficulty: least and greatest difficulty of the tumours.
+    What a step is given is a function of its number: a training that goes on sees what it would have seen. Each rank
+    has tiles of its own.
     """
-
-    seed: int = 20
-    steps: int = 1400
-    batch: int = 32
-    wide_every: int = 4
-    tile_px: int = 512
-    chunks: int = 8
-    renew_steps: int = 8
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 40
-    difficulty: tuple[float, float] = (0.2, 0.8)
-    checkpoint_steps: int = 50
-
-
-def batches(settings: Settings, *, first: int) -> Iterator[tuple[int, Windows]]:
-    """Yield (step, (images, soft targets)) from a pool of chunks that is renewed as training goes on."""
     with ThreadPoolExecutor(1) as painter:
+
+        def chunk(index: int) -> TileBatch:
+            return _chunk(settings, index * world + rank, seed=seed)
+
         base = first // settings.renew_steps
-        pool = [_chunk(settings, base + i) for i in range(settings.chunks)]
-        coming = painter.submit(_chunk, settings, base + settings.chunks)
-        for step in range(first, settings.steps):
+        pool = [chunk(base + i) for i in range(settings.chunks)]
+        coming = painter.submit(chunk, base + settings.chunks)
+        for step in range(first, last):
             if step // settings.renew_steps > base:
                 base += 1
                 pool = [*pool[1:], coming.result()]
-                coming = painter.submit(_chunk, settings, base + settings.chunks)
-            rng = np.random.default_rng([settings.seed, step])
+                coming = painter.submit(chunk, base + settings.chunks)
+            rng = np.random.default_rng([seed, step, rank] if rank else [seed, step])
             wide = step % settings.wide_every == 0
-            count, side_px = (settings.batch // 4, 256) if wide else (settings.batch, 128)
-            yield step, _draw(rng, pool, count=count, side_px=side_px)
+            count, side_px = (max(1, settings.batch // 4), 256) if wide else (settings.batch, 128)
+            yield _draw(rng, pool, count=count, side_px=side_px)
         coming.cancel()
 
 
-def held_out_tiles(count: int = 6) -> list[TileBatch]:
+def held_out_tiles(count: int) -> list[TileBatch]:
     """Chunks no training step has seen: other scenes, stains and nuclei."""
     return [sample_tiles(_HELD_OUT_SEED + i, 48, 512) for i in range(count)]
 
@@ -113,14 +92,14 @@ def disturb(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.ui
     return result
 
 
-def _chunk(settings: Settings, index: int) -> TileBatch:
+def _chunk(settings: PaintedSettings, index: int, *, seed: int) -> TileBatch:
     """One scene's worth of tiles; the difficulty goes through its range from chunk to chunk."""
-    low, high = settings.difficulty
+    low, high = settings.least_difficulty, settings.greatest_difficulty
     difficulty = low + (high - low) * ((index * 0.618) % 1.0)
-    return sample_tiles(settings.seed * 100_000 + index, 48, settings.tile_px, difficulty=difficulty)
+    return sample_tiles(seed * 100_000 + index, 48, settings.tile_px, difficulty=difficulty)
 
 
-def _draw(rng: np.random.Generator, pool: Sequence[TileBatch], *, count: int, side_px: int) -> Windows:
+def _draw(rng: np.random.Generator, pool: Sequence[TileBatch], *, count: int, side_px: int) -> Painted:
     """Draw and disturb ``count`` windows, one half at 0.5 and the other at 1 um per pixel."""
     images, targets = [], []
     for i in range(count):
@@ -135,4 +114,4 @@ def _draw(rng: np.random.Generator, pool: Sequence[TileBatch], *, count: int, si
             image, squares = image[:, ::-1], squares[:, ::-1]
         images.append(disturb(rng, np.ascontiguousarray(image)))
         targets.append(soft_target(squares))
-    return np.stack(images), np.stack(targets)
+    return Painted(images=torch.from_numpy(np.stack(images)), target=torch.from_numpy(np.stack(targets)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi_vmamba.extraction.identity import slide_identity
+from wsi_vmamba.slide.identity import slide_identity
 
 
 def touch(path: Path) -> None:

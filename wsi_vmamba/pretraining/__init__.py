@@ -1,0 +1,17 @@
+"""Pretraining of a backbone, straight from slides: what is learned (OBJECTIVES), from what, and the loop around it.
+
+Importing this loads no torch; an objective does.
+"""
+
+from wsi_vmamba.registry import Table
+
+#: Name -> a subclass of `wsi_vmamba.pretraining.objectives.base.Objective`.
+OBJECTIVES = Table(
+    "objective",
+    {
+        "dino": "wsi_vmamba.pretraining.objectives.dino:Dino",
+        "painted": "wsi_vmamba.pretraining.objectives.painted:PaintedTissue",
+    },
+)
+
+__all__ = ["OBJECTIVES"]
