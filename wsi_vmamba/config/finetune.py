@@ -19,7 +19,8 @@ class FinetuneConfig(RunConfig):
     backbone: Backbone = DEFAULT_BACKBONE
     """A VMamba of the table."""
     weights: PathText = SHIPPED_WEIGHTS
-    """Where to start: `auto` (shipped with the backbone), `random`, or a file (FILE#NAME: one of its state dicts)."""
+    """Where to start: `auto` (shipped with the backbone), `random`, a name of `weights list`, or a file (FILE#NAME: one
+    of its state dicts)."""
     out: PathText = "finetuned"
     """Folder for the weights."""
     epochs: Annotated[int, Field(ge=1)] = 10
