@@ -67,5 +67,7 @@ class FinetuneConfig(RunConfig):
     """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     overwrite: bool = False
     """Replace existing weights."""
+    resume: bool = False
+    """Go on after the last finished epoch of an interrupted fine-tuning in `out`, to the same numbers."""
     seed: Seed = 0
     """Seed of the new head, of order and turning."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -94,6 +94,8 @@ def finetune(
     *,
     device: str = "cpu",
     on_epoch: Callable[[FinetuneEpoch, VMamba], None],
+    on_state: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    state: Mapping[str, Any] | None = None,
 ) -> list[FinetuneEpoch]:
     """Train all of ``model``, its head included, in place.
 
@@ -107,6 +109,11 @@ def finetune(
         device: where to compute.
         on_epoch: called after each epoch with the model as it then is, which is to be kept where ``is_best`` (highest
             balanced accuracy, at equal accuracy the lowest loss).
+        on_state: called after that with all that is needed to go on from there.
+        state: what ``on_state`` was called with; the epochs up to there are not done again.
+
+    Returns:
+        All epochs, those before ``state`` too.
 
     Raises:
         DatasetError: the two sets have other classes or tiles of another size, or a tile cannot be read.
@@ -117,8 +124,14 @@ def finetune(
     set_drop_path(model, settings.drop_path)
     average = averaged(model, decay=settings.ema_decay) if settings.ema_decay else None
     optimizer, schedule = _optimizer(model, settings, n_tiles=len(training.tiles))
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts |= {} if average is None else {"average": average}
     history: list[FinetuneEpoch] = []
-    for epoch in range(1, settings.epochs + 1):
+    if state is not None:
+        history = [FinetuneEpoch(**row) for row in state["history"]]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    for epoch in range(len(history) + 1, settings.epochs + 1):
         rate = float(schedule.get_last_lr()[0])  # of the deepest group, the head
         train_loss = _train_epoch(model, average, training, settings, epoch, optimizer, schedule, device)
         kept = model if average is None else cast("VMamba", average.module)
@@ -132,6 +145,10 @@ def finetune(
         )  # fmt: skip
         history.append(report)
         on_epoch(report, kept)
+        on_state(
+            {name: part.state_dict() for name, part in parts.items()}
+            | {"history": [asdict(one) for one in history]}
+        )
     return history
 
 
