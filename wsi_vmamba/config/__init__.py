@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.train import TrainConfig
+    from wsi_vmamba.config.weights import WeightsConfig
 
 __all__ = [
     "COMMANDS",
@@ -47,6 +48,7 @@ __all__ = [
     "RunConfig",
     "ShowConfig",
     "TrainConfig",
+    "WeightsConfig",
     "default_of",
     "dump_config",
     "keyword_config",

@@ -55,6 +55,11 @@ COMMANDS: Mapping[str, Command] = {
         _FEATURES,
         "Export features to the layout of another tool: TRIDENT, CLAM, STAMP, AnnData, QuPath GeoJSON.",
     ),
+    "weights": Command(
+        "wsi_vmamba.config.weights:WeightsConfig",
+        _FEATURES,
+        "List, import and verify weights: shipped, published, your own checkpoints.",
+    ),
     "train": Command(
         "wsi_vmamba.config.train:TrainConfig", _TRAIN, "Train a slide classifier on extracted features."
     ),
