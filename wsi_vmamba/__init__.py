@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.probing.front import probe
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -50,6 +51,8 @@ _EXPORTS = {
     "evaluate": "wsi_vmamba.evaluation.front:evaluate",
     "open_run": "wsi_vmamba.evaluation.front:open_run",
     "train": "wsi_vmamba.evaluation.front:train",
+    # encoders
+    "probe": "wsi_vmamba.probing.front:probe",
 }
 
 __all__ = [
@@ -67,6 +70,7 @@ __all__ = [
     "open_features",
     "open_run",
     "open_slide",
+    "probe",
     "train",
 ]
 

@@ -1,0 +1,103 @@
+"""95 % intervals by drawing whole groups, the same draws for every encoder, so that differences are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.probing.scores import METRICS, Predictions, Weights, value_of
+
+#: With fewer groups, tiles are drawn within each: a handful of groups does not show how much groups differ.
+FEWEST_GROUPS = 5
+#: Weights held at once.
+_CHUNK_NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value with its 95 % interval, None where there is none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is all on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Metrics of one encoder.
+
+    Attributes:
+        metrics: name -> value with its interval.
+        differences: name -> this encoder minus the first, paired; empty of the first.
+        used: share of the resamples in which every class was drawn.
+    """
+
+    metrics: dict[str, Estimate]
+    differences: dict[str, Estimate]
+    used: float
+
+
+def how_drawn(groups: NDArray[np.str_]) -> str:
+    """What is drawn for the intervals: "groups", or "tiles within groups" where there are too few."""
+    return "groups" if len(np.unique(groups)) >= FEWEST_GROUPS else "tiles within groups"
+
+
+def draw_weights(groups: NDArray[np.str_], *, resamples: int, seed: int) -> Iterator[Weights]:
+    """Yield how often each tile counts, (B, n) at a time."""
+    rng = np.random.default_rng(seed)
+    names, group_of = np.unique(groups, return_inverse=True)
+    chunk = max(1, _CHUNK_NUMBERS // len(groups))
+    members = [np.flatnonzero(group_of == one) for one in range(len(names))]
+    for start in range(0, resamples, chunk):
+        n = min(chunk, resamples - start)
+        if how_drawn(groups) == "groups":
+            counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+            yield counts[:, group_of].astype(np.float64)
+            continue
+        weights = np.zeros((n, len(groups)))
+        for places in members:
+            weights[:, places] = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=n)
+        yield weights
+
+
+def compare_encoders(
+    predictions: Sequence[Predictions], groups: NDArray[np.str_], *, resamples: int, seed: int
+) -> list[Comparison]:
+    """Metrics of each encoder with intervals, and its differences from the first; same tiles, same draws."""
+    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
+    for weights in draw_weights(groups, resamples=resamples, seed=seed):
+        for name, metric in METRICS.items():
+            draws[name].append(np.stack([metric(one, weights) for one in predictions]))
+    drawn = {name: np.concatenate(parts, axis=1) for name, parts in draws.items()}
+    values = {name: [value_of(metric, one) for one in predictions] for name, metric in METRICS.items()}
+    return [_compared(place, values, drawn) for place in range(len(predictions))]
+
+
+def _compared(
+    place: int, values: Mapping[str, list[float]], drawn: Mapping[str, NDArray[np.float64]]
+) -> Comparison:
+    metrics = {name: _estimate(values[name][place], drawn[name][place]) for name in values}
+    differences = {
+        name: _estimate(values[name][place] - values[name][0], drawn[name][place] - drawn[name][0])
+        for name in values
+        if place
+    }
+    used = float(np.mean([np.isfinite(drawn[name][place]) for name in values]))
+    return Comparison(metrics=metrics, differences=differences, used=used)
+
+
+def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
+    """Percentiles of the draws in which every class was there; none where those are fewer than half."""
+    defined = draws[np.isfinite(draws)]
+    if 2 * len(defined) < len(draws):
+        return Estimate(value=value, low=None, high=None)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Estimate(value=value, low=float(low), high=float(high))
