@@ -20,6 +20,8 @@ def run(config: ProbeConfig) -> bool:
     out = Path(config.out) if config.out else None
     if out:
         require_writable(out, option="--out")
+    if config.save:
+        require_writable(Path(config.save).parent, option="--save")
     with ExitStack() as stack:
         found = run_probe(config, report=_Progress(stack))
     _show(found)
@@ -27,6 +29,9 @@ def run(config: ProbeConfig) -> bool:
         write_probe(found, out)
         write_run_record(out, command="probe", config=config, facts={"notes": list(found.notes)})
         console.say(f"everything, with folds and curves: {out / RESULTS}")
+    if config.save:
+        found.save(config.save)
+        console.say(f"the probe, fitted on all tiles that are learned from: {config.save}")
     return True
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
     from wsi_vmamba.probing.front import probe
+    from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -52,6 +53,7 @@ _EXPORTS = {
     "open_run": "wsi_vmamba.evaluation.front:open_run",
     "train": "wsi_vmamba.evaluation.front:train",
     # encoders
+    "load_probe": "wsi_vmamba.probing.saved:load_probe",
     "probe": "wsi_vmamba.probing.front:probe",
 }
 
@@ -67,6 +69,7 @@ __all__ = [
     "embed",
     "evaluate",
     "extract",
+    "load_probe",
     "open_features",
     "open_run",
     "open_slide",

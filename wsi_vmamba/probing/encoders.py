@@ -35,6 +35,7 @@ class EncoderFacts:
     Attributes:
         label: short name, unique among those judged together.
         spec: as it was named.
+        name: of the backbone, in the table, or "MODULE:FUNCTION".
         weights: in words.
         weights_hash: SHA-256 (hex) of the parameters; empty where nobody knows.
         precision: of the arithmetic; empty where nobody knows.
@@ -46,6 +47,7 @@ class EncoderFacts:
 
     label: str
     spec: str
+    name: str
     weights: str = ""
     weights_hash: str = ""
     precision: str = ""
@@ -63,11 +65,31 @@ class TileEncoder:
         facts: what it is.
         encode: the function.
         check_size: raises UsageError for tiles of a size (height, width) that it cannot take.
+        encode_map: of a backbone, a picture (H, W, 3) of any size to features (h, w, D); None of others.
     """
 
     facts: EncoderFacts
     encode: Encode
     check_size: Callable[[int, int], None] = field(default=lambda height_px, width_px: None)
+    encode_map: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+
+    def mean_of_cells(self, picture: NDArray[np.uint8], *, cell_px: int) -> NDArray[np.float16]:
+        """Features (rows, columns, D) of the cells of a picture that is whole cells, in one pass of a backbone.
+
+        Raises:
+            UsageError: a cell is no whole number of tokens.
+        """
+        assert self.encode_map is not None
+        rows, columns = picture.shape[0] // cell_px, picture.shape[1] // cell_px
+        tokens = self.encode_map(picture)
+        height, width, dim = tokens.shape
+        if height % rows or width % columns:
+            raise UsageError(
+                f"cells of {cell_px} px are no whole tokens of {self.facts.label}, which are about "
+                f"{picture.shape[0] / height:.0f} px; choose a multiple with --cell-px, or with @PX behind its name"
+            )
+        of_cells = tokens.reshape(rows, height // rows, columns, width // columns, dim)
+        return np.asarray(of_cells.mean(axis=(1, 3), dtype=np.float32), dtype=np.float16)
 
 
 def load_encoders(config: ProbeConfig) -> list[TileEncoder]:
@@ -100,12 +122,22 @@ def _load(spec: EncoderSpec, label: str, config: ProbeConfig) -> TileEncoder:
     if spec.is_own:
         function = _own_function(spec.name)
         facts = EncoderFacts(
-            label=label, spec=spec.text, weights="its own", parameters=_count(function), resize_px=resize_px
+            label=label,
+            spec=spec.text,
+            name=spec.name,
+            weights="its own",
+            parameters=_count(function),
+            resize_px=resize_px,
         )
         return TileEncoder(facts=facts, encode=function)
     if spec.name in TILE_ENCODERS:
         facts = EncoderFacts(
-            label=label, spec=spec.text, weights="it has no weights", parameters=0, resize_px=resize_px
+            label=label,
+            spec=spec.text,
+            name=spec.name,
+            weights="it has no weights",
+            parameters=0,
+            resize_px=resize_px,
         )
         return TileEncoder(facts=facts, encode=TILE_ENCODERS.resolve(spec.name))
     return _backbone(spec, label, config, resize_px=resize_px)
@@ -123,6 +155,7 @@ def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: 
     facts = EncoderFacts(
         label=label,
         spec=spec.text,
+        name=spec.name,
         weights=weights.note,
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,
@@ -135,6 +168,7 @@ def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: 
         facts=facts,
         encode=lambda tiles: encode_tiles(encoder, tiles),
         check_size=lambda height_px, width_px: check_tile(encoder, height_px=height_px, width_px=width_px),
+        encode_map=encoder.encode,
     )
 
 

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from wsi_vmamba.probing.folds import Fold, Indices, Task
 from wsi_vmamba.probing.linear import FIXED_C, Features, fit_with, spread_of
-from wsi_vmamba.probing.scores import balanced_accuracy, macro_auc
+from wsi_vmamba.probing.scores import balanced_accuracy, macro_auc, once
 
 #: Tiles of each class.
 SHOTS = (1, 2, 4, 8, 16, 32)
@@ -73,10 +73,10 @@ def _draw(
         probe = fit_with(features[few], task.labels[few], FIXED_C, n_classes=n_classes, scaler=scaler)
         shares[fold.test] = probe.predict(features[fold.test])
     judged = task.judged
-    labels, once = task.labels[judged], np.ones((1, len(judged)))
+    labels, draws = task.labels[judged], once(len(judged))
     return (
-        float(macro_auc(labels, shares[judged], once)[0]),
-        float(balanced_accuracy(labels, shares[judged], once)[0]),
+        float(macro_auc(labels, shares[judged], draws)[0]),
+        float(balanced_accuracy(labels, shares[judged], draws)[0]),
     )
 
 

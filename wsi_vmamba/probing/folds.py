@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +42,7 @@ class Task:
         classes: names.
         labels: (N,) place of each tile's class.
         groups: (N,) of each tile.
+        sites: (N,) hospital or scanner of each tile; None where unknown.
         folds: each tile is judged in at most one.
         scheme: how they were divided, in words.
     """
@@ -50,6 +50,7 @@ class Task:
     classes: tuple[str, ...]
     labels: Indices
     groups: NDArray[np.str_]
+    sites: NDArray[np.str_] | None
     folds: tuple[Fold, ...]
     scheme: str
 
@@ -65,18 +66,14 @@ def cross_validation(tiles: ProbeTiles, *, seed: int) -> Task:
     Raises:
         DatasetError: there are fewer than two groups, or a class is in one group only.
     """
-    return split_groups(tiles.classes, tiles.labels, tiles.groups, seed=seed)
-
-
-def split_groups(classes: Sequence[str], labels: Indices, groups: NDArray[np.str_], *, seed: int) -> Task:
-    """See `cross_validation`."""
+    labels, groups = tiles.labels, tiles.groups
     names = np.unique(groups)
     if len(names) < 2:
         raise DatasetError(
             f"all {len(labels)} tiles are of one group, {names[0]}; expected at least two, one to learn from and one "
             "to judge on, or the tiles of another site with --test"
         )
-    for place, name in enumerate(classes):
+    for place, name in enumerate(tiles.classes):
         having = np.unique(groups[labels == place])
         if len(having) < 2:
             raise DatasetError(
@@ -97,7 +94,9 @@ def split_groups(classes: Sequence[str], labels: Indices, groups: NDArray[np.str
         )
         for n, (train, test) in enumerate(pairs)
     )
-    return Task(classes=tuple(classes), labels=labels, groups=groups, folds=folds, scheme=scheme)
+    return Task(
+        classes=tiles.classes, labels=labels, groups=groups, sites=tiles.sites, folds=folds, scheme=scheme
+    )
 
 
 def other_site(tiles: ProbeTiles, test: ProbeTiles) -> Task:
@@ -131,6 +130,12 @@ def other_site(tiles: ProbeTiles, test: ProbeTiles) -> Task:
         classes=tiles.classes,
         labels=np.concatenate([tiles.labels, place_of[test.labels]]),
         groups=groups,
+        sites=np.concatenate([_sites_of(tiles), _sites_of(test)]),
         folds=(fold,),
         scheme=f"learned on {tiles.folder}, judged on {test.folder}",
     )
+
+
+def _sites_of(tiles: ProbeTiles) -> NDArray[np.str_]:
+    """The site of each tile; where none are named, the folder is one."""
+    return tiles.sites if tiles.sites is not None else np.full(len(tiles.labels), str(tiles.folder))

@@ -50,9 +50,13 @@ def probe(
     config = keyword_config(ProbeConfig, {**settings, "tiles": tiles, "encoder": named, "out": out})
     if config.out:
         require_writable(Path(config.out), option="out")
+    if config.save:
+        require_writable(Path(config.save).parent, option="save")
     found = run_probe(config)
     if config.out:
         write_probe(found, Path(config.out))
+    if config.save:
+        found.save(config.save)
     return found
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.probing.scores import METRICS, Predictions, Weights, value_of
+from wsi_vmamba.probing.scores import METRICS, Draws, Predictions, value_of
 
 #: With fewer groups, tiles are drawn within each: a handful of groups does not show how much groups differ.
 FEWEST_GROUPS = 5
-#: Weights held at once.
+#: Weights held at once: memory is bounded whatever the number of tiles and resamples.
 _CHUNK_NUMBERS = 4_000_000
 
 
@@ -50,33 +50,38 @@ def how_drawn(groups: NDArray[np.str_]) -> str:
     return "groups" if len(np.unique(groups)) >= FEWEST_GROUPS else "tiles within groups"
 
 
-def draw_weights(groups: NDArray[np.str_], *, resamples: int, seed: int) -> Iterator[Weights]:
-    """Yield how often each tile counts, (B, n) at a time."""
+def draw(groups: NDArray[np.str_], *, resamples: int, seed: int) -> Iterator[Draws]:
+    """Yield resamples, some at a time."""
     rng = np.random.default_rng(seed)
     names, group_of = np.unique(groups, return_inverse=True)
     chunk = max(1, _CHUNK_NUMBERS // len(groups))
-    members = [np.flatnonzero(group_of == one) for one in range(len(names))]
+    whole = how_drawn(groups) == "groups"
+    # Where each tile is a group there are no pairs within groups, and nothing to keep of the copies.
+    keep = whole and len(names) < len(groups)
     for start in range(0, resamples, chunk):
         n = min(chunk, resamples - start)
-        if how_drawn(groups) == "groups":
-            counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
-            yield counts[:, group_of].astype(np.float64)
+        if whole:
+            copies = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n).astype(
+                np.float64
+            )
+            yield Draws(weights=copies[:, group_of], copies=copies if keep else None, group_of=group_of)
             continue
         weights = np.zeros((n, len(groups)))
-        for places in members:
+        for one in range(len(names)):
+            places = np.flatnonzero(group_of == one)
             weights[:, places] = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=n)
-        yield weights
+        yield Draws(weights=weights, copies=None, group_of=group_of)
 
 
 def compare_encoders(
     predictions: Sequence[Predictions], groups: NDArray[np.str_], *, resamples: int, seed: int
 ) -> list[Comparison]:
     """Metrics of each encoder with intervals, and its differences from the first; same tiles, same draws."""
-    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
-    for weights in draw_weights(groups, resamples=resamples, seed=seed):
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
+    for resample in draw(groups, resamples=resamples, seed=seed):
         for name, metric in METRICS.items():
-            draws[name].append(np.stack([metric(one, weights) for one in predictions]))
-    drawn = {name: np.concatenate(parts, axis=1) for name, parts in draws.items()}
+            found[name].append(np.stack([metric(one, resample) for one in predictions]))
+    drawn = {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
     values = {name: [value_of(metric, one) for one in predictions] for name, metric in METRICS.items()}
     return [_compared(place, values, drawn) for place in range(len(predictions))]
 

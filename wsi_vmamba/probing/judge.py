@@ -58,5 +58,5 @@ def judge_features(
         penalties=penalties,
         missing=missing,
         few_shot=few_shot_curve(features, task, draws=few_shot_draws, seed=seed) if few_shot_draws else [],
-        leakage=measure_leakage(features, task.labels, task.groups, k=neighbours),
+        leakage=measure_leakage(features, task, k=neighbours),
     )

@@ -178,8 +178,12 @@ def vote(
 
 
 def nearest(likeness: Features, k: int) -> Indices:
-    """Places of the ``k`` largest of each row, the largest first; of equal ones the first."""
-    found: Indices = np.argsort(-likeness, axis=1, kind="stable")[:, : min(k, likeness.shape[1])]
+    """Places of the ``k`` largest of each row, the largest first."""
+    k = min(k, likeness.shape[1])
+    rows = np.arange(len(likeness))[:, None]
+    # Only the largest are put in order; rising places first, so that of equal ones the first stays first.
+    largest = np.sort(np.argpartition(-likeness, k - 1, axis=1)[:, :k], axis=1)
+    found: Indices = largest[rows, np.argsort(-likeness[rows, largest], axis=1, kind="stable")]
     return found
 
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from wsi_vmamba.errors import UnknownNameError
 from wsi_vmamba.notebook import table_html
 from wsi_vmamba.probing.encoders import EncoderFacts
 from wsi_vmamba.probing.features import TileFeatures
-from wsi_vmamba.probing.folds import Task
+from wsi_vmamba.probing.folds import Indices, Task
 from wsi_vmamba.probing.intervals import Comparison, Estimate
 from wsi_vmamba.probing.judge import Judged
-from wsi_vmamba.probing.linear import spread_of
-from wsi_vmamba.probing.scores import class_aucs, confusion
+from wsi_vmamba.probing.linear import LinearProbe, fit_probe, spread_of
+from wsi_vmamba.probing.saved import ProbeFacts, SavedProbe
+from wsi_vmamba.probing.scores import class_aucs, confusion, once
 
 SCHEMA = 1
 COLUMNS = (
-    "encoder", "AUC", "minus the first", "balanced accuracy", "kNN accuracy", "robustness index", "width", "parameters",
-    "CPU-ms per tile",
+    "encoder", "AUC", "minus the first", "mean of folds", "balanced accuracy", "kNN accuracy", "robustness index",
+    "width", "parameters", "CPU-ms per tile",
 )  # fmt: skip
 #: Points of a ROC curve that are kept.
 _ROC_POINTS = 200
@@ -45,7 +48,7 @@ class EncoderResult:
         """All of it, ready for JSON."""
         judged = self.judged
         labels, linear = judged.predictions.labels, judged.predictions.linear
-        of_classes = class_aucs(labels, linear, np.ones((1, len(labels))))[:, 0]
+        of_classes = class_aucs(labels, linear, once(len(labels)))[:, 0]
         defined = [value for value in judged.fold_aucs if value is not None]
         mean, deviation = spread_of(defined) if defined else (None, None)
         return {
@@ -101,11 +104,49 @@ class Probe:
     settings: dict[str, Any]
     notes: tuple[str, ...]
 
+    def fitted(self, label: str | None = None) -> SavedProbe:
+        """The probe of one encoder (the first), fitted on all tiles that are learned from.
+
+        Raises:
+            UsageError: there is no such encoder.
+        """
+        one = self.encoders[0] if label is None else self[label]
+        task = self.task
+        learned = np.unique(np.concatenate([fold.train for fold in task.folds]))
+        linear = fit_probe(
+            one.features.values[learned],
+            task.labels[learned],
+            task.groups[learned],
+            n_classes=len(task.classes),
+            seed=self.settings["seed"],
+        )
+        return SavedProbe(linear=linear, facts=self._facts(one, learned, linear))
+
+    def save(self, path: str | Path, *, encoder: str | None = None) -> None:
+        """Write the probe of one encoder (the first) to a file, for `load_probe`; see `fitted`."""
+        self.fitted(encoder).save(path)
+
+    def _facts(self, one: EncoderResult, learned: Indices, linear: LinearProbe) -> ProbeFacts:
+        mpp, shrunk = self.settings["mpp"], one.features.shrunk
+        sides = [side for size in one.features.sizes_px for side in size]
+        return ProbeFacts(
+            classes=self.task.classes,
+            encoder=one.facts.name,
+            weights_hash=one.facts.weights_hash,
+            precision=one.facts.precision,
+            mpp=mpp * shrunk if mpp and shrunk else None,
+            tile_px=(min(sides), max(sides)),
+            tiles=len(learned),
+            groups=len(np.unique(self.task.groups[learned])),
+            auc=one.auc.value,
+            penalty_c=linear.penalty_c,
+        )
+
     def __getitem__(self, label: str) -> EncoderResult:
         for one in self.encoders:
             if label in (one.facts.label, one.facts.spec):
                 return one
-        raise KeyError(label)
+        raise UnknownNameError("judged encoder", label, [one.facts.label for one in self.encoders])
 
     def rows(self) -> list[tuple[str, ...]]:
         """A line for each encoder, under `COLUMNS`."""
@@ -174,6 +215,7 @@ def _row(one: EncoderResult) -> tuple[str, ...]:
         one.facts.label,
         in_words(metrics["auc"]),
         in_words(differences["auc"], signed=True) if differences else "",
+        _of_folds(one.judged),
         in_words(metrics["balanced_accuracy"]),
         in_words(metrics["neighbour_accuracy"]),
         "" if index is None else f"{index:.3f}",
@@ -181,6 +223,12 @@ def _row(one: EncoderResult) -> tuple[str, ...]:
         "" if parameters is None else f"{parameters:,}",
         f"{one.features.cpu_ms:.1f}",
     )
+
+
+def _of_folds(judged: Judged) -> str:
+    """Mean and deviation of the AUC within folds; empty where every fold is of one class."""
+    defined = [value for value in judged.fold_aucs if value is not None]
+    return "{:.3f} ± {:.3f}".format(*spread_of(defined)) if defined else ""
 
 
 def in_words(one: Estimate, *, signed: bool = False) -> str:
