@@ -14,7 +14,7 @@ from wsi_vmamba.probing.intervals import compare_encoders, draw, how_drawn
 from wsi_vmamba.probing.judge import judge_features
 from wsi_vmamba.probing.leakage import measure_leakage, neighbours_of, robustness_index
 from wsi_vmamba.probing.linear import choose_penalty, fit_probe, fit_with, nearest
-from wsi_vmamba.probing.scores import Draws, Predictions, balanced_accuracy, macro_auc, once
+from wsi_vmamba.probing.scores import Draws, Predictions, balanced_accuracy, group_auc, macro_auc, once
 
 
 def task_of(labels: np.ndarray, groups: np.ndarray, sites: np.ndarray | None = None) -> Task:
@@ -107,6 +107,30 @@ def test_the_mean_of_group_resamples_is_not_above_the_value() -> None:
         [macro_auc(labels, shares, one) for one in draw(names, resamples=4000, seed=0)]
     )
     assert resampled.mean() == pytest.approx(value, abs=0.005)
+
+
+def test_the_auc_within_groups_does_not_mind_levels_of_groups() -> None:
+    rng = np.random.default_rng(8)
+    groups = np.repeat(np.arange(6), 40)
+    labels = np.tile([0, 1], 120)
+    scores = 100 * groups + labels + rng.normal(size=240)
+    shares = np.stack([-scores, scores], axis=1)
+    own = [roc_auc_score(labels[groups == g], scores[groups == g]) for g in range(6)]
+    said = Predictions(labels=labels, linear=shares, neighbours=shares)
+    names = np.array([f"g{g}" for g in groups])
+    metrics = compare_encoders([said], names, resamples=500, seed=0)[0].metrics
+    assert metrics["group_auc"].value == pytest.approx(np.mean(own))
+    assert metrics["auc"].value is not None
+    assert metrics["auc"].value < 0.6
+    low, high = metrics["group_auc"].low, metrics["group_auc"].high
+    assert low is not None
+    assert high is not None
+    assert min(own) < low < np.mean(own) < high < max(own)
+    copies = np.array([[2.0, 0, 0, 1, 3, 0]])
+    drawn = Draws(weights=copies[:, groups], copies=copies, group_of=groups)
+    assert group_auc(labels, shares, drawn)[0] == pytest.approx((2 * own[0] + own[3] + 3 * own[4]) / 6)
+    alone = compare_encoders([said], np.arange(240).astype(str), resamples=100, seed=0)[0].metrics
+    assert alone["group_auc"].value is None
 
 
 def test_the_interval_of_a_difference_is_paired() -> None:

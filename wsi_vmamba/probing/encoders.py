@@ -110,11 +110,12 @@ def _labels(specs: list[EncoderSpec]) -> list[str]:
 
 
 def _short(spec: EncoderSpec) -> str:
+    sized = f"@{spec.resize_px}" if spec.resize_px else ""
     if spec.is_own:
         module, _, attribute = spec.name.partition(":")
-        return f"{Path(module).name}:{attribute}"
-    file = Path(spec.weights).name if spec.weights not in ("", "auto") else ""
-    return f"{spec.name}={file}" if file else spec.name
+        return f"{Path(module).name}:{attribute}{sized}"
+    file = f"={Path(spec.weights).name}" if spec.weights not in ("", "auto") else ""
+    return f"{spec.name}{file}{sized}"
 
 
 def _load(spec: EncoderSpec, label: str, config: ProbeConfig) -> TileEncoder:

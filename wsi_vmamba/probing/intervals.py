@@ -20,7 +20,7 @@ _CHUNK_NUMBERS = 4_000_000
 class Estimate:
     """A value with its 95 % interval, None where there is none."""
 
-    value: float
+    value: float | None
     low: float | None
     high: float | None
 
@@ -77,12 +77,15 @@ def compare_encoders(
     predictions: Sequence[Predictions], groups: NDArray[np.str_], *, resamples: int, seed: int
 ) -> list[Comparison]:
     """Metrics of each encoder with intervals, and its differences from the first; same tiles, same draws."""
+    _, group_of = np.unique(groups, return_inverse=True)
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
     for resample in draw(groups, resamples=resamples, seed=seed):
         for name, metric in METRICS.items():
             found[name].append(np.stack([metric(one, resample) for one in predictions]))
     drawn = {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
-    values = {name: [value_of(metric, one) for one in predictions] for name, metric in METRICS.items()}
+    values = {
+        name: [value_of(metric, one, group_of) for one in predictions] for name, metric in METRICS.items()
+    }
     return [_compared(place, values, drawn) for place in range(len(predictions))]
 
 
@@ -95,12 +98,14 @@ def _compared(
         for name in values
         if place
     }
-    used = float(np.mean([np.isfinite(drawn[name][place]) for name in values]))
+    used = float(np.isfinite(drawn["auc"][place]).mean())
     return Comparison(metrics=metrics, differences=differences, used=used)
 
 
 def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
     """Percentiles of the draws in which every class was there; none where those are fewer than half."""
+    if not np.isfinite(value):
+        return Estimate(value=None, low=None, high=None)
     defined = draws[np.isfinite(draws)]
     if 2 * len(defined) < len(draws):
         return Estimate(value=value, low=None, high=None)

@@ -23,7 +23,7 @@ from wsi_vmamba.probing.scores import class_aucs, confusion, once
 
 SCHEMA = 1
 COLUMNS = (
-    "encoder", "AUC", "minus the first", "mean of folds", "balanced accuracy", "kNN accuracy", "robustness index",
+    "encoder", "AUC", "minus the first", "AUC within groups", "balanced accuracy", "kNN accuracy", "robustness index",
     "width", "parameters", "CPU-ms per tile",
 )  # fmt: skip
 #: Points of a ROC curve that are kept.
@@ -215,7 +215,7 @@ def _row(one: EncoderResult) -> tuple[str, ...]:
         one.facts.label,
         in_words(metrics["auc"]),
         in_words(differences["auc"], signed=True) if differences else "",
-        _of_folds(one.judged),
+        in_words(metrics["group_auc"]),
         in_words(metrics["balanced_accuracy"]),
         in_words(metrics["neighbour_accuracy"]),
         "" if index is None else f"{index:.3f}",
@@ -225,15 +225,11 @@ def _row(one: EncoderResult) -> tuple[str, ...]:
     )
 
 
-def _of_folds(judged: Judged) -> str:
-    """Mean and deviation of the AUC within folds; empty where every fold is of one class."""
-    defined = [value for value in judged.fold_aucs if value is not None]
-    return "{:.3f} ± {:.3f}".format(*spread_of(defined)) if defined else ""
-
-
 def in_words(one: Estimate, *, signed: bool = False) -> str:
     """As ``0.912 (0.880–0.940)``."""
     form = "+.3f" if signed else ".3f"
+    if one.value is None:
+        return "not defined"
     if one.low is None or one.high is None:
         return f"{one.value:{form}}"
     between = " to " if signed else "–"

@@ -50,7 +50,7 @@ class ProbeFacts:
     tile_px: tuple[int, int]
     tiles: int
     groups: int
-    auc: float
+    auc: float | None
     penalty_c: float
 
 

@@ -49,9 +49,11 @@ class Draws:
 Metric = Callable[[Predictions, Draws], Numbers]
 
 
-def once(n_tiles: int) -> Draws:
-    """Every tile counting once."""
-    return Draws(weights=np.ones((1, n_tiles)), copies=None, group_of=np.zeros(n_tiles, dtype=np.int64))
+def once(n_tiles: int, group_of: Indices | None = None) -> Draws:
+    """Every tile counting once; without groups all are of one."""
+    if group_of is None:
+        group_of = np.zeros(n_tiles, dtype=np.int64)
+    return Draws(weights=np.ones((1, n_tiles)), copies=None, group_of=group_of)
 
 
 def class_aucs(labels: Indices, shares: Shares, draws: Draws) -> Numbers:
@@ -99,6 +101,33 @@ def macro_auc(labels: Indices, shares: Shares, draws: Draws) -> Numbers:
     return mean
 
 
+def group_auc(labels: Indices, shares: Shares, draws: Draws) -> Numbers:
+    """Mean over groups of the AUC among the tiles of each, (B,): are tissues told apart within a slide?
+
+    A class counts in the groups that have tiles of it and of others; the mean of classes is taken last. NaN where no
+    group has two classes. Pooled, scores of one slide are ranked against those of another too: a threshold must carry.
+    """
+    found = []
+    for one in np.unique(labels):
+        positive = (labels == one).astype(np.int64)
+        sums, counts = np.zeros(len(draws.weights)), np.zeros(len(draws.weights))
+        for group in range(int(draws.group_of.max()) + 1):
+            members = np.flatnonzero(draws.group_of == group)
+            if 0 < positive[members].sum() < len(members):
+                within = Draws(
+                    weights=draws.weights[:, members], copies=None, group_of=np.zeros_like(members)
+                )
+                value = _auc(positive[members], shares[members, one], within)
+                copies = np.ones(len(value)) if draws.copies is None else draws.copies[:, group]
+                counted = np.isfinite(value)
+                sums += np.where(counted, value, 0) * copies
+                counts += counted * copies
+        with np.errstate(invalid="ignore"):
+            found.append(sums / counts)
+    mean: Numbers = np.mean(found, axis=0)
+    return mean
+
+
 def balanced_accuracy(labels: Indices, shares: Shares, draws: Draws) -> Numbers:
     """Mean over the classes among ``labels`` of the share of their tiles whose largest share is theirs, (B,)."""
     right = (shares.argmax(axis=1) == labels).astype(np.float64)
@@ -114,14 +143,15 @@ def balanced_accuracy(labels: Indices, shares: Shares, draws: Draws) -> Numbers:
 #: Name -> metric, the first is what encoders are ranked by.
 METRICS: Mapping[str, Metric] = {
     "auc": lambda p, d: macro_auc(p.labels, p.linear, d),
+    "group_auc": lambda p, d: group_auc(p.labels, p.linear, d),
     "balanced_accuracy": lambda p, d: balanced_accuracy(p.labels, p.linear, d),
     "neighbour_accuracy": lambda p, d: balanced_accuracy(p.labels, p.neighbours, d),
 }
 
 
-def value_of(metric: Metric, predictions: Predictions) -> float:
-    """A metric with every tile counting once."""
-    return float(metric(predictions, once(len(predictions.labels)))[0])
+def value_of(metric: Metric, predictions: Predictions, group_of: Indices) -> float:
+    """A metric with every tile counting once; NaN where it is not defined."""
+    return float(metric(predictions, once(len(predictions.labels), group_of))[0])
 
 
 def confusion(labels: Indices, shares: Shares) -> list[list[int]]:
