@@ -133,6 +133,12 @@ def test_a_function_that_gives_something_else_is_refused(tmp_path: Path) -> None
         load_encoders(ProbeConfig(encoder=[f"{tmp_path}/mine.py:number"]))
 
 
+def test_a_tilde_before_weights_or_a_file_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parse_encoder("vmamba_pico=~/w.safetensors").weights == "/home/somebody/w.safetensors"
+    assert parse_encoder("~/mine.py:encode").name == "/home/somebody/mine.py:encode"
+
+
 def test_encoders_are_read_from_their_names() -> None:
     plain, weights, own, sized = map(
         parse_encoder,

@@ -89,3 +89,28 @@ def test_errors_name_what_is_wrong(tmp_path: Path, tells: str) -> None:
     (tiles / "tumour" / "000.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"tumour/000.png: the tile cannot be decoded"):
         wv.probe(tiles, encoder=f"{tells}:class_of")
+
+
+def test_pictures_with_masks_are_judged_cell_by_cell(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        mask = np.kron(rng.permuted([[0, 1, 2], [2, 1, 0]], axis=1), np.ones((64, 64))).astype(np.uint8)
+        pixels = 60 + 60 * mask[..., None] + rng.integers(0, 20, (128, 192, 3), dtype=np.uint8)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "classes.csv").write_text("value,class\n1,stroma\n2,tumour\n")
+    places = [f"--{name}={tmp_path / name}" for name in ("images", "masks")]
+    options = [f"--classes={tmp_path / 'classes.csv'}", f"--out={tmp_path / 'out'}", "--no-few-shot"]
+    encoders = ["--encoder", "null", "--encoder", "vmamba_pico@128", "--encoder", "colour_texture"]
+    result = CliRunner().invoke(app, ["probe", *places, *options, *encoders])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["tiles_by_class"] == {"stroma": 6, "tumour": 6}
+    assert found["groups"] == 3
+    assert [one["metrics"]["auc"]["value"] for one in found["encoders"]] == [1.0, 1.0, 1.0]
+    assert found["encoders"][1]["tile_sizes_px"] == [{"width": 128, "height": 128, "tiles": 12}]
+    assert any("no groups for" in note for note in found["notes"])
+    alone = CliRunner().invoke(app, ["probe", "--images", "i"])
+    assert "pictures need all of --images DIR, --masks DIR and --classes FILE" in str(alone.exception)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from wsi_vmamba.errors import UnknownNameError, UsageError
+from wsi_vmamba.home import expand_home
 from wsi_vmamba.registry import table
 
 #: Tables in which the name of an encoder may stand.
@@ -50,7 +51,7 @@ def parse_encoder(text: str) -> EncoderSpec:
             raise UsageError(f"encoder {text!r}: @PX is the shorter side of the tiles in pixels, at least 1")
     name, equals, weights = rest.partition("=")
     if not equals and _OWN.fullmatch(rest):
-        return EncoderSpec(text=text, name=rest, weights="", resize_px=resize_px, is_own=True)
+        return EncoderSpec(text=text, name=expand_home(rest), weights="", resize_px=resize_px, is_own=True)
     if equals and not weights:
         raise UsageError(f"encoder {text!r}: weights are missing behind '='; auto, random or a file")
     choices = [choice for kind in KINDS for choice in table(kind)]
@@ -62,7 +63,8 @@ def parse_encoder(text: str) -> EncoderSpec:
     return EncoderSpec(
         text=text,
         name=name,
-        weights=weights or (AUTO if is_backbone else ""),
+        # The shell leaves a tilde behind the equals sign alone.
+        weights=expand_home(weights) or (AUTO if is_backbone else ""),
         resize_px=resize_px,
         is_own=False,
     )
