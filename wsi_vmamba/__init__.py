@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.probing.front import probe
+    from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -50,6 +52,9 @@ _EXPORTS = {
     "evaluate": "wsi_vmamba.evaluation.front:evaluate",
     "open_run": "wsi_vmamba.evaluation.front:open_run",
     "train": "wsi_vmamba.evaluation.front:train",
+    # encoders
+    "load_probe": "wsi_vmamba.probing.saved:load_probe",
+    "probe": "wsi_vmamba.probing.front:probe",
 }
 
 __all__ = [
@@ -64,9 +69,11 @@ __all__ = [
     "embed",
     "evaluate",
     "extract",
+    "load_probe",
     "open_features",
     "open_run",
     "open_slide",
+    "probe",
     "train",
 ]
 

@@ -24,6 +24,7 @@ TABLES: Mapping[str, str] = {
     "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
     "exporter": "wsi_vmamba.export:EXPORTERS",
+    "tile encoder": "wsi_vmamba.probing:TILE_ENCODERS",
     "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
     "objective": "wsi_vmamba.pretraining:OBJECTIVES",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",

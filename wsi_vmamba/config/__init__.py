@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.finetune import FinetuneConfig
     from wsi_vmamba.config.otsu import OtsuSettings
     from wsi_vmamba.config.pretrain import PretrainConfig
+    from wsi_vmamba.config.probe import ProbeConfig
     from wsi_vmamba.config.public_data import CheckConfig, DownloadConfig
     from wsi_vmamba.config.resolve import dump_config, keyword_config, keyword_signature, resolve_config
     from wsi_vmamba.config.shard import parse_shard
@@ -45,6 +46,7 @@ __all__ = [
     "OtsuSettings",
     "PlanConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "RunConfig",
     "ShowConfig",
     "TrainConfig",

@@ -78,6 +78,11 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Pretrain a backbone on slides without labels; the weights are for extract --weights.",
     ),
+    "probe": Command(
+        "wsi_vmamba.config.probe:ProbeConfig",
+        _TRAIN,
+        "Judge encoders on labelled tiles: linear probe and nearest neighbours, several side by side.",
+    ),
     "download": Command(
         "wsi_vmamba.config.public_data:DownloadConfig",
         _DATA,
