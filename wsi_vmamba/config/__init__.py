@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.extract import ExtractConfig, InfoConfig, PlanConfig
     from wsi_vmamba.config.finetune import FinetuneConfig
     from wsi_vmamba.config.otsu import OtsuSettings
+    from wsi_vmamba.config.pack import PackConfig
+    from wsi_vmamba.config.predict import PredictConfig
     from wsi_vmamba.config.public_data import CheckConfig, DownloadConfig
     from wsi_vmamba.config.resolve import dump_config, keyword_config, keyword_signature, resolve_config
     from wsi_vmamba.config.shard import parse_shard
@@ -41,7 +43,9 @@ __all__ = [
     "FinetuneConfig",
     "InfoConfig",
     "OtsuSettings",
+    "PackConfig",
     "PlanConfig",
+    "PredictConfig",
     "RunConfig",
     "ShowConfig",
     "TrainConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -35,6 +35,22 @@ _TOP_PERCENTILE = 99.0
 _LISTED_PATCHES = 50
 
 Floats = NDArray[np.float64]
+
+
+class PlacedPatches(Protocol):
+    """Patches of a slide: a `Bag`, or a prediction that was read again."""
+
+    @property
+    def slide_id(self) -> str:
+        """Name of the slide."""
+
+    @property
+    def coords_l0(self) -> NDArray[np.int64]:
+        """(N, 2), top-left corner (x, y) of each patch in level-0 pixels."""
+
+    @property
+    def patch_l0(self) -> float:
+        """Side of a patch in level-0 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +119,7 @@ def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folde
         )
 
 
-def probability_patches(probability: Floats, bag: Bag) -> PatchValues:
+def probability_patches(probability: Floats, bag: PlacedPatches) -> PatchValues:
     """Tumour probability (N,) of each patch, on a scale fixed at 0–1."""
     return PatchValues(
         values=np.asarray(probability, dtype=np.float64), coords_l0=bag.coords_l0, patch_l0=bag.patch_l0,
@@ -111,7 +127,7 @@ def probability_patches(probability: Floats, bag: Bag) -> PatchValues:
     )  # fmt: skip
 
 
-def attention_patches(attention: NDArray[np.float32], bag: Bag) -> PatchValues:
+def attention_patches(attention: NDArray[np.float32], bag: PlacedPatches) -> PatchValues:
     """Attention (N,) as multiples of its mean over the slide: 1 is what every patch would get if none stood out."""
     weights = np.asarray(attention, dtype=np.float64)
     total = float(weights.sum())
