@@ -9,6 +9,7 @@
 
     run = wv.train(dataset="csv", manifest="slides.csv", features="features")
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
+    run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
 
 Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
 is first used.
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.prediction.front import Predictions, predict, predict_all
+    from wsi_vmamba.prediction.slide_prediction import SlidePrediction
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -50,6 +53,11 @@ _EXPORTS = {
     "evaluate": "wsi_vmamba.evaluation.front:evaluate",
     "open_run": "wsi_vmamba.evaluation.front:open_run",
     "train": "wsi_vmamba.evaluation.front:train",
+    # new slides
+    "Predictions": "wsi_vmamba.prediction.front:Predictions",
+    "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
+    "predict": "wsi_vmamba.prediction.front:predict",
+    "predict_all": "wsi_vmamba.prediction.front:predict_all",
 }
 
 __all__ = [
@@ -58,7 +66,9 @@ __all__ = [
     "Evaluation",
     "FeatureFile",
     "Outcomes",
+    "Predictions",
     "Run",
+    "SlidePrediction",
     "__version__",
     "compare",
     "embed",
@@ -67,6 +77,8 @@ __all__ = [
     "open_features",
     "open_run",
     "open_slide",
+    "predict",
+    "predict_all",
     "train",
 ]
 

@@ -25,6 +25,8 @@ TABLES: Mapping[str, str] = {
     "dataset": "wsi_vmamba.datasets:DATASETS",
     "exporter": "wsi_vmamba.export:EXPORTERS",
     "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
+    "heatmap layer": "wsi_vmamba.prediction.heatmaps:LAYERS",
+    "heatmap format": "wsi_vmamba.prediction.heatmaps:FORMATS",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 

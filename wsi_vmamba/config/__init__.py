@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.export import ExportConfig
     from wsi_vmamba.config.extract import ExtractConfig, InfoConfig, PlanConfig
     from wsi_vmamba.config.finetune import FinetuneConfig
+    from wsi_vmamba.config.heatmap import HeatmapConfig
     from wsi_vmamba.config.otsu import OtsuSettings
     from wsi_vmamba.config.pack import PackConfig
     from wsi_vmamba.config.predict import PredictConfig
@@ -41,6 +42,7 @@ __all__ = [
     "ExportConfig",
     "ExtractConfig",
     "FinetuneConfig",
+    "HeatmapConfig",
     "InfoConfig",
     "OtsuSettings",
     "PackConfig",

@@ -68,6 +68,11 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Predict new slides, which need no labels, with a trained run: probabilities, decisions, heatmaps.",
     ),
+    "heatmap": Command(
+        "wsi_vmamba.config.heatmap:HeatmapConfig",
+        _TRAIN,
+        "Write what a model says of patches as PNG, pyramidal OME-TIFF, GeoJSON for QuPath or CSV.",
+    ),
     "pack": Command(
         "wsi_vmamba.config.pack:PackConfig",
         _TRAIN,

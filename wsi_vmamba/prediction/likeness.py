@@ -66,9 +66,8 @@ class Comparison:
         self._reference = reference
         self._why_not = missing
         if reference is not None and len(reference.means) < FEWEST_SLIDES:
-            self._why_not = (
-                f"{len(reference.means)} training slides; at least {FEWEST_SLIDES} are needed to tell how slides differ"
-            )
+            n_slides = len(reference.means)
+            self._why_not = f"{n_slides} training slides; it takes {FEWEST_SLIDES} to tell how slides differ"
             self._reference = None
         if self._reference is None:
             return

@@ -25,7 +25,7 @@ from wsi_vmamba.slide.location import absolute
 from wsi_vmamba.store import FeatureFile, open_features
 
 #: What ends a slide now and then; the others go on.
-_FAULTS = (WsiVmambaError, OSError, MemoryError)
+FAULTS = (WsiVmambaError, OSError, MemoryError)
 
 
 @dataclass(kw_only=True)
@@ -130,7 +130,7 @@ class PredictionRun:
         except OtherFeaturesError as error:
             outcome = replace(failure(path.stem, error), remedy="give the slide, not these features of it")
             return PredictionRow.of_failure(outcome, path=slide_path)
-        except _FAULTS as error:
+        except FAULTS as error:
             return PredictionRow.of_failure(failure(path.stem, error), path=slide_path)
 
     def _of(self, file: FeatureFile) -> SlidePrediction:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from wsi_vmamba.bags import grid_coords
 from wsi_vmamba.durable import write_atomic
-from wsi_vmamba.errors import StoreError, UsageError
+from wsi_vmamba.errors import StoreError
 from wsi_vmamba.notebook import facts_html
 from wsi_vmamba.prediction.likeness import Likeness
 
@@ -217,16 +217,3 @@ def _damaged(path: Path, error: BaseException) -> StoreError:
         f"{path} is damaged or no prediction of a slide ({type(error).__name__}: {error}); predict the slide again "
         "with --overwrite"
     )
-
-
-def layer_values(prediction: SlidePrediction, layer: str) -> NDArray[np.float32] | None:
-    """The values (N,) of a layer; None where the model has none.
-
-    Raises:
-        UsageError: there is no such layer.
-    """
-    if layer == "attention":
-        return prediction.attention
-    if layer == "probability":
-        return prediction.patch_probability
-    raise UsageError(f"unknown layer {layer!r}; choose from attention, probability")

@@ -180,17 +180,42 @@ def paint_patches(patches: PatchValues, *, shape_px: tuple[int, int], downsample
         shape_px: height and width of the picture; its first pixel begins at level-0 (0, 0).
         downsample: level-0 pixels per pixel of the picture.
     """
+    grid = value_grid(patches)
+    row, column = (
+        places_of(0, size, downsample=downsample, patch_l0=patches.patch_l0, n_places=n_places)
+        for size, n_places in zip(shape_px, grid.shape, strict=True)
+    )
+    painted: Floats = grid[row[:, None], column[None, :]]
+    return painted
+
+
+def value_grid(patches: PatchValues) -> Floats:
+    """The values on the patch grid, NaN where there is no patch: (rows + 1, columns + 1).
+
+    The extra last row and column stay empty and stand for everything beyond the patches.
+    """
     places = grid_coords(patches.coords_l0, patch_l0=patches.patch_l0, slide_id="heatmap")
     n_columns, n_rows = (int(n) + 1 for n in places.max(axis=0, initial=0))
     grid = np.full((n_rows + 1, n_columns + 1), np.nan)
     grid[places[:, 1], places[:, 0]] = patches.values
-    # The extra last row and column stay empty and stand for everything beyond the patches.
-    row, column = (
-        np.minimum(np.floor((np.arange(size) + 0.5) * downsample / patches.patch_l0).astype(np.int64), limit)
-        for size, limit in zip(shape_px, (n_rows, n_columns), strict=True)
-    )
-    painted: Floats = grid[row[:, None], column[None, :]]
-    return painted
+    return grid
+
+
+def places_of(
+    first_px: int, size_px: int, *, downsample: float, patch_l0: float, n_places: int
+) -> NDArray[np.int64]:
+    """Row, or column, of `value_grid` that the centre of each pixel of a picture of the slide lies in: (size_px,).
+
+    Args:
+        first_px: the first pixel; pixel 0 begins at level-0 0.
+        size_px: how many.
+        downsample: level-0 pixels per pixel of the picture.
+        patch_l0: side of a patch in level-0 pixels.
+        n_places: rows, or columns, of the grid; the last stands for everything beyond.
+    """
+    centre_l0 = (np.arange(first_px, first_px + size_px) + 0.5) * downsample
+    places: NDArray[np.int64] = np.minimum(np.floor(centre_l0 / patch_l0).astype(np.int64), n_places - 1)
+    return places
 
 
 def blend(pixels: NDArray[np.uint8], heat: Floats, *, low: float, high: float) -> NDArray[np.uint8]:
@@ -206,10 +231,16 @@ def blend(pixels: NDArray[np.uint8], heat: Floats, *, low: float, high: float) -
         RGB, shape (H, W, 3).
     """
     grey = np.repeat((255 - _PALER * (255 - pixels @ _GREY))[..., None], 3, axis=-1)
-    shade = np.clip((np.nan_to_num(heat, nan=low) - low) / (high - low), 0, 1)
-    colours = mpl.colormaps[_COLOURS](shade)[..., :3] * 255
+    colours = colour_of(heat, low=low, high=high)
     mixed = np.where(np.isnan(heat)[..., None], grey, grey * (1 - _OPACITY) + colours * _OPACITY)
     return np.rint(mixed).astype(np.uint8)
+
+
+def colour_of(values: Floats, *, low: float, high: float) -> Floats:
+    """The colour of each value, RGB from 0 to 255 along a new last axis; of NaN that of ``low``."""
+    shade = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
+    colours: Floats = mpl.colormaps[_COLOURS](shade)[..., :3] * 255
+    return colours
 
 
 def scale_bar_um(width_um: float) -> float:

@@ -1,4 +1,4 @@
-"""The reference of a run from the features of its slides: at the end of a training, or later if they are still there."""
+"""The reference of a run from the features of its slides: at the end of training, or later if they are still there."""
 
 from __future__ import annotations
 

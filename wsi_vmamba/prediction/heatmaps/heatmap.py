@@ -72,8 +72,12 @@ class Heatmap:
                 )
             yield slide
 
-    def draw(self, folder: str | Path) -> FigureFiles:
-        """Draw the slide and the slide under its colours: ``<slide_id>.png`` and ``.json`` in ``folder``.
+    def draw(self, folder: str | Path, *, name: str | None = None) -> FigureFiles:
+        """Draw the slide and the slide under its colours: ``<name>.png`` and ``.json`` in ``folder``.
+
+        Args:
+            folder: made if need be.
+            name: of the two files; by default the slide's.
 
         Raises:
             MissingDataError: the slide's file is not there.
@@ -82,7 +86,7 @@ class Heatmap:
         title = f"{found.slide_id}: probability {found.probability:.3f}, {found.decision}"
         with self.open_slide() as slide:
             return draw_patches(
-                slide, self.patches, Path(folder), mpp=found.mpp, name=found.slide_id, title=title
+                slide, self.patches, Path(folder), mpp=found.mpp, name=name or found.slide_id, title=title
             )
 
     def picture(self) -> NDArray[np.uint8]:
@@ -95,3 +99,22 @@ class Heatmap:
             overview = read_picture(slide, mpp=self.prediction.mpp)
         heat = paint_patches(self.patches, shape_px=overview.pixels.shape[:2], downsample=overview.downsample)
         return blend(overview.pixels, heat, low=self.patches.low, high=self.patches.high)
+
+    def save(self, folder: str | Path, *, format: str = "png", bands: int = 5) -> Path:
+        """Write it as a file of a format of `wsi-vmamba heatmap`: png, ometiff, geojson or csv.
+
+        Args:
+            folder: made if need be.
+            format: of the file.
+            bands: how many bands of values a GeoJSON is divided into.
+
+        Returns:
+            The file, ``<slide_id>-<layer>`` with the ending of its format.
+
+        Raises:
+            UnknownNameError: there is no such format.
+            MissingDataError: the slide's file is not there, and the format draws over it.
+        """
+        from wsi_vmamba.prediction.heatmaps.formats import save
+
+        return save(self, Path(folder), name=format, bands=bands)

@@ -1,13 +1,14 @@
-"""The layers that a heatmap may show: one line each."""
+"""The values of patches that a heatmap may show, and what a model needs to have them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from wsi_vmamba.errors import UnknownNameError, UsageError
+from wsi_vmamba.errors import UsageError
+from wsi_vmamba.prediction.heatmaps import LAYERS
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
 from wsi_vmamba.report.heatmap import PatchValues, attention_patches, probability_patches
 
@@ -35,11 +36,8 @@ def _attention(found: SlidePrediction) -> PatchValues | None:
     return None if found.attention is None else attention_patches(found.attention, found)
 
 
-#: Name -> layer; the first that a model has is shown where none is named.
-LAYERS: Mapping[str, Layer] = {
-    "probability": Layer(_probability, "outlines (--supervision slide+patches)"),
-    "attention": Layer(_attention, "an attention aggregator such as abmil"),
-}
+PROBABILITY = Layer(_probability, "outlines (--supervision both)")
+ATTENTION = Layer(_attention, "an attention aggregator such as abmil")
 
 
 def layer_of(found: SlidePrediction, name: str | None) -> tuple[str, PatchValues]:
@@ -49,14 +47,14 @@ def layer_of(found: SlidePrediction, name: str | None) -> tuple[str, PatchValues
         UnknownNameError: there is no such layer.
         UsageError: the model gives no such values.
     """
-    if name is not None and name not in LAYERS:
-        raise UnknownNameError("layer", name, LAYERS)
-    for known in LAYERS if name is None else (name,):
-        values = LAYERS[known].of(found)
+    asked = tuple(LAYERS) if name is None else (name,)
+    layers: dict[str, Layer] = {known: LAYERS.resolve(known) for known in asked}
+    for known, layer in layers.items():
+        values = layer.of(found)
         if values is not None:
             return known, values
     wanted = "neither attention nor probability" if name is None else f"no {name}"
-    needs = " or with ".join(LAYERS[known].needs for known in (LAYERS if name is None else (name,)))
+    needs = " or with ".join(layer.needs for layer in layers.values())
     raise UsageError(
         f"{found.slide_id}: this model gives {wanted} of patches, so there is no heatmap; train one with {needs}"
     )
