@@ -19,13 +19,12 @@ from wsi_vmamba.evaluation.front import Run
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.extraction.encoders import load_encoder
 from wsi_vmamba.extraction.front import embed_source
-from wsi_vmamba.extraction.outcomes import failure
 from wsi_vmamba.extraction.sources import refuse_unusable, require_there
 from wsi_vmamba.notebook import table_html
 from wsi_vmamba.prediction import folder
 from wsi_vmamba.prediction.extracting import check_weights, encoder_file, extract_config
 from wsi_vmamba.prediction.rows import PredictionRow
-from wsi_vmamba.prediction.run import FAULTS, PredictionRun, prepare
+from wsi_vmamba.prediction.run import FAULTS, PredictionRun, failed_row, prepare
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction, read_prediction
 
 #: Settings of a folder of predictions, which one slide in memory has no use for.
@@ -158,7 +157,7 @@ def _in_memory(prediction: PredictionRun, show: ShowProgress) -> Predictions:
                 found[slide_id] = predict_one()
                 rows.append(PredictionRow.of(found[slide_id]))
             except FAULTS as error:
-                rows.append(PredictionRow.of_failure(failure(slide_id, error), path=""))
+                rows.append(failed_row(slide_id, error))
             task.step(slide_id)
     return Predictions(rows=rows, _found=found)
 

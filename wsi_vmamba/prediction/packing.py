@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.prediction.model import TrainedModel, load_model
 from wsi_vmamba.prediction.packed import SUFFIX, write_packed
 from wsi_vmamba.training.folders import RECORD
-from wsi_vmamba.training.reference import Origin
+from wsi_vmamba.training.reference import Origin, Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ def pack(config: PackConfig) -> Packed:
             f"{run} cannot be packed: {model.missing}; give --trained-on DIR, the features that it was trained on"
         )
     encoder = _encoder(config, model.reference.origin)
+    model = replace(model, reference=_without_paths(model.reference))
     write_packed(out, model, encoder=encoder, training=_training(run))
     return Packed(path=out, model=model, n_bytes=out.stat().st_size, with_encoder=encoder is not None)
 
@@ -91,6 +92,13 @@ def _encoder(config: PackConfig, origin: Origin) -> Mapping[str, Tensor] | None:
     if not state or (weights == SHIPPED_WEIGHTS and not config.with_encoder):
         return None
     return state
+
+
+def _without_paths(reference: Reference) -> Reference:
+    """Where a file of weights lay here means nothing elsewhere."""
+    if reference.origin.weights in {None, SHIPPED_WEIGHTS, "random"}:
+        return reference
+    return replace(reference, origin=replace(reference.origin, weights=None))
 
 
 def _training(run: Path) -> Mapping[str, Any]:

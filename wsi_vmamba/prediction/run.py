@@ -127,11 +127,8 @@ class PredictionRun:
             if self.config.heatmaps:
                 notes.append(self._draw(found, slide_path))
             return PredictionRow.of(found, detail="; ".join(filter(None, notes)))
-        except OtherFeaturesError as error:
-            outcome = replace(failure(path.stem, error), remedy="give the slide, not these features of it")
-            return PredictionRow.of_failure(outcome, path=slide_path)
         except FAULTS as error:
-            return PredictionRow.of_failure(failure(path.stem, error), path=slide_path)
+            return failed_row(path.stem, error, path=slide_path)
 
     def _of(self, file: FeatureFile) -> SlidePrediction:
         if not self.config.overwrite:
@@ -151,6 +148,14 @@ class PredictionRun:
         except (UsageError, MissingDataError, SlideError) as error:
             return f"no heatmap: {error}"
         return ""
+
+
+def failed_row(slide_id: str, error: BaseException, *, path: str = "") -> PredictionRow:
+    """The row of a slide that an error ended."""
+    outcome = failure(slide_id, error)
+    if isinstance(error, OtherFeaturesError):
+        outcome = replace(outcome, remedy="give the slide, not these features of it")
+    return PredictionRow.of_failure(outcome, path=path)
 
 
 def prepare(config: PredictConfig) -> PredictionRun:
