@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from wsi_vmamba.prediction.heatmaps.formats import Format
 from wsi_vmamba.prediction.heatmaps.heatmap import Heatmap
 from wsi_vmamba.report.heatmap import colour_of, places_of, value_grid
 
-#: Side of a tile, and the size below which no further level is made.
+#: Side of a tile where it cannot be that of a patch, the sides between which it can, and the size below which no
+#: further level is made.
 _TILE_PX = 512
+_SMALLEST_TILE_PX, _LARGEST_TILE_PX = 64, 1024
 _SMALLEST_PX = 1024
 _WHITE = 255
 #: What viewers open is at most so many levels deep.
@@ -38,30 +40,47 @@ class _Painter:
     colours: NDArray[np.uint8]
     patch_l0: float
 
+    def tile_px(self, downsample: int) -> int:
+        """Side of the tiles of a level: that of a patch where TIFF allows it, so that every tile is of one colour."""
+        patch_px = self.patch_l0 / downsample
+        fits = patch_px == int(patch_px) and int(patch_px) % 16 == 0 and patch_px >= _SMALLEST_TILE_PX
+        return int(patch_px) if fits and patch_px <= _LARGEST_TILE_PX else _TILE_PX
+
     def tiles(self, *, width_px: int, height_px: int, downsample: int) -> Iterator[bytes]:
         """Compressed tiles of a level, row by row, each of the full size."""
-        columns = [self._places(left, downsample, axis=1) for left in range(0, width_px, _TILE_PX)]
+        side = self.tile_px(downsample)
+        columns = [self._places(left, side, downsample, axis=1) for left in range(0, width_px, side)]
         uniform: dict[bytes, bytes] = {}
-        for top in range(0, height_px, _TILE_PX):
-            row = self._places(top, downsample, axis=0)
+        for top in range(0, height_px, side):
+            rows = self._places(top, side, downsample, axis=0)
+            # Each row of patches once, as often as it has pixels.
+            of_patches, heights_px = np.unique(rows, return_counts=True)
             for column in columns:
-                corners = self.colours[row[0] : row[-1] + 1, column[0] : column[-1] + 1].reshape(-1, 3)
-                if (corners == corners[0]).all():
-                    key = corners[0].tobytes()
+                inside = self.colours[of_patches[0] : of_patches[-1] + 1, column[0] : column[-1] + 1]
+                first = inside[0, 0]
+                if (inside == first).all():
+                    key = first.tobytes()
                     if key not in uniform:
-                        uniform[key] = zlib.compress(key * _TILE_PX**2, 6)
+                        uniform[key] = _compress(key * side**2)
                     yield uniform[key]
                 else:
-                    yield zlib.compress(self.colours[row[:, None], column[None, :]].tobytes(), 6)
+                    lines = self.colours[of_patches[:, None], column[None, :]]
+                    yield _compress(np.repeat(lines, heights_px, axis=0).tobytes())
 
-    def _places(self, first_px: int, downsample: int, *, axis: int) -> NDArray[np.int64]:
+    def _places(self, first_px: int, size_px: int, downsample: int, *, axis: int) -> NDArray[np.int64]:
         return places_of(
             first_px,
-            _TILE_PX,
+            size_px,
             downsample=downsample,
             patch_l0=self.patch_l0,
             n_places=self.colours.shape[axis],
         )
+
+
+def _compress(pixels: bytes) -> bytes:
+    """As zlib does it, several times as fast."""
+    found: bytes = imagecodecs.deflate_encode(pixels, level=1)
+    return found
 
 
 def write_ometiff(heatmap: Heatmap, path: Path, _bands: int) -> None:
@@ -94,7 +113,7 @@ def write_ometiff(heatmap: Heatmap, path: Path, _bands: int) -> None:
                 painter.tiles(width_px=width_px, height_px=height_px, downsample=factor),
                 shape=(height_px, width_px, 3),
                 dtype=np.uint8,
-                tile=(_TILE_PX, _TILE_PX),
+                tile=(painter.tile_px(factor),) * 2,
                 photometric="rgb",
                 compression="adobe_deflate",
                 resolution=(per_cm, per_cm),
