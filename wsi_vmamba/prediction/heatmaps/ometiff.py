@@ -79,8 +79,7 @@ class _Painter:
 
 def _compress(pixels: bytes) -> bytes:
     """As zlib does it, several times as fast."""
-    found: bytes = imagecodecs.deflate_encode(pixels, level=1)
-    return found
+    return bytes(imagecodecs.deflate_encode(pixels, level=1))
 
 
 def write_ometiff(heatmap: Heatmap, path: Path, _bands: int) -> None:
