@@ -9,6 +9,7 @@
 
     run = wv.train(dataset="csv", manifest="slides.csv", features="features")
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
+    run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
 
 Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
 is first used.
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.summary import Outcomes
     from wsi_vmamba.probing.front import probe
     from wsi_vmamba.probing.saved import load_probe
+    from wsi_vmamba.prediction.front import Predictions, predict, predict_all
+    from wsi_vmamba.prediction.slide_prediction import SlidePrediction
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -55,6 +58,11 @@ _EXPORTS = {
     # encoders
     "load_probe": "wsi_vmamba.probing.saved:load_probe",
     "probe": "wsi_vmamba.probing.front:probe",
+    # new slides
+    "Predictions": "wsi_vmamba.prediction.front:Predictions",
+    "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
+    "predict": "wsi_vmamba.prediction.front:predict",
+    "predict_all": "wsi_vmamba.prediction.front:predict_all",
 }
 
 __all__ = [
@@ -63,7 +71,9 @@ __all__ = [
     "Evaluation",
     "FeatureFile",
     "Outcomes",
+    "Predictions",
     "Run",
+    "SlidePrediction",
     "__version__",
     "compare",
     "embed",
@@ -74,6 +84,8 @@ __all__ = [
     "open_run",
     "open_slide",
     "probe",
+    "predict",
+    "predict_all",
     "train",
 ]
 

@@ -27,6 +27,8 @@ TABLES: Mapping[str, str] = {
     "tile encoder": "wsi_vmamba.probing:TILE_ENCODERS",
     "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
     "objective": "wsi_vmamba.pretraining:OBJECTIVES",
+    "heatmap layer": "wsi_vmamba.prediction.heatmaps:LAYERS",
+    "heatmap format": "wsi_vmamba.prediction.heatmaps:FORMATS",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 

@@ -68,6 +68,21 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Evaluate a trained run on its held-out slides, or scores and detections made elsewhere.",
     ),
+    "predict": Command(
+        "wsi_vmamba.config.predict:PredictConfig",
+        _TRAIN,
+        "Predict new slides, which need no labels, with a trained run: probabilities, decisions, heatmaps.",
+    ),
+    "heatmap": Command(
+        "wsi_vmamba.config.heatmap:HeatmapConfig",
+        _TRAIN,
+        "Write what a model says of patches as PNG, pyramidal OME-TIFF, GeoJSON for QuPath or CSV.",
+    ),
+    "pack": Command(
+        "wsi_vmamba.config.pack:PackConfig",
+        _TRAIN,
+        "Pack a trained run into one file that predicts on a machine that has nothing else.",
+    ),
     "finetune": Command(
         "wsi_vmamba.config.finetune:FinetuneConfig",
         _TRAIN,

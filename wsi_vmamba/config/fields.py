@@ -71,6 +71,8 @@ Classifier = Annotated[str, Choices(("classifier",))]
 PublicDataset = Annotated[str, Choices(("public data set",))]
 Exporter = Annotated[str, Choices(("exporter",))]
 SomeObjective = Annotated[str, Choices(("objective",))]
+HeatmapLayer = Annotated[str, Choices(("heatmap layer",))]
+HeatmapFormat = Annotated[str, Choices(("heatmap format",))]
 
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
