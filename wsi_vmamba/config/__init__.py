@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.train import TrainConfig
+    from wsi_vmamba.config.view import ViewConfig
 
 __all__ = [
     "COMMANDS",
@@ -45,6 +46,7 @@ __all__ = [
     "RunConfig",
     "ShowConfig",
     "TrainConfig",
+    "ViewConfig",
     "default_of",
     "dump_config",
     "keyword_config",
