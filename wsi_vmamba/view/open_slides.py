@@ -70,9 +70,7 @@ class OpenSlides:
         with self._lock:
             handle = self._handles.get(key)
             failed_at = None if handle is None else handle.failed_at
-            is_new = handle is None or (
-                failed_at is not None and time.monotonic() - failed_at > _TRY_AGAIN_S
-            )
+            is_new = handle is None or (failed_at is not None and time.monotonic() - failed_at > _TRY_AGAIN_S)
             if handle is None or is_new:
                 handle = _Handle()
             self._handles[key] = handle
