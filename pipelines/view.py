@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import webbrowser
+from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ViewConfig
-from wsi_vmamba.view.app import ViewerApp
+from wsi_vmamba.view.app import build_app
 from wsi_vmamba.view.catalogue import Catalogue
+from wsi_vmamba.view.context import Context
+from wsi_vmamba.view.drawings import Drawings
 from wsi_vmamba.view.open_slides import OpenSlides
 from wsi_vmamba.view.safety import access_for, is_loopback
 from wsi_vmamba.view.serve import bind, serve
@@ -26,14 +29,23 @@ def run(config: ViewConfig) -> bool:
             machine_names=(socket.gethostname(), socket.getfqdn()), with_token=config.token,
         )  # fmt: skip
         slides = OpenSlides()
-        app = ViewerApp(Catalogue(source, slides), show_labels=config.show_labels, threads=config.threads)
+        context = Context(
+            Catalogue(source, slides),
+            drawings=Drawings(Path(config.drawings) if config.drawings else source.drawings),
+            show_labels=config.show_labels,
+            threads=config.threads,
+        )
         address = address_of(config.host, port, token=access.token)
         console.say(f"{source.kind} {source.title}: {address}")
         if not is_loopback(config.host):
             console.warn("whoever has this address sees these slides; it travels unencrypted")
         console.say("Ctrl-C ends it")
         try:
-            serve(app.build(access), listening, on_start=lambda: _open(address) if config.browser else None)
+            serve(
+                build_app(context, access),
+                listening,
+                on_start=lambda: _open(address) if config.browser else None,
+            )
         except KeyboardInterrupt:
             console.say("ended")
         finally:

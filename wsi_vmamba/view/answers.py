@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from wsi_vmamba.errors import StoreError
 from wsi_vmamba.view.safety import error_body
 
 #: Of an address that names the stamp of its slide: what lies there never changes.
@@ -23,6 +24,10 @@ class RefusedError(Exception):
         """Keep what is answered."""
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+class UnknownLayerError(StoreError):
+    """A slide has no such layer."""
 
 
 def refused(error: RefusedError) -> Response:

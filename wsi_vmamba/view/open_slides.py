@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.slide import Slide, open_slide
+from wsi_vmamba.view.blank import BlankSlide
 from wsi_vmamba.view.byte_cache import ByteCache
 from wsi_vmamba.view.picture import SlidePicture
 from wsi_vmamba.view.row import SlideRow
@@ -115,6 +116,8 @@ class OpenSlides:
 def _opened(row: SlideRow) -> Slide:
     if row.problem:
         raise UnreadableSlideError(row.name, row.problem)
+    if row.place is None and row.blank_l0 is not None:
+        return BlankSlide(row.name, width_px=row.blank_l0[0], height_px=row.blank_l0[1])
     if row.place is None:
         raise UnreadableSlideError(row.name, "its file is not known")
     return open_slide(row.place, reader=row.reader, scene=row.scene)

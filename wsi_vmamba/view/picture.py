@@ -96,8 +96,8 @@ class SlidePicture:
             return None
         return self._encoded.encoded_tile(level=level.source, column=column, row=row)
 
-    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
-        """The whole slide as RGB of at most ``max_px`` a side.
+    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], bool]:
+        """The whole slide as RGB of at most ``max_px`` a side, and whether some of it is damaged.
 
         Raises:
             UnreadableSlideError: as `tile`.
@@ -110,8 +110,8 @@ class SlidePicture:
             if index == 0 or (level.width_px >= size[0] and level.height_px >= size[1])
         )  # fmt: skip
         level = self.levels[number]
-        pixels, _ = self._read(number, (0, 0, level.width_px, level.height_px))
-        return _shrunk(pixels, size)
+        pixels, is_damaged = self._read(number, (0, 0, level.width_px, level.height_px))
+        return _shrunk(pixels, size), is_damaged
 
     def rectangle(
         self, *, x_l0: float, y_l0: float, width_l0: float, height_l0: float, max_px: int

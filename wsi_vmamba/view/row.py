@@ -28,8 +28,11 @@ class SlideRow:
         decision: 0 or 1, what follows from the score.
         patient: whose slide it is.
         features: its feature file.
+        prediction: the values of its patches, as `predict` leaves them.
+        tissue: outlines of its tissue.
         annotation: its outlines.
         extra: further columns, as text.
+        blank_l0: width and height of the slide, where it is shown as blank ground because its file is not there.
     """
 
     name: str
@@ -45,8 +48,11 @@ class SlideRow:
     decision: int | None = None
     patient: str | None = None
     features: Path | None = None
+    prediction: Path | None = None
+    tissue: Path | None = None
     annotation: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    blank_l0: tuple[int, int] | None = None
 
     @property
     def id(self) -> str:
@@ -61,6 +67,9 @@ class SlideRow:
             str(self.mpp),
             *_stamp_of(self.place),
             *_stamp_of(self.features),
+            *_stamp_of(self.prediction),
+            *_stamp_of(self.tissue),
+            *_stamp_of(self.annotation),
         ]
         return hashlib.blake2b("\0".join(seen).encode(errors="surrogateescape"), digest_size=6).hexdigest()
 

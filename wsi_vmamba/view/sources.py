@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.text import printable
 from wsi_vmamba.view.row import SlideRow
+
+if TYPE_CHECKING:  # loads zarr
+    from wsi_vmamba.view.patches import PatchModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,7 @@ class Source:
         rows: lists the slides as they are now, by name.
         drawings: folder for what is drawn, unless another one is given.
         threshold: from which score on a slide is called positive; None where there are no scores.
+        model: what the run says of the patches of a slide; None where nothing can be asked.
     """
 
     kind: str
@@ -31,6 +36,7 @@ class Source:
     rows: Callable[[], Sequence[SlideRow]]
     drawings: Path
     threshold: float | None = None
+    model: PatchModel | None = None
 
 
 def folder_source(folder: Path, *, follow_links: bool) -> Source:
