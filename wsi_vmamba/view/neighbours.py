@@ -7,6 +7,7 @@ between them. A million patches are 128 MB then, and a question is a pass over t
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +121,11 @@ class NeighbourIndex:
             progress.problem = str(error)
         except MemoryError:
             progress.problem = "there is not enough memory for the patches of all slides"
+        finally:
+            if (
+                not progress.is_ready and not progress.problem
+            ):  # a mistake of ours; nobody is to wait for ever
+                progress.problem = "the patches cannot be compared; the terminal says why"
 
     def _fill(self, progress: Progress) -> None:
         from sklearn.decomposition import PCA
@@ -131,6 +137,8 @@ class NeighbourIndex:
             raise StoreError("no slide has features that can be compared")
         if total > MOST_PATCHES:
             raise UsageError(f"the slides have {total:,} patches, at most {MOST_PATCHES:,} are compared")
+        if total == 1:
+            raise StoreError("there is one patch only, and nothing to compare it with")
         sample = self._sample(counts, total)
         dims = min(_COMPONENTS, *sample.shape)
         fitted = PCA(
@@ -150,19 +158,22 @@ class NeighbourIndex:
         self._points, self._starts, self._search = points, starts, search
 
     def _count(self, progress: Progress) -> list[int]:
-        """Patches of each slide, 0 of those that cannot be compared with the first."""
-        counts: list[int] = []
-        source: FeatureSource | None = None
+        """Patches of each slide; 0 of those whose features are damaged, or made by something else than most."""
+        found: list[tuple[FeatureSource, int] | None] = []
         for item in self._items:
             try:
                 file = open_features(_features_of(item))
-                mine = FeatureSource.of(file.meta)
-                source = source or mine
-                source.check_same(mine, where=item.row.name)
-                counts.append(file.n_patches)
+                found.append((FeatureSource.of(file.meta), file.n_patches))
             except StoreError:
-                progress.left_out.append(item.row.name)
-                counts.append(0)
+                found.append(None)
+        sources = Counter(each[0] for each in found if each is not None)
+        if not sources:
+            return [0] * len(found)
+        most = sources.most_common(1)[0][0]
+        counts = [each[1] if each is not None and each[0] == most else 0 for each in found]
+        progress.left_out += [
+            item.row.name for item, count in zip(self._items, counts, strict=True) if not count
+        ]
         return counts
 
     def _sample(self, counts: Sequence[int], total: int) -> NDArray[np.float32]:

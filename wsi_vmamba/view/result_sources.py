@@ -198,7 +198,7 @@ def _threshold(folder: Path) -> float | None:
     if not path.is_file():
         return None
     try:
-        found = _json(path)["slide_metrics"]["at_threshold"]["threshold"]
+        found = _json(path)["slide_metrics"]["balanced_accuracy"]["threshold"]
     except (StoreError, KeyError, TypeError):
         return None
     return float(found) if isinstance(found, int | float) else None
