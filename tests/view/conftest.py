@@ -174,7 +174,7 @@ def write_features():
             scale=patch_l0 / 64, regions=(region,),
         )  # fmt: skip
         meta = FeatureMeta(
-            slide_id=name, slide_path=str(slide_path), reader=reader, mpp=plan.mpp, mpp_source="made up", target_mpp=0.5,
+            slide_id=name, slide_path=str(slide_path), reader=reader, mpp=plan.mpp, mpp_source="test", target_mpp=0.5,
             patch_px=64, patch_l0=plan.patch_l0, plan=plan.to_dict(), segmenter="otsu", model="null",
             weights_hash=weights * 32, precision="fp32", versions={}, scene=scene,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layers by value: a known patch at known level-0 pixels, whatever the side of a patch and wherever the slide begins."""
+"""Layers by value: a known patch at known level-0 pixels, whatever its side and wherever the slide begins."""
 
 from __future__ import annotations
 

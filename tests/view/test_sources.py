@@ -117,9 +117,12 @@ def test_a_prediction_folder_shows_scores_decisions_and_values_of_patches(
     header = (
         "slide_id,path,probability,threshold,decision,patches,mpp,unlike,unlike_why,outcome,detail,remedy"
     )
-    (out / "predictions.csv").write_text(
-        f"{header}\ns1,{slide},0.75,0.4,positive,3,0.5,mpp,its mpp is unlike,done,,\ns2,/no/where.tif,,,,,,,,failed,the disk is gone,\n"
-    )
+    lines = [
+        "slide_id,path,probability,threshold,decision,patches,mpp,unlike,unlike_why,outcome,detail,remedy",
+        f"s1,{slide},0.75,0.4,positive,3,0.5,mpp,its mpp is unlike,done,,",
+        "s2,/no/where.tif,,,,,,,,failed,the disk is gone,",
+    ]
+    (out / "predictions.csv").write_text("\n".join(lines) + "\n")
     facts = {"version": 1, "patch_l0": 64.0, "patch_px": 64, "target_mpp": 0.5}
     tensors = {
         "coords_l0": np.array(PLACES, np.int64) * 64, "attention": np.array([0.7, 0.2, 0.1], np.float32),

@@ -34,7 +34,7 @@ def build_app(context: Context, access: Access) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        context.catalogue.look_in_background()
+        context.catalogue.look_in_background(then=context.warm_up)
         yield
         context.close()
 
@@ -113,7 +113,7 @@ class PageRoutes:
 
     def _describe(self, item: Item) -> dict[str, Any]:
         with self._context.catalogue.slides.borrow(item.row, stamp=item.stamp) as picture:
-            return describe_slide(item, picture)
+            return describe_slide(item, picture, show_labels=self._context.show_labels)
 
 
 async def _answer_refused(_: Request, error: Exception) -> Response:

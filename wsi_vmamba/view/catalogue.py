@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,15 @@ class Catalogue:
         """What is known of a slide from opening it; None where nobody has yet."""
         return self._facts.get((item.row.id, item.stamp))
 
-    def look_in_background(self) -> None:
-        """Begin to open slides one after the other, so that the list can say how large they are."""
-        self._looker = threading.Thread(target=self._look_at_all, name="view-looker", daemon=True)
+    def look_in_background(self, *, then: Callable[[], None]) -> None:
+        """Begin to open slides one after the other, so that the list can say how large they are.
+
+        Args:
+            then: done once, in the same thread, when all have been looked at.
+        """
+        self._looker = threading.Thread(
+            target=self._look_at_all, args=(then,), name="view-looker", daemon=True
+        )
         self._looker.start()
 
     def stop(self) -> None:
@@ -100,7 +106,8 @@ class Catalogue:
         if self._looker is not None:
             self._looker.join(timeout=2.0)
 
-    def _look_at_all(self) -> None:
+    def _look_at_all(self, then: Callable[[], None]) -> None:
+        is_first = True
         while not self._stopped.is_set():
             todo = [item for item in self.items() if self.facts(item) is None]
             for item in todo:
@@ -108,6 +115,9 @@ class Catalogue:
                     return
                 self.look(item)
             if not todo:
+                if is_first:
+                    is_first = False
+                    then()
                 self._work.wait()
                 self._work.clear()
 

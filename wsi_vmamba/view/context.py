@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +15,7 @@ from wsi_vmamba.view.byte_cache import ByteCache
 from wsi_vmamba.view.catalogue import Catalogue, Item
 from wsi_vmamba.view.drawings import Drawings
 from wsi_vmamba.view.picture import Tile
+from wsi_vmamba.view.pool import BusyError, Pool
 
 if TYPE_CHECKING:
     from wsi_vmamba.view.layers import Layers
@@ -49,9 +49,9 @@ class Context:
         self.show_labels = show_labels
         self.pictures: ByteCache[Tile] = ByteCache(_PICTURE_BYTES)
         threads = threads or max(4, usable_cores() + 2)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="view")
+        self._pool = Pool(threads, name="view")
         # Layers may take seconds, of which tiles should notice nothing.
-        self._slow_pool = ThreadPoolExecutor(2, thread_name_prefix="view-slow")
+        self._slow_pool = Pool(2, name="view-slow")
 
     @cached_property
     def layers(self) -> Layers:
@@ -70,11 +70,11 @@ class Context:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Read or decode something beside the server's own thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await _done(self._pool, work)
 
     async def in_slow_thread(self, work: Callable[[], T]) -> T:
         """The same for what takes long."""
-        return await asyncio.get_running_loop().run_in_executor(self._slow_pool, work)
+        return await _done(self._slow_pool, work)
 
     def item(self, request: Request) -> Item:
         """The slide that a request is about.
@@ -87,8 +87,27 @@ class Context:
             raise RefusedError(404, "not_found", "no slide of that id")
         return found
 
+    def warm_up(self) -> None:
+        """Load what the first layer will need, when nothing else is to be done."""
+        warm_up = getattr(self.catalogue.source.model, "warm_up", None)
+        if warm_up is not None:
+            warm_up()
+
     def close(self) -> None:
         """End what runs in the background, without waiting for it."""
         self.catalogue.stop()
         for pool in (self._pool, self._slow_pool):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
+
+
+async def _done(pool: Pool, work: Callable[[], T]) -> T:
+    """The result of some work in a pool.
+
+    Raises:
+        RefusedError: too much is waiting.
+    """
+    try:
+        future = pool.submit(work)
+    except BusyError:
+        raise RefusedError(503, "busy", "too much is asked at once; try again") from None
+    return await asyncio.wrap_future(future)

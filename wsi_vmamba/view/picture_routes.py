@@ -28,6 +28,7 @@ class PictureRoutes:
             Route("/slides/{id}/tiles/{level}/{name}", self.tile),
             Route("/slides/{id}/thumbnail.jpg", self.thumbnail),
             Route("/slides/{id}/region.{kind}", self.region),
+            Route("/slides/{id}/{label}.jpg", self.label),
         ]
 
     async def tile(self, request: Request) -> Response:
@@ -69,6 +70,19 @@ class PictureRoutes:
             pixels, is_damaged = picture.thumbnail(max_px)
         return Tile(data=encode_jpeg(pixels), source="decoded", is_damaged=is_damaged)
 
+    async def label(self, request: Request) -> Response:
+        """The picture of the label or of the glass, where it may be seen."""
+        item, name = self._context.item(request), request.path_params["label"]
+        pixels = None
+        if self._context.show_labels:
+            from wsi_vmamba.view.labels import read_label
+
+            pixels = await self._context.in_thread(lambda: read_label(item.row.place, name))
+        if pixels is None:
+            raise RefusedError(404, "not_found", "no such picture; labels are shown with --show-labels only")
+        tile = Tile(data=encode_jpeg(pixels), source="decoded", is_damaged=False)
+        return _answer(request, tile, tag=f"{item.stamp}-{_plain(name)}", stamp=item.stamp)
+
     async def region(self, request: Request) -> Response:
         """A rectangle of level 0."""
         item = self._context.item(request)
@@ -96,6 +110,11 @@ def _answer(request: Request, tile: Tile, *, tag: str, stamp: str, media_type: s
     return tagged(
         request, tile.data, media_type=media_type, tag=tag, stamp=stamp, headers={"tile-source": tile.source}
     )
+
+
+def _plain(name: str) -> str:
+    """A name as it may stand in a header."""
+    return "".join(letter for letter in name if letter.isascii() and letter.isalnum())
 
 
 def _place(request: Request) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.errors import MissingDataError, WsiVmambaError
 from wsi_vmamba.view.row import SlideRow
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class RunModel:
             if answers:
                 found[name] = np.mean(answers, axis=0)
         return found
+
+    def warm_up(self) -> None:
+        """Load the models now; what is wrong with them is said to whoever asks."""
+        with self._lock, contextlib.suppress(WsiVmambaError):
+            self._load()
 
     def _load(self) -> list[Run]:
         if self._runs is None:

@@ -10,6 +10,8 @@ from wsi_vmamba.view.catalogue import Item, summary
 from wsi_vmamba.view.picture import SlidePicture
 from wsi_vmamba.view.pyramid import ViewLevel
 
+#: Pictures that often name the patient.
+LABELS = ("label", "macro")
 #: The properties that say nothing of a patient; texts that a scanner or a person wrote freely are none of them.
 _HARMLESS = (
     "format", "vendor", "objective_power", "codec", "tile", "mpp_x", "mpp_y", "mpp_source", "openslide.objective-power",
@@ -17,7 +19,7 @@ _HARMLESS = (
 )  # fmt: skip
 
 
-def describe_slide(item: Item, picture: SlidePicture) -> dict[str, Any]:
+def describe_slide(item: Item, picture: SlidePicture, *, show_labels: bool) -> dict[str, Any]:
     """The page of a slide, as JSON."""
     slide, row = picture.slide, item.row
     level0 = slide.levels[0]
@@ -34,6 +36,9 @@ def describe_slide(item: Item, picture: SlidePicture) -> dict[str, Any]:
         "tile_url": f"/slides/{row.id}/tiles/{{level}}/{{column}}_{{row}}.jpg?v={item.stamp}",
         "thumbnail": f"/slides/{row.id}/thumbnail.jpg?v={item.stamp}",
         "properties": {name: slide.properties[name] for name in _HARMLESS if name in slide.properties},
+        "pictures": {name: f"/slides/{row.id}/{name}.jpg?v={item.stamp}" for name in LABELS}
+        if show_labels
+        else {},
         "icc_profile": {"bytes": picture.icc_bytes, "carried": picture.carries_icc}
         if picture.icc_bytes
         else None,
