@@ -114,9 +114,6 @@ def test_a_prediction_folder_shows_scores_decisions_and_values_of_patches(
     out = tmp_path / "predicted"
     (out / "patches").mkdir(parents=True)
     (out / "predict.run.json").write_text(json.dumps({"threshold": 0.4, "features": str(tmp_path / "none")}))
-    header = (
-        "slide_id,path,probability,threshold,decision,patches,mpp,unlike,unlike_why,outcome,detail,remedy"
-    )
     lines = [
         "slide_id,path,probability,threshold,decision,patches,mpp,unlike,unlike_why,outcome,detail,remedy",
         f"s1,{slide},0.75,0.4,positive,3,0.5,mpp,its mpp is unlike,done,,",
