@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.train import TrainConfig
     from wsi_vmamba.config.weights import WeightsConfig
+    from wsi_vmamba.config.view import ViewConfig
 
 __all__ = [
     "COMMANDS",
@@ -57,6 +58,7 @@ __all__ = [
     "ShowConfig",
     "TrainConfig",
     "WeightsConfig",
+    "ViewConfig",
     "default_of",
     "dump_config",
     "keyword_config",

@@ -50,6 +50,11 @@ COMMANDS: Mapping[str, Command] = {
         _FEATURES,
         "Describe a feature file and draw its principal components over the slide.",
     ),
+    "view": Command(
+        "wsi_vmamba.config.view:ViewConfig",
+        _FEATURES,
+        "Look at slides, features and runs in the browser.",
+    ),
     "export": Command(
         "wsi_vmamba.config.export:ExportConfig",
         _FEATURES,

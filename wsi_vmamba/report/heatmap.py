@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +22,9 @@ from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
 from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
 from wsi_vmamba.slide.location import may_exist
 from wsi_vmamba.tissue.overview import Overview, read_overview
-from wsi_vmamba.training import Prediction
+
+if TYPE_CHECKING:  # loads torch, which drawing needs nothing of
+    from wsi_vmamba.training import Prediction
 
 #: Long side of the picture of the slide, at least; at most twice that.
 OVERVIEW_PX = 1200
