@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
-    from wsi_vmamba.probing.front import probe
-    from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
     from wsi_vmamba.prediction.slide_prediction import SlidePrediction
+    from wsi_vmamba.probing.front import probe
+    from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -83,9 +83,9 @@ __all__ = [
     "open_features",
     "open_run",
     "open_slide",
-    "probe",
     "predict",
     "predict_all",
+    "probe",
     "train",
 ]
 
