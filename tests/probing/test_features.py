@@ -188,3 +188,11 @@ def test_colour_and_texture_are_the_same_for_a_turned_tile_and_not_for_another_s
     np.testing.assert_allclose(plain[:3], tile.reshape(-1, 3).mean(axis=0) / 255, rtol=1e-4)
     for side in (8, 50, 300):
         assert np.isfinite(colour_texture(tissue(side, side)[None])).all()
+
+
+def test_parameters_are_counted_without_the_head() -> None:
+    shipped, random = load_encoders(ProbeConfig(encoder=["vmamba_pico", "vmamba_pico=random"]))
+    assert shipped.facts.parameters == random.facts.parameters
+    assert shipped.facts.weights_bytes is not None
+    assert random.facts.weights_bytes is None
+    assert shipped.facts.weights_hash != random.facts.weights_hash

@@ -30,6 +30,8 @@ from wsi_vmamba.registry import load_attribute
 Encode = Callable[[NDArray[np.uint8]], NDArray[Any]]
 #: Backbones with a longer stride look at windows one by one, and what is missing of a window is filled with white.
 _LONGEST_TOKEN_PX = 64
+#: How the parameters of a VMamba's head begin.
+_HEAD = "classifier.head."
 #: Pixels of the tiles that go through a network together, which bounds memory; a larger tile goes strip by strip.
 _BATCH_PX = 1 << 19
 
@@ -268,4 +270,7 @@ def _of_file(path: Path, attribute: str) -> Any:
 
 
 def _count(thing: object) -> int | None:
-    return sum(values.numel() for values in thing.parameters()) if isinstance(thing, nn.Module) else None
+    """Parameters of a module, without the head of a classifier, which gives no features."""
+    if not isinstance(thing, nn.Module):
+        return None
+    return sum(values.numel() for name, values in thing.named_parameters() if not name.startswith(_HEAD))
