@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,8 +34,12 @@ def saved(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize("backbone", ["vmamba_pico", "null"])
-def test_the_features_of_a_tile_are_those_that_extract_gives(tmp_path: Path, backbone: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "precision"), [("vmamba_pico", "fp32"), ("vmamba_pico", "bf16"), ("null", "auto")]
+)
+def test_the_features_of_a_tile_are_those_that_extract_gives(
+    tmp_path: Path, backbone: str, precision: Literal["auto", "fp32", "bf16"]
+) -> None:
     pixels = tissue(128, 128)
     tifffile.imwrite(
         tmp_path / "slide.tif",
@@ -45,15 +50,31 @@ def test_the_features_of_a_tile_are_those_that_extract_gives(tmp_path: Path, bac
         resolutionunit="CENTIMETER",
     )
     mask = saved(tmp_path / "mask.png", np.full((128, 128), 255, np.uint8))
-    extracted = wv.embed(
-        tmp_path / "slide.tif", backbone=backbone, patch_px=128, region_px=128, target_mpp=0.5, mask=str(mask)
-    )
-    (encoder,) = load_encoders(ProbeConfig(encoder=[backbone]))
-    found = encode_files(encoder, [saved(tmp_path / "tile.png", pixels)])
+    settings = {
+        "patch_px": 128,
+        "region_px": 128,
+        "target_mpp": 0.5,
+        "mask": str(mask),
+        "precision": precision,
+    }
+    extracted = wv.embed(tmp_path / "slide.tif", backbone=backbone, **settings)
+    tile = saved(tmp_path / "tile.png", pixels)
+    (encoder,) = load_encoders(ProbeConfig(encoder=[backbone], precision=precision))
+    found = encode_files(encoder, [tile])
     assert extracted.features.shape[0] == 1
     np.testing.assert_array_equal(found.values, extracted.features.astype(np.float64))
     assert encoder.facts.weights_hash == extracted.meta.weights_hash
     assert encoder.facts.precision == extracted.meta.precision
+
+
+@pytest.mark.parametrize("side_px", [50, 128, 736])
+def test_batches_differ_from_extract_by_rounding_alone(tmp_path: Path, side_px: int) -> None:
+    files = [saved(tmp_path / f"{n}.png", tissue(side_px, side_px, n)) for n in range(3)]
+    (batched,) = load_encoders(ProbeConfig(encoder=["vmamba_pico"]))
+    (exact,) = load_encoders(ProbeConfig(encoder=["vmamba_pico"], precision="fp32"))
+    assert batched.facts.precision == "fp32"
+    expected = encode_files(exact, files).values
+    np.testing.assert_allclose(encode_files(batched, files).values, expected, rtol=2e-3, atol=2e-4)
 
 
 def test_the_cells_of_a_picture_are_the_patches_of_a_region(tmp_path: Path) -> None:
@@ -68,10 +89,12 @@ def test_the_cells_of_a_picture_are_the_patches_of_a_region(tmp_path: Path) -> N
         resolutionunit="CENTIMETER",
     )
     mask = saved(tmp_path / "mask.png", np.full((128, 192), 255, np.uint8))
-    extracted = wv.embed(tmp_path / "slide.tif", patch_px=64, region_px=192, target_mpp=0.5, mask=str(mask))
+    extracted = wv.embed(
+        tmp_path / "slide.tif", patch_px=64, region_px=192, target_mpp=0.5, mask=str(mask), precision="fp32"
+    )
     picture = saved(tmp_path / "picture.png", pixels)
     places = extracted.coords_l0 // 64
-    (encoder,) = load_encoders(ProbeConfig(encoder=["vmamba_pico"]))
+    (encoder,) = load_encoders(ProbeConfig(encoder=["vmamba_pico"], precision="fp32"))
     cells = Cells(pictures=(picture,) * 6, places=places, side_px=64)
     assert len(places) == 6
     np.testing.assert_array_equal(encode_cells(encoder, cells).values, extracted.features.astype(np.float64))
@@ -165,3 +188,11 @@ def test_colour_and_texture_are_the_same_for_a_turned_tile_and_not_for_another_s
     np.testing.assert_allclose(plain[:3], tile.reshape(-1, 3).mean(axis=0) / 255, rtol=1e-4)
     for side in (8, 50, 300):
         assert np.isfinite(colour_texture(tissue(side, side)[None])).all()
+
+
+def test_parameters_are_counted_without_the_head() -> None:
+    shipped, random = load_encoders(ProbeConfig(encoder=["vmamba_pico", "vmamba_pico=random"]))
+    assert shipped.facts.parameters == random.facts.parameters
+    assert shipped.facts.weights_bytes is not None
+    assert random.facts.weights_bytes is None
+    assert shipped.facts.weights_hash != random.facts.weights_hash

@@ -60,7 +60,8 @@ class ProbeConfig(RunConfig):
     save: PathText | None = None
     """Keep the probe of the only encoder in this file (.safetensors), for `show --probe` and `wv.load_probe`."""
     precision: AnyPrecision = "auto"
-    """Arithmetic of the forward pass, as in `extract`."""
+    """Arithmetic of the forward pass: bf16 and fp32 give the very numbers of `extract`; auto takes tiles through a
+    VMamba in batches of float32 on a CPU, which is several times faster and differs by rounding."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     few_shot: bool = True

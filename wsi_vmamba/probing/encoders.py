@@ -7,18 +7,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from wsi_vmamba.config import ProbeConfig
 from wsi_vmamba.config.encoder_spec import EncoderSpec, parse_encoder
+from wsi_vmamba.device import resolve_device
 from wsi_vmamba.encode import Encoder, build_encoder, encode_each
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model import build_backbone
+from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.shipped import resolve_weights, split_choice
+from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.probing import TILE_ENCODERS
 from wsi_vmamba.registry import load_attribute
 
@@ -26,6 +30,10 @@ from wsi_vmamba.registry import load_attribute
 Encode = Callable[[NDArray[np.uint8]], NDArray[Any]]
 #: Backbones with a longer stride look at windows one by one, and what is missing of a window is filled with white.
 _LONGEST_TOKEN_PX = 64
+#: How the parameters of a VMamba's head begin.
+_HEAD = "classifier.head."
+#: Pixels of the tiles that go through a network together, which bounds memory; a larger tile goes strip by strip.
+_BATCH_PX = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +153,21 @@ def _load(spec: EncoderSpec, label: str, config: ProbeConfig) -> TileEncoder:
 
 
 def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: int | None) -> TileEncoder:
+    weights = resolve_weights(spec.name, spec.weights)
+    backbone = build_backbone(spec.name, weights=weights.path, seed=config.seed)
+    in_batches = (
+        config.precision == "auto"
+        and not config.images
+        and resolve_device(config.device) == "cpu"
+        and isinstance(backbone, VMamba)
+    )
     encoder = build_encoder(
         spec.name,
         weights=spec.weights,
-        precision=config.precision,
+        precision="fp32" if in_batches else config.precision,
         device=config.device,
         seed=config.seed,
     )
-    weights = resolve_weights(spec.name, spec.weights)
     facts = EncoderFacts(
         label=label,
         spec=spec.text,
@@ -161,16 +176,35 @@ def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: 
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,
         device=encoder.device,
-        parameters=_count(build_backbone(spec.name, seed=config.seed)),
+        parameters=_count(backbone),
         weights_bytes=split_choice(weights.path)[0].stat().st_size if weights.path else None,
         resize_px=resize_px,
     )
     return TileEncoder(
         facts=facts,
-        encode=lambda tiles: encode_tiles(encoder, tiles),
+        encode=_in_batches(backbone, encoder) if in_batches else lambda tiles: encode_tiles(encoder, tiles),
         check_size=lambda height_px, width_px: check_tile(encoder, height_px=height_px, width_px=width_px),
         encode_map=encoder.encode,
     )
+
+
+def _in_batches(backbone: nn.Module, encoder: Encoder) -> Encode:
+    """Small tiles together through the network as it is; ``encoder`` is made for large regions, one at a time."""
+    backbone.eval()
+    mean, std = cast(Rgb, backbone.mean), cast(Rgb, backbone.std)
+
+    def encode(tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
+        size_px = tiles.shape[1] * tiles.shape[2]
+        if size_px > _BATCH_PX:
+            return encode_tiles(encoder, tiles)
+        with torch.inference_mode():
+            means = [
+                backbone.forward_features(normalise(part, mean=mean, std=std)).mean(dim=(2, 3))  # type: ignore[operator]
+                for part in torch.split(torch.from_numpy(tiles), _BATCH_PX // size_px)
+            ]
+        return np.asarray(torch.cat(means).numpy(), dtype=np.float16)
+
+    return encode
 
 
 def encode_tiles(encoder: Encoder, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -236,4 +270,7 @@ def _of_file(path: Path, attribute: str) -> Any:
 
 
 def _count(thing: object) -> int | None:
-    return sum(values.numel() for values in thing.parameters()) if isinstance(thing, nn.Module) else None
+    """Parameters of a module, without the head of a classifier, which gives no features."""
+    if not isinstance(thing, nn.Module):
+        return None
+    return sum(values.numel() for name, values in thing.named_parameters() if not name.startswith(_HEAD))
