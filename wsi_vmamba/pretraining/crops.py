@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from wsi_vmamba.pretraining.resample import resample
 
 Picture = NDArray[np.uint8]
 
@@ -22,27 +23,29 @@ class Crop:
     height: float
 
 
-def draw_crop(rng: np.random.Generator, *, share: tuple[float, float], aspect: tuple[float, float]) -> Crop:
-    """Draw a crop of a square field.
+def draw_crops(
+    rng: np.random.Generator, *, count: int, share: tuple[float, float], aspect: tuple[float, float]
+) -> list[Crop]:
+    """Draw crops of a square field.
 
     Args:
-        rng: where numbers come from; four are taken.
+        rng: where numbers come from.
+        count: how many.
         share: least and greatest share of the field's area, uniform.
         aspect: least and greatest width over height, log-uniform; less where the crop would not fit.
     """
-    u = rng.random(4)
-    area = share[0] + (share[1] - share[0]) * float(u[0])
+    u = rng.random((count, 4))
+    area = share[0] + (share[1] - share[0]) * u[:, 0]
     log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
-    ratio = math.exp(log_low + (log_high - log_low) * float(u[1]))
-    ratio = min(max(ratio, area), 1 / area)  # neither side longer than the field's
-    width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-    return Crop(x=(1 - width) * float(u[2]), y=(1 - height) * float(u[3]), width=width, height=height)
+    ratio = np.exp(log_low + (log_high - log_low) * u[:, 1])
+    ratio = np.clip(ratio, area, 1 / area)  # neither side longer than the field's
+    width, height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+    boxes = np.stack([(1 - width) * u[:, 2], (1 - height) * u[:, 3], width, height], axis=1)
+    return [Crop(x=x, y=y, width=w, height=h) for x, y, w, h in boxes.tolist()]
 
 
 def cut(picture: Picture, crop: Crop, *, side_px: int) -> Picture:
     """Cut a crop, to whole pixels of the field as it was read, and resample it to a square.
-
-    Shrinking averages areas, enlarging is bicubic.
 
     Args:
         picture: the field, uint8 RGB, (height, width, 3).
@@ -50,16 +53,11 @@ def cut(picture: Picture, crop: Crop, *, side_px: int) -> Picture:
         side_px: side of the view.
 
     Returns:
-        uint8 RGB, (side_px, side_px, 3).
+        uint8 RGB, (side_px, side_px, 3), no part of ``picture``.
     """
     left, right = _whole(crop.x, crop.width, picture.shape[1])
     top, bottom = _whole(crop.y, crop.height, picture.shape[0])
-    part = picture[top:bottom, left:right]
-    if part.shape[:2] == (side_px, side_px):
-        return part
-    shrinks = part.shape[0] >= side_px and part.shape[1] >= side_px
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(part, (side_px, side_px), interpolation=how), dtype=np.uint8)
+    return resample(picture[top:bottom, left:right], side_px=side_px)
 
 
 def _whole(start: float, length: float, side_px: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import DatasetError, NoTissueError, SlideError, UnreadableSlideError
 from wsi_vmamba.pretraining.tissue_places import TissuePlaces
 from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
+from wsi_vmamba.slide.base import Level
 from wsi_vmamba.slide.identity import slide_identity
 from wsi_vmamba.slide.location import Location
 from wsi_vmamba.slide.tolerant import TolerantSlide
@@ -55,8 +56,7 @@ class FoundSlide:
         slide_id: its name.
         path: its file or URL.
         mpp: micrometres per level-0 pixel.
-        width_l0: width of level 0, in pixels.
-        height_l0: height of level 0, in pixels.
+        levels: its pyramid.
         places: where its tissue is.
     """
 
@@ -64,13 +64,17 @@ class FoundSlide:
     slide_id: str
     path: Location
     mpp: float
-    width_l0: int
-    height_l0: int
+    levels: tuple[Level, ...]
     places: TissuePlaces
 
 
 def find_all(
-    slides: Sequence[SlideToShow], *, mpp_override: float | None, segmenter: str, cache: Path | None
+    slides: Sequence[SlideToShow],
+    *,
+    mpp_override: float | None,
+    segmenter: str,
+    cache: Path | None,
+    on_slide: Callable[[str], None],
 ) -> tuple[list[FoundSlide], list[SlideError]]:
     """Look at each slide; those that cannot be used come back as their errors, in the order of the list.
 
@@ -79,6 +83,7 @@ def find_all(
         mpp_override: micrometres per level-0 pixel of all slides, before what manifest and files say.
         segmenter: how tissue is found, a name in SEGMENTERS.
         cache: folder in which tissue is kept from run to run; None: it is looked for each time.
+        on_slide: called with the name of each slide once it was looked at.
 
     Raises:
         DatasetError: none of the slides can be used.
@@ -91,6 +96,7 @@ def find_all(
             found.append(_find(index, slide, mpp_override=mpp_override, segmenter=segmenter, cache=cache))
         except SlideError as error:
             errors.append(error)
+        on_slide(slide.slide_id)
     if not found:
         first = f"; the first: {errors[0]}" if errors else ""
         raise DatasetError(f"none of {len(slides)} slides can be used for pretraining{first}")
@@ -120,11 +126,14 @@ def _find(
                 slide.path,
                 f"no tissue was found (segmenter {segmenter}); leave the slide out, or choose another segmenter",
             )
-        base = slide.levels[0]
         return FoundSlide(
-            index=index, slide_id=source.slide_id, path=source.path, mpp=mpp, width_l0=base.width_px,
-            height_l0=base.height_px, places=places,
-        )  # fmt: skip
+            index=index,
+            slide_id=source.slide_id,
+            path=source.path,
+            mpp=mpp,
+            levels=slide.levels,
+            places=places,
+        )
 
 
 def _tissue(

@@ -30,6 +30,10 @@ class OpenSlides:
         self._lock = threading.Lock()
         self._held: OrderedDict[Location, _Held] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._held)
+
     @contextmanager
     def use(self, path: Location) -> Iterator[Slide]:
         """The open slide, for the duration.

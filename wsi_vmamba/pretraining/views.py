@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from wsi_vmamba.errors import BadTileError, SlideError, UsageError
-from wsi_vmamba.pretraining.augment import change, draw_change
-from wsi_vmamba.pretraining.crops import cut, draw_crop
-from wsi_vmamba.pretraining.fields_of_view import (
-    Field,
-    SlideDraw,
-    draw_field,
-    draw_scale,
-    read_field,
-    stained_share,
-)
-from wsi_vmamba.pretraining.found_slides import FoundSlide, SlideToShow, find_all, fingerprint
-from wsi_vmamba.pretraining.open_slides import OpenSlides
-from wsi_vmamba.pretraining.settings_of_views import Augmentation, ViewSettings
+from wsi_vmamba.errors import SlideError, UsageError
+from wsi_vmamba.pretraining.augment import Change, change, draw_changes
+from wsi_vmamba.pretraining.crops import Crop, cut, draw_crops
+from wsi_vmamba.pretraining.field_reader import FieldReader
+from wsi_vmamba.pretraining.found_slides import SlideToShow, find_all, fingerprint
+from wsi_vmamba.pretraining.view_settings import Augmentation, ViewSettings
 
 __all__ = ["Augmentation", "SlideViews", "ViewSettings", "Views"]
 
-#: Slides that are open at a time; each may hold a file descriptor or a few.
-_OPEN_SLIDES = 64
+T = TypeVar("T")
+
 #: Steps that are prepared before they are asked for.
 _AHEAD = 2
-#: Fields of one slide that are read for one that can be used.
-_READS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +37,7 @@ class Views:
         small: ``n_small`` tensors (B, small_px, small_px, 3).
         slide: (B,) int64, the place of each field's slide in the list that was given.
         um_per_px: (B,) float32, the scale of each field in micrometres per pixel; a view of a share s of the field,
-            ``view_px`` wide, is at um_per_px · sqrt(s) · field_px / view_px.
+            ``view_px`` wide, is at about um_per_px · sqrt(s) · field_px / view_px.
     """
 
     large: tuple[torch.Tensor, ...]
@@ -65,12 +53,13 @@ class SlideViews:
     threads, on the steps asked for before, or on what was prepared ahead. A run that is resumed sees the same pixels
     as one that was not stopped.
 
+    Slides decode the tiles of one read in several threads, and OpenCV has its own; a process that shares its cores
+    with others limits them by `wsi_vmamba.slide.workers.limit_threads` and ``cv2.setNumThreads``.
+
     Attributes:
         left_out: the slides that cannot be used, each as the error that says why and what to do.
         slide_ids: names of those that are used.
         fingerprint: digest of the slides that are used, their resolutions and tissue; if it differs, so do the pixels.
-        bad_reads: how many reads met a damaged tile so far, by slide_id; another field was drawn for each.
-        blank_reads: how many reads showed hardly anything but glass, by slide_id; another field was drawn for each.
     """
 
     def __init__(
@@ -85,6 +74,7 @@ class SlideViews:
         tissue: str = "otsu",
         cache: Path | None = None,
         threads: int = 1,
+        on_slide: Callable[[str], None] = lambda slide_id: None,
     ) -> None:
         """Look at every slide and find its tissue.
 
@@ -94,30 +84,41 @@ class SlideViews:
             seed: of everything that is drawn.
             rank: of this process; each sees other fields.
             world: processes in all.
-            mpp_override: micrometres per level-0 pixel of all slides.
+            mpp_override: micrometres per level-0 pixel of all slides, before what manifest and files say.
             tissue: how tissue is found, a name in SEGMENTERS.
             cache: folder in which tissue is kept, so that another start with the same slides is quick.
             threads: threads that read and cut.
+            on_slide: called with the name of each slide once it was looked at, which takes about a second the first
+                time; to show progress.
 
         Raises:
             DatasetError: no slide can be used.
-            UsageError: rank, world or threads make no sense.
+            UsageError: seed, rank, world or threads make no sense.
         """
-        if not 0 <= rank < world:
-            raise UsageError(f"expected a rank from 0 to {world - 1}, got {rank}")
-        if threads < 1:
-            raise UsageError(f"expected one thread or more, got {threads}")
-        found, errors = find_all(slides, mpp_override=mpp_override, segmenter=tissue, cache=cache)
+        if seed < 0 or not 0 <= rank < world or threads < 1:
+            raise UsageError(
+                "expected a seed from 0, a rank from 0 and less than world, and one thread or more, got "
+                f"seed {seed}, rank {rank}, world {world}, threads {threads}"
+            )
+        found, errors = find_all(
+            slides, mpp_override=mpp_override, segmenter=tissue, cache=cache, on_slide=on_slide
+        )
         self.left_out: tuple[SlideError, ...] = tuple(errors)
         self.slide_ids = tuple(slide.slide_id for slide in found)
         self.fingerprint = fingerprint(found)
-        self.bad_reads: Counter[str] = Counter()
-        self.blank_reads: Counter[str] = Counter()
         self._settings, self._seed, self._rank = settings, seed, rank
-        self._draw = SlideDraw(found, settings)
-        self._open = OpenSlides(limit=_OPEN_SLIDES)
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="views") if threads > 1 else None
+        self._reader = FieldReader(found, settings)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="views")
+
+    @property
+    def bad_reads(self) -> Counter[str]:
+        """How many reads met a damaged tile so far, by slide_id; another field was drawn for each."""
+        return self._reader.bad_reads
+
+    @property
+    def blank_reads(self) -> Counter[str]:
+        """How many reads showed hardly anything but glass, by slide_id; another field was drawn for each."""
+        return self._reader.blank_reads
 
     def views(self, step: int) -> Views:
         """The views of a step, from 0; may be called from any thread.
@@ -127,33 +128,47 @@ class SlideViews:
             UnreadableSlideError: a slide went away.
         """
         settings = self._settings
-        large = [_empty(settings.batch, settings.large_px) for _ in range(settings.n_large)]
-        small = [_empty(settings.batch, settings.small_px) for _ in range(settings.n_small)]
+        sides_px, crops, changes = self._draw_cuts(step)
+        out = [np.empty((settings.batch, side, side, 3), dtype=np.uint8) for side in sides_px]
         slide = np.empty(settings.batch, dtype=np.int64)
         um_per_px = np.empty(settings.batch, dtype=np.float32)
 
-        def fill(place: int) -> None:
-            rng = np.random.default_rng([self._seed, self._rank, step, place])
-            found = self._draw.draw(rng)
-            picture, field = self._read(rng, found)
-            slide[place], um_per_px[place] = found.index, field.um_per_px
-            for target in large:
-                target[place] = _view(
-                    rng, picture, settings, share=settings.large_share, side_px=settings.large_px
-                )
-            for target in small:
-                target[place] = _view(
-                    rng, picture, settings, share=settings.small_share, side_px=settings.small_px
-                )
+        def fill(at: int) -> None:
+            found, field, picture = self._reader.read(self._rng(step, 1 + at))
+            slide[at], um_per_px[at] = found.index, field.um_per_px
+            for target, side_px, crop, how in zip(out, sides_px, crops[at], changes[at], strict=True):
+                target[at] = change(cut(picture, crop, side_px=side_px), how)
 
-        for _ in (self._pool.map if self._pool else map)(fill, range(settings.batch)):
-            pass
+        for _ in self._pool.map(fill, range(settings.batch)):
+            pass  # raises what went wrong
+        views = tuple(torch.from_numpy(view) for view in out)
         return Views(
-            large=tuple(torch.from_numpy(view) for view in large),
-            small=tuple(torch.from_numpy(view) for view in small),
+            large=views[: settings.n_large],
+            small=views[settings.n_large :],
             slide=torch.from_numpy(slide),
             um_per_px=torch.from_numpy(um_per_px),
         )
+
+    def _draw_cuts(self, step: int) -> tuple[list[int], list[list[Crop]], list[list[Change]]]:
+        """Sides of the views of a field; crops and changes, by field and view. Drawn at once, which is quicker."""
+        settings = self._settings
+        rng = self._rng(step, 0)
+        large, small = (
+            draw_crops(rng, count=settings.batch * count, share=share, aspect=settings.aspect)
+            for count, share in (
+                (settings.n_large, settings.large_share),
+                (settings.n_small, settings.small_share),
+            )
+        )
+        n_views = settings.n_large + settings.n_small
+        changes = draw_changes(rng, settings.augmentation, count=settings.batch * n_views)
+        crops = [a + b for a, b in zip(_rows(large, settings), _rows(small, settings), strict=True)]
+        sides = [settings.large_px] * settings.n_large + [settings.small_px] * settings.n_small
+        return sides, crops, _rows(changes, settings)
+
+    def _rng(self, step: int, stream: int) -> np.random.Generator:
+        """The numbers of one field of a step (from 1), or of what is drawn for all of them (0)."""
+        return np.random.default_rng([self._seed, self._rank, step, stream])
 
     def batches(self, first: int, last: int) -> Iterator[tuple[int, Views]]:
         """Yield (step, views) for the steps from ``first`` up to but without ``last``, a few prepared ahead.
@@ -171,43 +186,10 @@ class SlideViews:
                 for future in ahead:
                     future.cancel()
 
-    def _read(self, rng: np.random.Generator, found: FoundSlide) -> tuple[NDArray[np.uint8], Field]:
-        """A field of a slide and its pixels; a damaged or blank one is counted and another drawn."""
-        settings = self._settings
-        damage: BadTileError | None = None
-        picture: NDArray[np.uint8] | None = None
-        for _ in range(_READS):
-            um_per_px = draw_scale(rng, found, settings)
-            field = draw_field(rng, found, settings, um_per_px=um_per_px)
-            try:
-                with self._open.use(found.path) as slide:
-                    picture = read_field(slide, field, mpp=found.mpp)
-            except BadTileError as error:
-                damage = error
-                self._count(self.bad_reads, found)
-                continue
-            if stained_share(picture) >= settings.min_stained:
-                return picture, field
-            self._count(self.blank_reads, found)
-        if picture is None and damage is not None:
-            raise BadTileError(
-                found.path,
-                f"{_READS} fields of view in a row are damaged, the last: {damage.message}; replace the slide or leave "
-                "it out",
-                box_px=damage.box_px,
-            )
-        assert picture is not None
-        return picture, field  # hardly stained anywhere: then that is what the slide looks like
-
-    def _count(self, counter: Counter[str], found: FoundSlide) -> None:
-        with self._lock:
-            counter[found.slide_id] += 1
-
     def close(self) -> None:
-        """Close the slides."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._open.close()
+        """Wait for what is being prepared, then close the slides."""
+        self._pool.shutdown()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -218,18 +200,7 @@ class SlideViews:
         self.close()
 
 
-def _view(
-    rng: np.random.Generator,
-    picture: NDArray[np.uint8],
-    settings: ViewSettings,
-    *,
-    share: tuple[float, float],
-    side_px: int,
-) -> NDArray[np.uint8]:
-    crop = draw_crop(rng, share=share, aspect=settings.aspect)
-    how = draw_change(rng, settings.augmentation)
-    return change(cut(picture, crop, side_px=side_px), how)
-
-
-def _empty(batch: int, side_px: int) -> NDArray[np.uint8]:
-    return np.empty((batch, side_px, side_px, 3), dtype=np.uint8)
+def _rows(of_all: list[T], settings: ViewSettings) -> list[list[T]]:
+    """A list of all fields' as one list for each field."""
+    each = len(of_all) // settings.batch
+    return [of_all[at * each : (at + 1) * each] for at in range(settings.batch)]

@@ -73,8 +73,6 @@ class ViewSettings:
         aspect: least and greatest width of a crop over its height, before it is made square; log-uniform.
         min_tissue: least share of a field that is tissue by the slide's mask.
         min_stained: least share of its pixels that are not as clear as glass.
-        fields_per_read: fields that are cut from one block of stored tiles, close to each other; 1: each is drawn and
-            read on its own.
         slide_weight: how likely a slide is drawn: "equal", or by the square root of its tissue's area ("sqrt_area"),
             which gives a large resection more fields than a needle biopsy, but not a hundred times as many.
         augmentation: how views are changed.
@@ -92,12 +90,11 @@ class ViewSettings:
     aspect: tuple[float, float] = (0.85, 1.18)
     min_tissue: float = 0.5
     min_stained: float = 0.15
-    fields_per_read: int = 1
     slide_weight: Literal["equal", "sqrt_area"] = "sqrt_area"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        for name in ("batch", "large_px", "small_px", "field_px", "fields_per_read"):
+        for name in ("batch", "large_px", "small_px", "field_px"):
             if not getattr(self, name) >= 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if self.n_large < 0 or self.n_small < 0 or self.n_large + self.n_small < 1:
