@@ -10,7 +10,8 @@ from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model import BACKBONES
 
 FOLDER = Path(__file__).parent / "pretrained"
-#: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
+#: Backbone -> weights shipped with it. Trained on generated images only, by the settings of
+#: configs/pretrain-painted.yaml.
 SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_synthetic.safetensors"}
 #: Backbone -> where its published weights are, for the message that none are here.
 PUBLISHED: Mapping[str, str] = {
