@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from wsi_vmamba.errors import DatasetError, TrainingError
 from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.training.guard import Watch, diagnose
 from wsi_vmamba.training.optimise import backbone_groups, rate_share
 from wsi_vmamba.training.tiles import Tile, TileSet, turn
 
@@ -83,9 +85,10 @@ def finetune(
     model.to(device)
     optimizer, schedule = _optimizer(model, settings, n_tiles=len(training.tiles))
     history: list[FinetuneEpoch] = []
+    watch = Watch()
     for epoch in range(1, settings.epochs + 1):
         rate = float(schedule.get_last_lr()[0])  # of the deepest group, the head
-        train_loss = _train_epoch(model, training, settings, epoch, optimizer, schedule, device)
+        train_loss = _train_epoch(model, training, settings, epoch, optimizer, schedule, device, watch)
         loss, accuracy = judge(model, validation, batch=settings.batch, device=device)
         best = all((accuracy, -loss) > (past.validation_accuracy, -past.validation_loss) for past in history)
         report = FinetuneEpoch(
@@ -145,6 +148,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     device: str,
+    watch: Watch,
 ) -> float:
     """Train on each tile once; return the mean loss."""
     model.train()
@@ -153,15 +157,25 @@ def _train_epoch(
     order = rng.permutation(len(training.tiles)).tolist()
     for tiles, pixels in training.batches(order, size=settings.batch):
         optimizer.zero_grad(set_to_none=True)
-        logits = model(_images(turn(rng, pixels), model).to(device)).float()
-        loss = F.cross_entropy(logits, _labels(tiles, device))
-        losses += [_finite(loss, "loss", tiles, epoch)] * len(tiles)
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward = partial(
+            _backward, model, _images(turn(rng, pixels), model).to(device), _labels(tiles, device)
+        )
+        loss = backward()
+        losses += [loss] * len(tiles)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-        _finite(norm, "gradient", tiles, epoch)
+        if wrong := watch.see(loss=loss, gradient=float(norm)):
+            found = diagnose(model, backward, advice="lower the learning rate")
+            raise TrainingError(f"epoch {epoch}, the batch with {_some(tiles)}: {wrong}. {found}")
         optimizer.step()
         schedule.step()
     return float(np.mean(losses))
+
+
+def _backward(model: VMamba, images: Tensor, labels: Tensor) -> float:
+    """Leave the gradients of a batch in the model; return its loss."""
+    loss = F.cross_entropy(model(images).float(), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
 
 
 def _labels(tiles: Sequence[Tile], device: str) -> Tensor:
@@ -182,12 +196,6 @@ def _check_alike(training: TileSet, validation: TileSet) -> None:
         )
 
 
-def _finite(value: Tensor, what: str, tiles: Sequence[Tile], epoch: int) -> float:
-    number = float(value.detach())
-    if not np.isfinite(number):
-        names = ", ".join(str(tile.path) for tile in tiles[:3])
-        more = f" and {len(tiles) - 3} more" if len(tiles) > 3 else ""
-        raise TrainingError(
-            f"epoch {epoch}: the {what} of the batch with {names}{more} is {number}; lower the learning rate"
-        )
-    return number
+def _some(tiles: Sequence[Tile]) -> str:
+    names = ", ".join(str(tile.path) for tile in tiles[:3])
+    return f"{names} and {len(tiles) - 3} more" if len(tiles) > 3 else names
