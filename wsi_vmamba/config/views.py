@@ -40,8 +40,6 @@ class ViewNumbers(RunConfig):
     """Least share of a field that is tissue by the slide's mask."""
     min_stained: Share = 0.15
     """Least share of its pixels that are not as clear as glass."""
-    fields_per_read: Count = 1
-    """Fields cut from one block of stored tiles, close to each other; 1: each is drawn and read on its own."""
     slide_weight: Literal["equal", "sqrt_area"] = "sqrt_area"
     """How likely a slide is drawn: all alike, or by the square root of its tissue's area."""
 
