@@ -195,4 +195,4 @@ class Loop:
         self.step = checkpoint.step
         self._losses, self._painted = (list(checkpoint.memory[name]) for name in ("losses", "painted"))
         self._collapsed_lines = checkpoint.memory["collapsed_lines"]
-        self._watch = Watch(**checkpoint.memory["watch"])
+        self._watch = Watch(**checkpoint.memory.get("watch", {}))  # the first checkpoints had none
