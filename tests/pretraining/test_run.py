@@ -68,3 +68,42 @@ def test_the_weights_are_the_average_backbone_in_half_precision(config, fake_sou
     with safe_open(file, "pt") as opened:
         facts = opened.metadata()
     assert (facts["objective"], facts["steps"], json.loads(facts["slides"])) == ("dino", "6", ["a", "b"])
+
+
+def test_a_divergence_stops_the_training_and_names_its_layer(config, fake_source):
+    begun = begin(config.changed(log_steps=1), fake_source(config), ranks=Ranks(), device="cpu")
+    reports = iter(begun.reports)
+    next(reports)
+    backbone = reports.gi_frame.f_locals["self"].loop.student.backbone
+    with torch.no_grad():
+        backbone.layers[2].blocks[1].mlp.fc2.weight.fill_(1e30)
+    with pytest.raises(
+        TrainingError, match=r"step 1: .* begins in backbone\.layers\.2\.blocks\.1\.mlp\.fc2, .*lower"
+    ):
+        next(reports)
+
+
+def test_a_collapse_is_said_and_then_stops_the_training(config, fake_source):
+    source = fake_source(config)
+
+    def same(first, last):
+        for step, crops in source.crops(first, last):
+            views = [tuple(torch.full_like(v, 128) for v in group) for group in (crops.large, crops.small)]
+            yield step, type(crops)(*views)
+
+    grey = type(source)(slide_ids=("a",), crops=same)
+    asked = config.changed(log_steps=1, warmup_steps=1)
+    found = []
+
+    def follow():
+        for report in begin(asked, grey, ranks=Ranks(), device="cpu").reports:
+            found.append((report.step, bool(report.warning), report.stop))  # noqa: PERF401, it ends in an error
+
+    with pytest.raises(
+        TrainingError, match=r"step 4: .*collapsed, for 3 lines .*nearly the same .*: warn goes"
+    ):
+        follow()
+    assert found == [(1, False, False), (2, True, False), (3, True, False), (4, True, True)]
+    assert [line["step"] for line in read_lines(Path(config.out) / "log.jsonl")] == [1, 2, 3, 4]
+    warned = asked.changed(on_collapse="warn", overwrite=True)
+    assert [r.stop for r in begin(warned, grey, ranks=Ranks(), device="cpu").reports] == [False] * 6

@@ -49,6 +49,33 @@ class DinoSettings(RunConfig):
     """First steps in which the prototypes stay as they are."""
 
 
+class BarlowTwinsSettings(RunConfig):
+    """Settings of the objective `barlow_twins`."""
+
+    hidden: Count = 512
+    """Width of the head's MLP."""
+    out: Annotated[int, Field(ge=2)] = 512
+    """Numbers that are correlated."""
+    off_diagonal: Annotated[float, Field(ge=0)] = 0.005
+    """Weight of the correlations of different numbers against those of the same."""
+
+
+class DistilSettings(RunConfig):
+    """Settings of the objective `distil`."""
+
+    teacher: PathText | None = None
+    """A backbone of the table, or a file .onnx with an input (B, 3, H, W) normalised as for ImageNet."""
+    teacher_weights: PathText = SHIPPED_WEIGHTS
+    """Of a backbone: `auto` (shipped with it), `random`, or a file."""
+    teacher_px: Count | None = 224
+    """Side that views are brought to before the teacher sees them; null: as they are."""
+    hidden: Count = 512
+    """Width of the head's MLP."""
+    distance: Literal["cosine", "mse"] = "cosine"
+    """Between the projected features of the student and the teacher's: cosine, or squared error of the teacher's
+    features standardised one by one."""
+
+
 class PaintedSettings(RunConfig):
     """Settings of the painted task: naming the tissue of squares of generated tiles."""
 
@@ -104,6 +131,10 @@ class PretrainConfig(RunConfig):
     rises to 1 by a cosine. 0.996 suits long trainings; 0 keeps the weights themselves, which dino cannot."""
     dino: DinoSettings = DinoSettings()
     """Settings of the objective dino."""
+    barlow_twins: BarlowTwinsSettings = BarlowTwinsSettings()
+    """Settings of the objective barlow_twins."""
+    distil: DistilSettings = DistilSettings()
+    """Settings of the objective distil."""
     painted_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the painted task as a second loss beside another objective, so that what the shipped weights know is
     not lost; 0 leaves it out."""

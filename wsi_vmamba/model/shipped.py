@@ -12,7 +12,8 @@ from wsi_vmamba.model.releases import RELEASES, releases_of
 from wsi_vmamba.model.stored import VARIANT, WORDS, is_name, read_header, stored_files
 
 FOLDER = Path(__file__).parent / "pretrained"
-#: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
+#: Backbone -> weights shipped with it. Trained on generated images only, by the settings of
+#: configs/pretrain-painted.yaml.
 SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_synthetic.safetensors"}
 #: Backbone -> where its published weights are, for the message that none are here.
 PUBLISHED: Mapping[str, str] = {

@@ -9,7 +9,9 @@ from wsi_vmamba.registry import Table
 OBJECTIVES = Table(
     "objective",
     {
+        "barlow_twins": "wsi_vmamba.pretraining.objectives.barlow_twins:BarlowTwins",
         "dino": "wsi_vmamba.pretraining.objectives.dino:Dino",
+        "distil": "wsi_vmamba.pretraining.objectives.distil:Distil",
         "painted": "wsi_vmamba.pretraining.objectives.painted:PaintedTissue",
     },
 )

@@ -31,3 +31,21 @@ class PrototypeHead(nn.Module):
         """Cosines in [-1, 1]."""
         points = F.normalize(self.mlp(features).float(), dim=-1)
         return points @ F.normalize(self.prototypes, dim=-1).T
+
+
+class Projector(nn.Module):
+    """MLP with batch normalisation: (B, dim) -> (B, out). It normalises by the batch it is given, always."""
+
+    def __init__(self, *, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(dim, hidden, bias=False)
+        self.first_norm = nn.BatchNorm1d(hidden, track_running_stats=False)
+        self.second = nn.Linear(hidden, hidden, bias=False)
+        self.second_norm = nn.BatchNorm1d(hidden, track_running_stats=False)
+        self.last = nn.Linear(hidden, out, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features of at least two squares."""
+        hidden = F.relu(self.first_norm(self.first(features)))
+        out: Tensor = self.last(F.relu(self.second_norm(self.second(hidden))))
+        return out

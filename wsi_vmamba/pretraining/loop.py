@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from wsi_vmamba.config.pretrain import PretrainConfig
 from wsi_vmamba.errors import TrainingError
@@ -21,6 +22,7 @@ from wsi_vmamba.pretraining.objectives.base import Moment, Objective, Outcome
 from wsi_vmamba.pretraining.painted_task import painted_loss
 from wsi_vmamba.pretraining.ranks import Ranks
 from wsi_vmamba.pretraining.schedule import learning_rate, momentum
+from wsi_vmamba.training.guard import Watch, diagnose
 from wsi_vmamba.training.optimise import parameter_groups
 
 #: Lines of the log, one after the other, that must show a collapse before it is taken for one.
@@ -68,6 +70,7 @@ class Loop:
         self._losses: list[float] = []
         self._painted: list[float] = []
         self._collapsed_lines = 0
+        self._watch = Watch()
         self._images, self._since = 0, time.perf_counter()
         self._last: tuple[Outcome, float]
 
@@ -94,22 +97,15 @@ class Loop:
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self.device)
-        outcome = self.objective(self.student, self.average, batch, moment, self.ranks)
-        outcome.loss.backward()
-        painted = outcome.loss.new_zeros(())
-        if config.painted_weight and batch.painted is not None:
-            painted, _ = painted_loss(self.student, batch.painted)
-            (config.painted_weight * painted).backward()  # type: ignore[no-untyped-call]
+        outcome, painted = self._backward(moment, batch)
         self.objective.before_update(self.student, moment)
         loss = outcome.loss.detach().clone()
-        painted = painted.detach().clone()
         self.ranks.mean([*(p.grad for p in self.parameters if p.grad is not None), loss, painted])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
-        for value, what in ((loss, "loss"), (norm, "norm of the gradient")):
-            if not math.isfinite(float(value)):
-                raise TrainingError(
-                    f"step {moment.step}: the {what} is {float(value)}; lower the learning rate"
-                )
+        # Loss and gradient are those of all ranks by now, so that all of them see the same.
+        if wrong := self._watch.see(loss=float(loss + config.painted_weight * painted), gradient=float(norm)):
+            found = diagnose(self.student, partial(self._backward, moment, batch), advice=self._advice())
+            raise TrainingError(f"step {moment.step}: {wrong}. {found}")
         self.optimizer.step()
         share = momentum(
             moment.step, first=config.ema, total=config.steps, ramps=self.objective.average_ramps
@@ -120,6 +116,23 @@ class Loop:
             self._painted.append(float(painted))
         self._images += batch.n_images * self.ranks.world
         return outcome, float(norm)
+
+    def _backward(self, moment: Moment, batch: Batch) -> tuple[Outcome, Tensor]:
+        """Gradients of a step, added to those that are there; gives also the loss of the painted task, or zero."""
+        outcome = self.objective(self.student, self.average, batch, moment, self.ranks)
+        outcome.loss.backward()
+        if not self.config.painted_weight or batch.painted is None:
+            return outcome, outcome.loss.detach().new_zeros(())
+        painted, _ = painted_loss(self.student, batch.painted)
+        (self.config.painted_weight * painted).backward()  # type: ignore[no-untyped-call]
+        return outcome, painted.detach().clone()
+
+    def _advice(self) -> str:
+        rate = self.optimizer.param_groups[0]["lr"]
+        return (
+            f"try a lower learning_rate (it is {rate:.2g} in this step), more warmup_steps, a smaller gradient_clip "
+            "or precision fp32; the last checkpoint is kept"
+        )
 
     def report(self) -> Report:
         """Say how it goes, from the last step and those since the report before; all ranks say the same."""
@@ -169,6 +182,7 @@ class Loop:
                 "losses": self._losses,
                 "painted": self._painted,
                 "collapsed_lines": self._collapsed_lines,
+                "watch": asdict(self._watch),
             },
         )
 
@@ -181,3 +195,4 @@ class Loop:
         self.step = checkpoint.step
         self._losses, self._painted = (list(checkpoint.memory[name]) for name in ("losses", "painted"))
         self._collapsed_lines = checkpoint.memory["collapsed_lines"]
+        self._watch = Watch(**checkpoint.memory.get("watch", {}))  # the first checkpoints had none

@@ -76,7 +76,7 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     objective = objective_class.of(config, dim=backbone.dim)
     learner = Learner(backbone, _head(objective, seed=config.seed), precision=precision)
     loop = Loop(learner, objective, config, ranks=ranks, device=device)
-    identity = _identity(config, source, ranks=ranks, precision=precision)
+    identity = {**_identity(config, source, ranks=ranks, precision=precision), **objective.identity()}
     if checkpoint is not None:
         checkpoint.check_identity(identity, where=out / CHECKPOINT)
         loop.restore(checkpoint)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,6 +33,9 @@ TURNS: Mapping[Turns, Callable[[np.random.Generator, NDArray[np.uint8]], NDArray
     "mirror": mirror,
     "none": lambda rng, pixels: pixels,
 }
+from wsi_vmamba.training.guard import Watch, diagnose
+from wsi_vmamba.training.optimise import backbone_groups, rate_share
+from wsi_vmamba.training.tiles import Tile, TileSet, turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,10 @@ def finetune(
         loss, accuracy = judge(
             kept, validation, batch=settings.batch, crop_px=settings.crop_px, device=device
         )
+    watch = Watch()
+    for epoch in range(1, settings.epochs + 1):
+        train_loss = _train_epoch(model, training, settings, epoch, optimizer, schedule, device, watch)
+        loss, accuracy = judge(model, validation, batch=settings.batch, device=device)
         best = all((accuracy, -loss) > (past.validation_accuracy, -past.validation_loss) for past in history)
         report = FinetuneEpoch(
             epoch=epoch, learning_rate=rate, train_loss=train_loss, validation_loss=loss,
@@ -211,6 +220,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     device: str,
+    watch: Watch,
 ) -> float:
     """Train on each tile once; return the mean loss."""
     model.train()
@@ -261,6 +271,26 @@ def _loss(
     images = erased(rng, images, probability=settings.erase)
     images, targets = mixed(rng, images, targets, mixup=settings.mixup, cutmix=settings.cutmix)
     return F.cross_entropy(model(images).float(), targets)
+    for tiles, pixels in training.batches(order, size=settings.batch):
+        optimizer.zero_grad(set_to_none=True)
+        backward = partial(
+            _backward, model, _images(turn(rng, pixels), model).to(device), _labels(tiles, device)
+        )
+        loss = backward()
+        losses += [loss] * len(tiles)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        if wrong := watch.see(loss=loss, gradient=float(norm)):
+            found = diagnose(model, backward, advice="lower the learning rate")
+            raise TrainingError(f"epoch {epoch}, the batch with {_some(tiles)}: {wrong}. {found}")
+        optimizer.step()
+        schedule.step()
+
+
+def _backward(model: VMamba, images: Tensor, labels: Tensor) -> float:
+    """Leave the gradients of a batch in the model; return its loss."""
+    loss = F.cross_entropy(model(images).float(), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
 
 
 def _labels(tiles: Sequence[Tile], device: str) -> Tensor:
@@ -281,12 +311,6 @@ def _check_alike(training: TileSet, validation: TileSet, *, sizes: bool) -> None
         )
 
 
-def _finite(value: Tensor, what: str, tiles: Sequence[Tile], epoch: int) -> float:
-    number = float(value.detach())
-    if not np.isfinite(number):
-        names = ", ".join(str(tile.path) for tile in tiles[:3])
-        more = f" and {len(tiles) - 3} more" if len(tiles) > 3 else ""
-        raise TrainingError(
-            f"epoch {epoch}: the {what} of the batch with {names}{more} is {number}; lower the learning rate"
-        )
-    return number
+def _some(tiles: Sequence[Tile]) -> str:
+    names = ", ".join(str(tile.path) for tile in tiles[:3])
+    return f"{names} and {len(tiles) - 3} more" if len(tiles) > 3 else names

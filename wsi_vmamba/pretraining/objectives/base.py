@@ -57,6 +57,10 @@ class Objective(nn.Module, ABC):
     def of(cls, config: PretrainConfig, *, dim: int) -> Self:
         """Build it with its settings for features of length ``dim``."""
 
+    def identity(self) -> Mapping[str, str]:
+        """What a resumed training must share beside its settings, by name."""
+        return {}
+
     @abstractmethod
     def head(self) -> nn.Module:
         """What stands on the backbone while it trains, and is thrown away after."""
