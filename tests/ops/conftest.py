@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -59,14 +60,24 @@ def scan_inputs(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     )
 
 
-@pytest.fixture(scope="session", params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-def scan_case(request: pytest.FixtureRequest) -> ScanCase:
-    inputs = scan_inputs(request.param)
+def make_case(shape: tuple[int, ...]) -> ScanCase:
+    inputs = scan_inputs(shape)
     grad_y = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
     exact = [t.double().requires_grad_() for t in inputs]
     y = reference.ss2d_scan(*exact)
     grads = torch.autograd.grad(y, exact, grad_y.double())
     return ScanCase(inputs, grad_y, y.detach(), grads)
+
+
+@pytest.fixture(scope="session")
+def cases() -> Callable[[tuple[int, ...]], ScanCase]:
+    """The case of any shape, each made once."""
+    return cache(make_case)
+
+
+@pytest.fixture(scope="session", params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def scan_case(request: pytest.FixtureRequest) -> ScanCase:
+    return make_case(request.param)
 
 
 @pytest.fixture(params=["avx512bf16", "avx512", "avx2", "baseline"])

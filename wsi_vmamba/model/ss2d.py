@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from wsi_vmamba.ops import ss2d_scan
+from wsi_vmamba.ops import scan_dtype, ss2d_scan
 
 DIRECTIONS = 4
 #: Range the softplus of the initial dt biases is drawn from (log-uniform), and its floor.
@@ -87,8 +87,8 @@ class SS2D(nn.Module):
         x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
         proj = F.linear(u, rearrange(x_proj, "k rows d -> (k rows) d"))
-        # Recurrences always run in float32: GPU kernels see to it themselves, on the CPU maps are converted.
-        work = u.dtype if u.is_cuda else torch.promote_types(u.dtype, torch.float32)
+        # Recurrences always run in float32: kernels see to it themselves, for the reference maps are converted.
+        work = scan_dtype(u.device, u.dtype)
         y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)
         y = self.out_norm(y.to(u.dtype))
         if gate is not None:

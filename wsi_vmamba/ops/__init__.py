@@ -11,7 +11,7 @@ from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.ops.reference import selective_scan
 from wsi_vmamba.registry import Table
 
-__all__ = ["BACKENDS", "choose_backend", "cpu", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKENDS", "choose_backend", "cpu", "scan_dtype", "selective_scan", "ss2d_scan"]
 
 #: Implementations of `ss2d_scan`, all with the signature of the reference.
 BACKENDS = Table(
@@ -41,6 +41,13 @@ def choose_backend(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     if not cpu.supports(dtype):
         return "reference", f"the C++ kernel computes in float32, not {dtype}"
     return "cpp", f"C++ kernel, {cpu.isa}"
+
+
+def scan_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to hand maps of ``dtype`` to `ss2d_scan` in, so that the recurrence runs in float32 at least."""
+    if device.type == "cuda" or (device.type == "cpu" and cpu.available and cpu.supports(dtype)):
+        return dtype
+    return torch.promote_types(dtype, torch.float32)
 
 
 #: Implementations in use, by name: a plain dictionary, which torch.compile can look into.

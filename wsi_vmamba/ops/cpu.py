@@ -8,6 +8,7 @@ from wsi_vmamba.ops.cpu_module import available, instruction_sets, isa, why
 from wsi_vmamba.ops.local import depthwise_silu, layer_norm, silu_
 from wsi_vmamba.ops.packing import ScanWeights, pack_scan
 from wsi_vmamba.ops.strips import StripCarries
+from wsi_vmamba.ops.walked_map import walk_map, walk_map_gradients
 from wsi_vmamba.ops.whole_map import STORAGE, scan_map, scan_map_gradients, ss2d_scan
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "silu_",
     "ss2d_scan",
     "supports",
+    "walk_map",
+    "walk_map_gradients",
     "why",
 ]
 

@@ -84,3 +84,18 @@ def pack_scan(dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor) ->
 def unpack_weight(packed: Tensor, channels: int) -> Tensor:
     """Undo the blocking of (4, blocks, R, 16): back to (4, channels, R)."""
     return packed.transpose(2, 3).reshape(4, -1, packed.shape[2])[:, :channels]
+
+
+def unpack_gradients(
+    weights: ScanWeights, weight: Tensor, bias: Tensor, rate: Tensor, skip: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the packed arrays, in natural units, as those of dt_weight, dt_bias, A_logs and Ds."""
+    channels = weights.channels
+    # A = -exp(A_logs), so d/dA_logs = A d/dA.
+    grad_A_logs = (rate * weights.rate)[:, :, :channels].transpose(1, 2).reshape(4 * channels, weights.state)
+    return (
+        unpack_weight(weight, channels).contiguous(),
+        bias[:, :channels].contiguous(),
+        grad_A_logs,
+        skip[:channels].repeat(4),
+    )

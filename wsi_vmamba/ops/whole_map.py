@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.ops.cpu_module import array, check_shape, native
-from wsi_vmamba.ops.packing import ScanWeights, pack_scan, unpack_weight
+from wsi_vmamba.ops.packing import ScanWeights, pack_scan, unpack_gradients
+from wsi_vmamba.ops.walked_map import suits, walk_map, walk_map_gradients
 
 #: Storage the kernels read maps in; states and sums are float32 always.
 STORAGE = (torch.float32, torch.bfloat16)
@@ -67,7 +68,7 @@ def scan_map_gradients(
     check_shape(u, "u", *u.shape[:3], weights.channels)
     check_shape(proj, "proj", *u.shape[:3], weights.proj_width)
     check_shape(grad_y, "grad_y", *u.shape)
-    images, channels, state = u.shape[0], weights.channels, weights.state
+    images, channels = u.shape[0], weights.channels
     used = _threads(u, threads)
     parts = native().backward_ranges(channels, max(images, 1), used)
     grad_u = torch.empty(u.shape)
@@ -77,22 +78,15 @@ def scan_map_gradients(
         inputs = array(u, "u"), array(proj, "proj"), *weights.arrays, array(grad_y, "grad_y")
         native().backward(*inputs, grad_u, grad_proj, *packed, used, isa)
     weight, bias, rate, skip = (t.sum(0) for t in packed)
-    # A = -exp(A_logs), so d/dA_logs = A d/dA.
-    grad_A_logs = (rate * weights.rate)[:, :, :channels].transpose(1, 2).reshape(4 * channels, state)
-    return (
-        grad_u,
-        grad_proj.sum(0),
-        unpack_weight(weight, channels).contiguous(),
-        bias[:, :channels].contiguous(),
-        grad_A_logs,
-        skip[:channels].repeat(4),
-    )
+    return grad_u, grad_proj.sum(0), *unpack_gradients(weights, weight, bias, rate, skip)
 
 
 @torch.library.custom_op("wsi_vmamba::ss2d_scan", mutates_args=(), device_types="cpu")
 def _scan(u: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor) -> Tensor:
-    y = scan_map(u.contiguous(), proj.contiguous(), pack_scan(dt_weight, dt_bias, A_logs, Ds))
-    return y.to(u.dtype)
+    u, proj, weights = u.contiguous(), proj.contiguous(), pack_scan(dt_weight, dt_bias, A_logs, Ds)
+    if suits(u, weights.state):
+        return walk_map(u, proj, weights, threads=_threads(u, None))
+    return scan_map(u, proj.float(), weights).to(u.dtype)
 
 
 @torch.library.custom_op("wsi_vmamba::ss2d_scan_backward", mutates_args=(), device_types="cpu")
@@ -105,11 +99,14 @@ def _scan_backward(
     Ds: Tensor,
     grad_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weights = pack_scan(dt_weight, dt_bias, A_logs, Ds)
-    grads = scan_map_gradients(
-        u.float().contiguous(), proj.contiguous(), weights, grad_y.float().contiguous()
-    )
-    return (grads[0].to(u.dtype), *grads[1:])
+    u, proj, weights = u.contiguous(), proj.contiguous(), pack_scan(dt_weight, dt_bias, A_logs, Ds)
+    if suits(u, weights.state):
+        maps = u, proj, weights, grad_y.to(u.dtype).contiguous()
+        grad_u, grad_proj, packed = walk_map_gradients(*maps, threads=_threads(u, None))
+        return grad_u, grad_proj, *unpack_gradients(weights, *packed)
+    wide = u.float(), proj.float(), weights, grad_y.float().contiguous()
+    grad_u, grad_proj, weight, bias, A, D = scan_map_gradients(*wide)
+    return grad_u.to(u.dtype), grad_proj.to(proj.dtype), weight, bias, A, D
 
 
 @_scan.register_fake
@@ -139,8 +136,10 @@ def ss2d_scan(
 ) -> Tensor:
     """Scan with the C++ kernels, with gradients; see `wsi_vmamba.ops.ss2d_scan` for the shapes.
 
-    ``u`` is float32 or bfloat16; everything else is computed in float32.
+    ``u`` and ``proj`` are float32 or bfloat16; everything is computed in float32.
     """
     native()
-    result: Tensor = _scan(u, proj.float(), dt_weight.float(), dt_bias.float(), A_logs.float(), Ds.float())
+    if proj.dtype not in STORAGE:
+        proj = proj.float()
+    result: Tensor = _scan(u, proj, dt_weight.float(), dt_bias.float(), A_logs.float(), Ds.float())
     return result

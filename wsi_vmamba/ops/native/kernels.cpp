@@ -2,6 +2,7 @@
 // VMAMBA_LANES and VMAMBA_ISA (the name of the instruction set, which also names the function at the end).
 #include "backward.hpp"
 #include "local.hpp"
+#include "walk.hpp"
 
 namespace {
 
@@ -86,6 +87,8 @@ const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
                        summarize,     summarize_columns,
                        sweep,         combine_block,
                        backward_range, backward_scratch_floats,
+                       walk_map,      walk_scratch_floats,
+                       walk_gradients, walk_gradients_scratch_floats,
                        norm,          depthwise,
                        silu_any,
                        map_floats<exp2_bounded<1>>, map_floats<softplus2<1>>};

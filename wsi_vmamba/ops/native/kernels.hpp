@@ -66,6 +66,25 @@ struct Sweep {
   int64_t first_row, last_row;
 };
 
+// One small map of one state per channel, for the walks token by token.
+struct WalkedMap {
+  const void* u;  // [tokens][channels]
+  Storage storage;
+  const void* proj;  // [tokens][4][rank + 2]: dt_r | B | C
+  Storage proj_storage;
+  int64_t tokens;
+};
+
+// Gradients of such a map: those of u and proj are written in the storage of u and proj, the others are added to.
+struct WalkedGradients {
+  void* u;
+  void* proj;
+  float* weight;  // [4][padded / 16][rank][16], natural units
+  float* bias;    // [4][padded]
+  float* rate;    // [4][padded]
+  float* skip;    // [padded]
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -89,6 +108,14 @@ struct Kernels {
   void (*backward)(const ScanWeights&, const Strip&, const float* grad_y, const Gradients&, float* scratch,
                    int64_t first, int64_t last);
   int64_t (*backward_scratch)(const ScanWeights&, int64_t rows, int64_t width, int64_t first, int64_t last);
+
+  // The scan of a small map with one state, and its gradients. `walks` holds the tokens of the four directions in the
+  // order of the walk; y and dy have the storage of u. `scratch` holds walk(_gradients)_scratch(...) floats.
+  void (*walk)(const ScanWeights&, const WalkedMap&, const int32_t* walks, void* y, float* scratch);
+  int64_t (*walk_scratch)(const ScanWeights&, int64_t tokens);
+  void (*walk_gradients)(const ScanWeights&, const WalkedMap&, const int32_t* walks, const void* dy,
+                         const WalkedGradients&, float* scratch);
+  int64_t (*walk_gradients_scratch)(const ScanWeights&, int64_t tokens);
 
   void (*layer_norm)(const void* x, Storage, void* out, Storage, const void* gate, const float* weight,
                      const float* bias, float eps, int64_t tokens, int64_t channels);

@@ -61,10 +61,8 @@ VMAMBA_INLINE void exp2_bounded(Vec* x) {
 // z[t] becomes log2(1 + 2^z[t]), the softplus of base 2, as max(z, 0) + log2(1 + e) with e = 2^-|z| in [0, 1].
 // The logarithm is e times a polynomial, so that tiny e keep their relative accuracy.
 template <int T>
-VMAMBA_INLINE void softplus2(Vec* z) {
-  Vec e[T], q[T];
-  lockstep<T>([&](int t) { e[t] = negative_abs(z[t]); });
-  exp2_bounded<T>(e);
+VMAMBA_INLINE void softplus2_from(Vec* z, const Vec* e) {
+  Vec q[T];
   lockstep<T>([&](int t) { q[t] = e[t] * 7.549182046204805e-3f - 4.256706312298775e-2f; });
   lockstep<T>([&](int t) { q[t] = q[t] * e[t] + 1.128561943769455e-1f; });
   lockstep<T>([&](int t) { q[t] = q[t] * e[t] - 1.9711896777153015e-1f; });
@@ -74,6 +72,14 @@ VMAMBA_INLINE void softplus2(Vec* z) {
   lockstep<T>([&](int t) { q[t] = q[t] * e[t] - 7.213401794433594e-1f; });
   lockstep<T>([&](int t) { q[t] = q[t] * e[t] + 1.4426950216293335f; });
   lockstep<T>([&](int t) { z[t] = q[t] * e[t] + at_least(0.0f, z[t]); });
+}
+
+template <int T>
+VMAMBA_INLINE void softplus2(Vec* z) {
+  Vec e[T];
+  lockstep<T>([&](int t) { e[t] = negative_abs(z[t]); });
+  exp2_bounded<T>(e);
+  softplus2_from<T>(z, e);
 }
 
 VMAMBA_INLINE Vec exp2_bounded(Vec x) {

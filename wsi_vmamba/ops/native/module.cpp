@@ -296,6 +296,107 @@ void backward(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& 
   });
 }
 
+// ---- small maps ------------------------------------------------------------------------------------------------
+
+// The tokens of a map in the order of the four directions.
+std::vector<int32_t> walks_of(int64_t rows, int64_t width) {
+  const int64_t tokens = rows * width;
+  std::vector<int32_t> walks(4 * tokens);
+  for (int64_t t = 0; t < tokens; ++t) {
+    walks[t] = static_cast<int32_t>(t);
+    walks[tokens + t] = static_cast<int32_t>(t % rows * width + t / rows);
+  }
+  std::reverse_copy(walks.begin(), walks.begin() + 2 * tokens, walks.begin() + 2 * tokens);
+  std::rotate(walks.begin() + 2 * tokens, walks.begin() + 3 * tokens, walks.end());
+  return walks;
+}
+
+// One call over images of small maps: shapes, weights and where each image lies.
+struct WalkedImages {
+  Images shape;
+  ScanWeights weights;
+  Storage storage, proj_storage;
+  int64_t map_bytes, proj_bytes;
+  std::vector<int32_t> walks;
+
+  WalkedImages(const ConstActivation& u, const ConstActivation& proj, const ConstFloats& weight,
+               const ConstFloats& bias, const ConstFloats& rate, const ConstFloats& skip)
+      : shape(u),
+        weights(scan_weights(weight, bias, rate, skip, shape.channels)),
+        storage(storage_of(u, "u")),
+        proj_storage(storage_of(proj, "proj")),
+        map_bytes(shape.tokens() * shape.channels * (storage == Storage::float32 ? 4 : 2)),
+        proj_bytes(shape.tokens() * proj_width(weights) * (proj_storage == Storage::float32 ? 4 : 2)),
+        walks(walks_of(shape.rows, shape.width)) {
+    require(weights.state == 1, "walks token by token are for one state per channel");
+    require(shape.tokens() <= std::numeric_limits<int32_t>::max(), "the map is too large to be walked");
+    require_size(proj, shape.count * shape.tokens() * proj_width(weights), "proj");
+  }
+
+  WalkedMap map(const ConstActivation& u, const ConstActivation& proj, int64_t image) const {
+    return {static_cast<const char*>(u.data()) + image * map_bytes, storage,
+            static_cast<const char*>(proj.data()) + image * proj_bytes, proj_storage, shape.tokens()};
+  }
+};
+
+void require_like(const ConstActivation& array, const ConstActivation& other, const char* name) {
+  require_size(array, static_cast<int64_t>(other.size()), name);
+  require(array.dtype() == other.dtype(), std::string(name) + " has another dtype than what it belongs to");
+}
+
+void walk(const ConstActivation& u, const ConstActivation& proj, const ConstFloats& weight, const ConstFloats& bias,
+          const ConstFloats& rate, const ConstFloats& skip, const Activation& y, int64_t threads,
+          const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const WalkedImages all(u, proj, weight, bias, rate, skip);
+  require_like(ConstActivation(y), u, "y");
+  parallel_for(all.shape.count, threads, [&](int64_t image) {
+    const auto scratch = scratch_floats(kernels.walk_scratch(all.weights, all.shape.tokens()));
+    kernels.walk(all.weights, all.map(u, proj, image), all.walks.data(),
+                 static_cast<char*>(y.data()) + image * all.map_bytes, scratch.get());
+  });
+}
+
+// Images are dealt out to the shares of the gradients of the weights, (shares, ...); each share is added up in order, so
+// the result does not depend on the number of threads.
+void walk_gradients(const ConstActivation& u, const ConstActivation& proj, const ConstFloats& weight,
+                    const ConstFloats& bias, const ConstFloats& rate, const ConstFloats& skip,
+                    const ConstActivation& grad_y, const Activation& grad_u, const Activation& grad_proj,
+                    const Floats& grad_weight, const Floats& grad_bias, const Floats& grad_rate,
+                    const Floats& grad_skip, int64_t threads, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const WalkedImages all(u, proj, weight, bias, rate, skip);
+  const int64_t padded = all.weights.padded, weights = 4 * padded * all.weights.rank;
+  const auto shares = static_cast<int64_t>(grad_skip.shape(0));
+  require(shares >= 1 && shares <= all.shape.count, "expected at least one image per share of the gradients");
+  require_like(grad_y, u, "grad_y");
+  require_like(ConstActivation(grad_u), u, "grad_u");
+  require_like(ConstActivation(grad_proj), proj, "grad_proj");
+  require_size(grad_weight, shares * weights, "grad_weight");
+  require_size(grad_bias, shares * 4 * padded, "grad_bias");
+  require_size(grad_rate, shares * 4 * padded, "grad_rate");
+  require_size(grad_skip, shares * padded, "grad_skip");
+  parallel_for(shares, threads, [&](int64_t share) {
+    const auto scratch = scratch_floats(kernels.walk_gradients_scratch(all.weights, all.shape.tokens()));
+    float* to_weight = grad_weight.data() + share * weights;
+    float* to_bias = grad_bias.data() + share * 4 * padded;
+    float* to_rate = grad_rate.data() + share * 4 * padded;
+    float* to_skip = grad_skip.data() + share * padded;
+    std::fill_n(to_weight, weights, 0.0f);
+    std::fill_n(to_bias, 4 * padded, 0.0f);
+    std::fill_n(to_rate, 4 * padded, 0.0f);
+    std::fill_n(to_skip, padded, 0.0f);
+    const int64_t begin = share * all.shape.count / shares, end = (share + 1) * all.shape.count / shares;
+    for (int64_t image = begin; image < end; ++image) {
+      const WalkedGradients grad{static_cast<char*>(grad_u.data()) + image * all.map_bytes,
+                                 static_cast<char*>(grad_proj.data()) + image * all.proj_bytes,
+                                 to_weight, to_bias, to_rate, to_skip};
+      kernels.walk_gradients(all.weights, all.map(u, proj, image), all.walks.data(),
+                             static_cast<const char*>(grad_y.data()) + image * all.map_bytes, grad, scratch.get());
+    }
+  });
+}
+
 // ---- strips --------------------------------------------------------------------------------------------------
 
 // Transitions of one direction: decay and state, each holding `lanes` = columns * state * padded per slot.
@@ -461,6 +562,11 @@ NB_MODULE(_cpu, m) {
   m.def("backward", &backward, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "grad_y"_a, "grad_u"_a,
         "grad_proj"_a, "grad_weight"_a, "grad_bias"_a, "grad_rate"_a, "grad_skip"_a, "threads"_a, "isa"_a = "",
         Release());
+  m.def("walk", &walk, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "y"_a, "threads"_a, "isa"_a = "",
+        Release());
+  m.def("walk_gradients", &walk_gradients, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "grad_y"_a,
+        "grad_u"_a, "grad_proj"_a, "grad_weight"_a, "grad_bias"_a, "grad_rate"_a, "grad_skip"_a, "threads"_a,
+        "isa"_a = "", Release());
   m.def("summarize_strip", &summarize_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "decays"_a,
         "states"_a, "forward_slot"_a, "backward_slot"_a, "fresh"_a, "row_forward"_a, "isa"_a = "");
   m.def("apply_strip", &apply_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "states"_a,
