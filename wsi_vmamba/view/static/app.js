@@ -1,7 +1,6 @@
 // The parts of the page and how they hang together: one or two views, of which one is worked on.
 import { hang } from "./curtain.js";
-import { $ } from "./dom.js";
-import { throttle } from "./dom.js";
+import { $, throttle } from "./dom.js";
 import { DrawingsPanel } from "./drawings_panel.js";
 import { isNarrow, setUpFolds } from "./folds.js";
 import { labelWord, score, short } from "./format.js";
@@ -90,8 +89,11 @@ export class App {
     view.pane.addEventListener("view", ({ detail }) => {
       if (view === this.view) showScale(view.pane, detail);
       this.write();
+      this.showBusy();
     });
-    view.heat.addEventListener("change", () => this.write());
+    view.pane.addEventListener("loaded", () => this.showBusy());
+    for (const kind of ["layers", "slide"]) view.addEventListener(kind, () => this.showBusy());
+    view.heat.addEventListener("change", () => { this.write(); this.showBusy(); });
     view.outlines.addEventListener("change", () => this.write());
     this.use(view);
     return view;
@@ -131,6 +133,10 @@ export class App {
       showAbout(pane.slide);
       pane.viewer.canvas.setAttribute("aria-label", `Slide ${slide.name}; arrow keys move it, plus and minus zoom, question mark lists all keys`);
     }
+  }
+
+  showBusy() {
+    $("stage").setAttribute("aria-busy", String(this.views.some((each) => each.isBusy())));
   }
 
   showPoint(view, at) {

@@ -1,9 +1,9 @@
 // Colour maps: lightness rises evenly from the first colour to the last, so they read the same in grey and to
 // colour-blind eyes. Each is a short table of OKLCH colours [lightness, chroma, hue in degrees].
 const TABLES = {
-  meadow: { title: "Meadow: blue, green, yellow", stops: [[0.27, 0.12, 292], [0.43, 0.11, 262], [0.59, 0.1, 205], [0.75, 0.15, 155], [0.92, 0.18, 108]] },
-  evening: { title: "Evening: blue to yellow", stops: [[0.28, 0.1, 262], [0.6, 0.03, 100], [0.92, 0.16, 100]] },
-  ember: { title: "Ember: violet, red, cream", stops: [[0.22, 0.1, 292], [0.41, 0.17, 345], [0.6, 0.19, 32], [0.78, 0.16, 72], [0.95, 0.07, 98]] },
+  meadow: { title: "Blue, green, yellow", stops: [[0.27, 0.12, 292], [0.43, 0.11, 262], [0.59, 0.1, 205], [0.75, 0.15, 155], [0.92, 0.18, 108]] },
+  evening: { title: "Blue to yellow", stops: [[0.28, 0.1, 262], [0.6, 0.03, 100], [0.92, 0.16, 100]] },
+  ember: { title: "Violet, red, cream", stops: [[0.22, 0.1, 292], [0.41, 0.17, 345], [0.6, 0.19, 32], [0.78, 0.16, 72], [0.95, 0.07, 98]] },
   grey: { title: "Grey", stops: [[0.2, 0, 0], [0.97, 0, 0]] },
 };
 

@@ -23,11 +23,6 @@ export class Heat extends EventTarget {
   // What is offered for a new slide; the layer that was chosen stays chosen where the slide has it.
   offer(listed) {
     this.listed = listed;
-    const wanted = this.look.layer;
-    if (wanted === undefined) {
-      const first = ["probability", "attention", "classes"].find((id) => this.layers().some((each) => each.id === id));
-      this.look.layer = first ?? null;
-    }
     return this.load();
   }
 
@@ -39,9 +34,16 @@ export class Heat extends EventTarget {
     return this.layers().find((each) => each.id === id)?.url ?? null;
   }
 
+  // Where nobody has chosen: what a model says, if one said something; else the slide alone.
+  first() {
+    return ["probability", "attention", "classes"].find((id) => this.layers().some((each) => each.id === id)) ?? null;
+  }
+
   async load() {
+    if (this.look.layer === undefined) this.look.layer = this.first();
     const mine = ++this.asked, url = this.urlOf(this.look.layer);
     this.raster = this.painted = null;
+    this.isLoading = !!url;
     if (url) {
       try {
         const raster = await loadRaster(url);
@@ -51,7 +53,9 @@ export class Heat extends EventTarget {
         if (mine === this.asked) fail(error);
       }
     }
-    if (mine === this.asked) this.repaint();
+    if (mine !== this.asked) return;
+    this.isLoading = false;
+    this.repaint();
   }
 
   // Any raster of the slide; says where its patches are.

@@ -69,6 +69,12 @@ export class Pane extends EventTarget {
     }
   }
 
+  // Whether sharper tiles of what is seen are still coming.
+  isLoading() {
+    const item = this.slide && this.viewer.world.getItemAt(0);
+    return !!item && !item.getFullyLoaded();
+  }
+
   refuse(id, message) {
     this.opening++;
     this.slide = null;
@@ -83,6 +89,7 @@ export class Pane extends EventTarget {
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
         this.slide = slide;
+        this.viewer.world.getItemAt(0).addHandler("fully-loaded-change", () => this.say("loaded"));
         this.notice.hidden = true;
         resolve();
       });

@@ -1,5 +1,5 @@
 // Scale bar, magnification, and where the pointer is.
-import { $ } from "./dom.js";
+import { $, make } from "./dom.js";
 import { count, microns, nice, score, times } from "./format.js";
 
 const WIDEST_PX = 140;
@@ -36,10 +36,6 @@ export function showAbout(slide) {
     slide.warning && ["Note", slide.warning],
     ...Object.entries(slide.extra),
   ].filter(Boolean);
-  $("about").replaceChildren(...rows.flatMap(([term, text]) => {
-    const dt = document.createElement("dt"), dd = document.createElement("dd");
-    dt.textContent = term;
-    dd.textContent = text;
-    return [dt, dd];
-  }));
+  $("about").replaceChildren(...rows.flatMap(([term, text]) => [make("dt", { text: term }), make("dd", { text })]));
+  $("labels").replaceChildren(...Object.entries(slide.pictures).map(([name, src]) => make("img", { src, alt: `The slide's ${name}` })));
 }

@@ -33,6 +33,7 @@ export class SlideView extends EventTarget {
     this.heat.raster = this.heat.painted = null;
     this.heat.anyOf = null;
     this.outlines.offer([]);
+    this.isLoading = !entry.error;
     this.dispatchEvent(new Event("slide"));
     if (entry.error) {
       this.pane.refuse(entry.id, entry.error);
@@ -40,7 +41,11 @@ export class SlideView extends EventTarget {
       this.dispatchEvent(new Event("layers"));
       return;
     }
-    if (!(await this.pane.show(entry.id, place))) return;
+    if (!(await this.pane.show(entry.id, place))) {
+      if (entry.id === this.id) this.isLoading = false;
+      this.dispatchEvent(new Event("layers"));
+      return;
+    }
     this.watch(drawingsOf(this.pane.slide));
     await this.layers(entry.id);
   }
@@ -52,9 +57,12 @@ export class SlideView extends EventTarget {
     this.dispatchEvent(new Event("drawings"));
   }
 
+  isBusy() {
+    return this.pane.isLoading() || this.isLoading || this.heat.isLoading;
+  }
+
   async layers(id) {
     let listed = { layers: [], columns: null };
-    this.isLoading = true;
     this.dispatchEvent(new Event("layers"));
     try {
       listed = await getJson(`/slides/${id}/layers`);
