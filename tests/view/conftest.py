@@ -128,12 +128,12 @@ def paint(width: int, height: int) -> np.ndarray:
     ).astype(np.uint8)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture():
     return paint
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_slide():
     """A tiled JPEG TIFF with levels by halves."""
 
@@ -152,7 +152,7 @@ def write_slide():
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_features():
     """A feature file with patches at given places of the grid, of a slide of a given size."""
 

@@ -1,44 +1,37 @@
-// The least that shows a slide: the list, and the one that was chosen.
-const OpenSeadragon = window.OpenSeadragon;
-const viewer = OpenSeadragon({ element: document.getElementById("picture"), showNavigationControl: false });
+// The page: puts its parts together and says what happens between them.
+import { getJson } from "./api.js";
+import { App } from "./app.js";
+import { $ } from "./dom.js";
+import { unsaved } from "./drawings.js";
+import { drawIcons } from "./icons.js";
+import { setUpKeys } from "./keys.js";
+import { fail } from "./status.js";
+import { setUpTheme } from "./theme.js";
 
-function tileSource(slide) {
-  const levels = [...slide.levels].reverse();
-  const width0 = slide.size.width;
-  const box = (level, x, y) => {
-    const l = levels[level], o = slide.overlap;
-    return {
-      x0: Math.max(0, x * l.tile_width - o), x1: Math.min(l.width, (x + 1) * l.tile_width + o),
-      y0: Math.max(0, y * l.tile_height - o), y1: Math.min(l.height, (y + 1) * l.tile_height + o), l,
-    };
-  };
-  return {
-    width: width0, height: slide.size.height, tileOverlap: slide.overlap,
-    minLevel: 0, maxLevel: levels.length - 1,
-    getLevelScale: (level) => 1 / levels[level].downsample,
-    getTileWidth: (level) => levels[level].tile_width,
-    getTileHeight: (level) => levels[level].tile_height,
-    getNumTiles: (level) => new OpenSeadragon.Point(levels[level].columns, levels[level].rows),
-    getTileBounds: (level, x, y, isSource) => {
-      const b = box(level, x, y), s = b.l.downsample / width0;
-      if (isSource) return new OpenSeadragon.Rect(0, 0, b.x1 - b.x0, b.y1 - b.y0);
-      return new OpenSeadragon.Rect(b.x0 * s, b.y0 * s, (b.x1 - b.x0) * s, (b.y1 - b.y0) * s);
-    },
-    getTileUrl: (level, x, y) => slide.tile_url.replace("{level}", levels[level].level)
-      .replace("{column}", x).replace("{row}", y),
-  };
-}
+drawIcons();
+setUpTheme();
+const press = (id, action) => $(id).addEventListener("click", action);
 
-async function show(id) {
-  const slide = await (await fetch(`/slides/${id}`)).json();
-  if (!slide.error) viewer.open(tileSource(slide));
+try {
+  const session = await getJson("/session");
+  const app = new App(session);
+  setUpKeys(app);
+  press("previous", () => app.list.step(-1));
+  press("next", () => app.list.step(1));
+  press("pair", () => app.pair());
+  press("link", () => app.link());
+  press("ask-help", () => app.help());
+  press("zoom-in", () => app.zoom(1.5));
+  press("zoom-out", () => app.zoom(1 / 1.5));
+  press("home", () => app.view.pane.home());
+  press("turn", () => app.turn(90));
+  press("flip", () => app.flip());
+  for (const button of document.querySelectorAll("[data-choose]")) {
+    button.addEventListener("click", () => app.tools.choose(button.dataset.choose));
+  }
+  window.addEventListener("popstate", () => app.restore());
+  window.addEventListener("beforeunload", (event) => unsaved() && event.preventDefault());
+  await app.start();
+} catch (error) {
+  fail(error);
 }
-
-const list = await (await fetch("/slides")).json();
-for (const slide of list.slides) {
-  const button = document.createElement("button");
-  button.textContent = slide.error ? `${slide.name}: ${slide.error}` : slide.name;
-  button.addEventListener("click", () => show(slide.id));
-  document.getElementById("slides").append(button);
-}
-if (list.slides.length) show(list.slides[0].id);
