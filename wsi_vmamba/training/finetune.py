@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, cast
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from wsi_vmamba.model.drop_path import set_drop_path
 from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.training.crop import middle_square, random_square
+from wsi_vmamba.training.guard import Watch, diagnose
 from wsi_vmamba.training.mixing import erased, mixed, soft_labels
 from wsi_vmamba.training.optimise import averaged, backbone_groups, rate_share
 from wsi_vmamba.training.tiles import Prepare, Tile, TileSet, mirror, turn
@@ -33,9 +32,6 @@ TURNS: Mapping[Turns, Callable[[np.random.Generator, NDArray[np.uint8]], NDArray
     "mirror": mirror,
     "none": lambda rng, pixels: pixels,
 }
-from wsi_vmamba.training.guard import Watch, diagnose
-from wsi_vmamba.training.optimise import backbone_groups, rate_share
-from wsi_vmamba.training.tiles import Tile, TileSet, turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,21 +128,21 @@ def finetune(
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {} if average is None else {"average": average}
     history: list[FinetuneEpoch] = []
+    watch = Watch()
     if state is not None:
         history = [FinetuneEpoch(**row) for row in state["history"]]
+        watch = Watch(**state["watch"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
     for epoch in range(len(history) + 1, settings.epochs + 1):
         rate = float(schedule.get_last_lr()[0])  # of the deepest group, the head
-        train_loss = _train_epoch(model, average, training, settings, epoch, optimizer, schedule, device)
+        train_loss = _train_epoch(
+            model, average, training, settings, epoch, optimizer, schedule, device=device, watch=watch
+        )
         kept = model if average is None else cast("VMamba", average.module)
         loss, accuracy = judge(
             kept, validation, batch=settings.batch, crop_px=settings.crop_px, device=device
         )
-    watch = Watch()
-    for epoch in range(1, settings.epochs + 1):
-        train_loss = _train_epoch(model, training, settings, epoch, optimizer, schedule, device, watch)
-        loss, accuracy = judge(model, validation, batch=settings.batch, device=device)
         best = all((accuracy, -loss) > (past.validation_accuracy, -past.validation_loss) for past in history)
         report = FinetuneEpoch(
             epoch=epoch, learning_rate=rate, train_loss=train_loss, validation_loss=loss,
@@ -156,7 +152,7 @@ def finetune(
         on_epoch(report, kept)
         on_state(
             {name: part.state_dict() for name, part in parts.items()}
-            | {"history": [asdict(one) for one in history]}
+            | {"history": [asdict(one) for one in history], "watch": asdict(watch)}
         )
     return history
 
@@ -219,6 +215,7 @@ def _train_epoch(
     epoch: int,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
+    *,
     device: str,
     watch: Watch,
 ) -> float:
@@ -233,11 +230,16 @@ def _train_epoch(
         torch.manual_seed(int(np.random.default_rng([settings.seed, epoch, 1]).integers(2**62)))
         for tiles, pixels in batches:
             optimizer.zero_grad(set_to_none=True)
-            loss = _loss(model, tiles, pixels, settings, rng, n_classes=len(training.classes), device=device)
-            losses += [_finite(loss, "loss", tiles, epoch)] * len(tiles)
-            loss.backward()  # type: ignore[no-untyped-call]
+            images, targets = _prepared(
+                model, tiles, pixels, settings, rng, n_classes=len(training.classes), device=device
+            )
+            backward = partial(_backward, model, images, targets)
+            loss = backward()
+            losses += [loss] * len(tiles)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-            _finite(norm, "gradient", tiles, epoch)
+            if wrong := watch.see(loss=loss, gradient=float(norm)):
+                found = diagnose(model, backward, advice="lower the learning rate")
+                raise TrainingError(f"epoch {epoch}, the batch with {_some(tiles)}: {wrong}. {found}")
             optimizer.step()
             schedule.step()
             if average is not None:
@@ -255,7 +257,7 @@ def _random_part(settings: FinetuneSettings, epoch: int) -> Prepare | None:
     )
 
 
-def _loss(
+def _prepared(
     model: VMamba,
     tiles: Sequence[Tile],
     pixels: NDArray[np.uint8],
@@ -264,31 +266,17 @@ def _loss(
     *,
     n_classes: int,
     device: str,
-) -> Tensor:
-    """Mean cross-entropy of a batch, once turned, erased and mixed as the settings ask."""
+) -> tuple[Tensor, Tensor]:
+    """Images and targets of a batch, turned, erased and mixed as the settings ask."""
     images = _images(TURNS[settings.turns](rng, pixels), model).to(device)
     targets = soft_labels(_labels(tiles, device), classes=n_classes, smoothing=settings.label_smoothing)
     images = erased(rng, images, probability=settings.erase)
-    images, targets = mixed(rng, images, targets, mixup=settings.mixup, cutmix=settings.cutmix)
-    return F.cross_entropy(model(images).float(), targets)
-    for tiles, pixels in training.batches(order, size=settings.batch):
-        optimizer.zero_grad(set_to_none=True)
-        backward = partial(
-            _backward, model, _images(turn(rng, pixels), model).to(device), _labels(tiles, device)
-        )
-        loss = backward()
-        losses += [loss] * len(tiles)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-        if wrong := watch.see(loss=loss, gradient=float(norm)):
-            found = diagnose(model, backward, advice="lower the learning rate")
-            raise TrainingError(f"epoch {epoch}, the batch with {_some(tiles)}: {wrong}. {found}")
-        optimizer.step()
-        schedule.step()
+    return mixed(rng, images, targets, mixup=settings.mixup, cutmix=settings.cutmix)
 
 
-def _backward(model: VMamba, images: Tensor, labels: Tensor) -> float:
-    """Leave the gradients of a batch in the model; return its loss."""
-    loss = F.cross_entropy(model(images).float(), labels)
+def _backward(model: VMamba, images: Tensor, targets: Tensor) -> float:
+    """Leave the gradients of a batch in the model; return its mean cross-entropy."""
+    loss = F.cross_entropy(model(images).float(), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 

@@ -256,9 +256,13 @@ def test_the_help_and_names_for_screen_readers(page):
     assert "Next slide" in page.page.locator("#keys").inner_text()
     page.page.keyboard.press("Escape")
     assert not page.page.locator("#help").is_visible()
-    unnamed = page.page.evaluate("""() => [...document.querySelectorAll("button, input, select, [role]")].filter(
-      (each) => !each.hidden && !(each.textContent.trim() || each.getAttribute("aria-label") || each.getAttribute("aria-labelledby")
-        || each.labels?.length || ["status", "alert"].includes(each.getAttribute("role")))).map((each) => each.outerHTML)""")
+    unnamed = page.page.evaluate("""() => {
+      const named = (each) => each.textContent.trim() || each.getAttribute("aria-label")
+        || each.getAttribute("aria-labelledby") || each.labels?.length
+        || ["status", "alert"].includes(each.getAttribute("role"));
+      return [...document.querySelectorAll("button, input, select, [role]")]
+        .filter((each) => !each.hidden && !named(each)).map((each) => each.outerHTML);
+    }""")
     assert unnamed == []
     ids = page.page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
     assert len(ids) == len(set(ids))
