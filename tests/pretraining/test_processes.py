@@ -55,6 +55,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # three processes on what may be a busy machine
 @pytest.mark.parametrize("objective", ["dino", "barlow_twins"])
 def test_two_processes_learn_what_one_learns_from_twice_the_batch(objective, tmp_path):
     shared = {"objective": objective, "steps": 3}
@@ -78,6 +79,7 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(objective, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # three processes on what may be a busy machine
 def test_killed_and_resumed_equals_undisturbed_to_the_byte(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     shared = {"steps": 8, "batch": 2, "checkpoint_steps": 2, "resume": True}

@@ -36,8 +36,8 @@ _ONE, _TWO, _EIGHT = (
     for n in (1, 2, 8)
 )
 _NOT_MEASURED = (
-    "Time and memory: not measured. Make 50 steps first (--set steps=50 --set warmup_steps=10, in an --out of its "
-    "own): the log says images/s; steps x squares x views of a square / images/s is the time."
+    "Time and memory: not measured. Make 50 steps first (--set steps=50 --set warmup_steps=10, in its own --out): "
+    "the log says images/s; steps x squares x views of a square / images/s is the time."
 )
 #: What the trainings on GPUs share: eight small views and a slow teacher are the published recipe of DINO.
 _GPU: Mapping[str, Any] = {
