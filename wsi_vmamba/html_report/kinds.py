@@ -61,9 +61,9 @@ def _is_features(folder: Path) -> bool:
 #: The first that fits is taken; predictions come before features, since they may hold some.
 KINDS: Mapping[str, Kind] = {
     "run": Kind(_is_run, "wsi_vmamba.html_report.of_run:report_run", compares=True),
-#TMP    "predictions": Kind(_is_prediction, "wsi_vmamba.html_report.of_predictions:report_predictions"),
-#TMP    "probe": Kind(_is_probe, "wsi_vmamba.html_report.of_probe:report_probe"),
-#TMP    "features": Kind(_is_features, "wsi_vmamba.html_report.of_features:report_features"),
+    "predictions": Kind(_is_prediction, "wsi_vmamba.html_report.of_predictions:report_predictions"),
+    "probe": Kind(_is_probe, "wsi_vmamba.html_report.of_probe:report_probe"),
+    "features": Kind(_is_features, "wsi_vmamba.html_report.of_features:report_features"),
 }
 
 
