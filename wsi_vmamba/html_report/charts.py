@@ -142,7 +142,7 @@ def interval_chart(
         return Html()
     pad = 0.06 * ((max(numbers) - min(numbers)) or 0.1)
     axis = span_axis(name, min(numbers) - pad, max(numbers) + pad)
-    left, right, line_px = 150, 560, 26
+    left, right, line_px = 196, 600, 26
     height = line_px * len(rows) + 56
 
     def at(value: float) -> str:
@@ -160,12 +160,12 @@ def interval_chart(
     drawn.append(element("text", name, x=(left + right) / 2, y=bottom + 36, text_anchor="middle"))
     for place, (label, value, low, high) in enumerate(rows):
         y = line_px * place + 20
-        drawn.append(element("text", _short(label, 22), x=left - 10, y=y + 4, text_anchor="end"))
+        drawn.append(element("text", _short(label, 26), x=left - 10, y=y + 4, text_anchor="end"))
         if low is not None and high is not None:
             drawn.append(element("line", x1=at(low), x2=at(high), y1=y, y2=y, class_="stroke-1 thick"))
         if value is not None:
             drawn.append(element("circle", cx=at(value), cy=y, r=5, class_="fill-1"))
-    return _svg(drawn, title=title, says=says, height=height, width=580)
+    return _svg(drawn, title=title, says=says, height=height, width=620)
 
 
 @dataclass(frozen=True, kw_only=True)

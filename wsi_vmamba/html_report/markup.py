@@ -12,6 +12,8 @@ from wsi_vmamba.text import printable
 
 #: The folders at the head of an absolute path.
 _FOLDERS = re.compile(r"""(?<![\w.:/])/(?:[^\s/:;,'"()]+/)+""")
+#: A value with what is around it: ``0.91 (0.88–0.94)``, ``0.88-0.94``, ``0.91 ± 0.02``.
+_RANGE = re.compile(r"[+-]?[\d.]+ ?(\(.*\)|± .*|to .*|[-–][\d.]+)")
 _NOT_IN_IDS = re.compile(r"[^a-z0-9]+")
 
 
@@ -145,7 +147,8 @@ def _head_cell(value: object) -> Html:
 
 def _cell(value: object) -> Html:
     cell = value if isinstance(value, Cell) else Cell(shown=value)
-    classes = " ".join(filter(None, [cell.mark, "number" if _is_number(cell.shown) else ""]))
+    form = "number" if _is_number(cell.shown) else "range" if _RANGE.fullmatch(str(cell.shown)) else ""
+    classes = " ".join(filter(None, [cell.mark, form]))
     return element("td", cell.shown, class_=classes or None, data_key=cell.key if cell.key != "" else None)
 
 

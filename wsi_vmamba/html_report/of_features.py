@@ -103,7 +103,8 @@ def _short(judged: Sequence[Judged]) -> Html:
     rows = [
         (slide.slide_id, Cell(shown=one.what, mark="bad" if one.weight >= _LOST else "odd"), one.remedy)
         for slide, found in judged
-        for one in found[:3]
+        for one in found
+        if one.weight >= _LOOK
     ]
     return table(
         ("slide", "what", "what to do"), rows, caption=f"{len(judged)} slides, the most suspicious first"
@@ -160,8 +161,8 @@ def _explained(cohort: Cohort) -> Html:
     if cohort.distances:
         words.append(
             "Distance: the root mean square, over the features, of how many standard deviations of the other slides "
-            f"its mean feature lies from theirs. Usual is up to {cohort.limit:.2f}: the median and five robust standard "
-            "deviations (median absolute deviation)."
+            f"its mean feature lies from theirs. Usual is up to {cohort.limit:.2f}: the median and five robust "
+            "standard deviations (median absolute deviation)."
         )
     else:
         words.append(

@@ -21,6 +21,8 @@ _MOST_COVERED, _LEAST_COVERED = 0.9, 0.005
 #: A distance is odd from so many robust standard deviations above the median.
 _ODD_DISTANCE = 5.0
 _TO_SD = 1.4826
+#: How `slide.resolution` names what the user gave; where more than this share of the slides have it, it is no news.
+_GIVEN, _USUAL = "override", 0.5
 #: A slide that took so many times the median time for a patch.
 _SLOW = 5.0
 
@@ -49,6 +51,7 @@ class Cohort:
         mpp: median.
         seconds: median time of a patch.
         settings: what most features were made with.
+        given_mpp: share of the slides whose resolution was given by hand.
         distances: slide_id -> distance of its mean feature from the others; empty where they are too few.
         limit: from which distance on a slide is odd.
     """
@@ -57,6 +60,7 @@ class Cohort:
     mpp: float
     seconds: float
     settings: str
+    given_mpp: float
     distances: dict[str, float]
     limit: float
 
@@ -70,7 +74,8 @@ class Cohort:
         paces = [one.seconds / one.patches for one in whole if one.seconds > 0 and one.patches]
         return cls(
             patches=_median([one.patches for one in whole]), mpp=_median([one.mpp for one in whole if one.mpp]),
-            seconds=_median(paces), settings=settings, distances=distances, limit=limit,
+            seconds=_median(paces), settings=settings,
+            given_mpp=sum(one.mpp_source == _GIVEN for one in whole) / max(len(whole), 1), distances=distances, limit=limit,
         )  # fmt: skip
 
 
@@ -189,8 +194,7 @@ def _cover(slide: Extracted, cohort: Cohort) -> Suspicion | None:
 
 
 def _given_mpp(slide: Extracted, cohort: Cohort) -> Suspicion | None:
-    del cohort
-    if slide.mpp_source != "override":
+    if slide.mpp_source != _GIVEN or cohort.given_mpp > _USUAL:
         return None
     return Suspicion(weight=10, what=f"its {slide.mpp:.4g} um per pixel were given by hand")
 
