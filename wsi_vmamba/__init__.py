@@ -11,6 +11,8 @@
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
     run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
 
+    wv.report(run, out="report.html")        # one HTML file; also of a probe, features or predictions
+
 Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
 is first used.
 """
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.html_report.front import report
+    from wsi_vmamba.html_report.page import HtmlReport
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
     from wsi_vmamba.prediction.slide_prediction import SlidePrediction
     from wsi_vmamba.probing.front import probe
@@ -63,6 +67,9 @@ _EXPORTS = {
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
     "predict": "wsi_vmamba.prediction.front:predict",
     "predict_all": "wsi_vmamba.prediction.front:predict_all",
+    # reports
+    "HtmlReport": "wsi_vmamba.html_report.page:HtmlReport",
+    "report": "wsi_vmamba.html_report.front:report",
 }
 
 __all__ = [
@@ -70,6 +77,7 @@ __all__ = [
     "Embedding",
     "Evaluation",
     "FeatureFile",
+    "HtmlReport",
     "Outcomes",
     "Predictions",
     "Run",
@@ -86,6 +94,7 @@ __all__ = [
     "predict",
     "predict_all",
     "probe",
+    "report",
     "train",
 ]
 

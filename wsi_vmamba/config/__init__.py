@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.pretrain import PretrainConfig
     from wsi_vmamba.config.probe import ProbeConfig
     from wsi_vmamba.config.public_data import CheckConfig, DownloadConfig
+    from wsi_vmamba.config.report import ReportConfig
     from wsi_vmamba.config.resolve import dump_config, keyword_config, keyword_signature, resolve_config
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
@@ -54,6 +55,7 @@ __all__ = [
     "PredictConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "ReportConfig",
     "RunConfig",
     "ShowConfig",
     "TrainConfig",

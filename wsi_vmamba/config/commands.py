@@ -55,6 +55,11 @@ COMMANDS: Mapping[str, Command] = {
         _FEATURES,
         "Look at slides, features and runs in the browser.",
     ),
+    "report": Command(
+        "wsi_vmamba.config.report:ReportConfig",
+        _TRAIN,
+        "Write one HTML file on a run, a probe, an extraction or predictions: figures, tables, slides, provenance.",
+    ),
     "export": Command(
         "wsi_vmamba.config.export:ExportConfig",
         _FEATURES,
