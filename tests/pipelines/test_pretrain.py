@@ -10,6 +10,7 @@ import torch
 
 from wsi_vmamba.config.pretrain import DinoSettings, PretrainConfig
 from wsi_vmamba.config.views import ViewNumbers
+from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.pipelines import pretrain
 
@@ -55,3 +56,11 @@ def test_a_slide_that_cannot_be_used_is_named_and_the_command_fails(config, caps
     found = capsys.readouterr()
     assert "left out: " in found.err
     assert "broken.svs" in found.err
+
+
+def test_a_run_that_is_there_is_refused_before_any_slide_is_looked_at(config):
+    out = Path(config.out)
+    out.mkdir()
+    (out / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(UsageError, match="holds a run already"):
+        pretrain.run(config.changed(slides=str(out / "none")))
