@@ -13,7 +13,7 @@ from wsi_vmamba.extraction.sources import find_sources
 from wsi_vmamba.pretraining import OBJECTIVES
 from wsi_vmamba.pretraining.objectives.base import Objective
 from wsi_vmamba.pretraining.ranks import Ranks, joined
-from wsi_vmamba.pretraining.run import WEIGHTS, Begun, begin
+from wsi_vmamba.pretraining.run import WEIGHTS, Begun, begin, refuse_existing
 from wsi_vmamba.pretraining.source import Source, paints_every, slide_views, source_of
 from wsi_vmamba.progress import in_words
 from wsi_vmamba.provenance import write_run_record
@@ -25,6 +25,7 @@ def run(config: PretrainConfig) -> bool:
 
     Slides that cannot be used are named and left out; that they were there makes the command fail in the end.
     """
+    refuse_existing(config)
     with (
         joined(choose_device(config.device)) as (ranks, device),
         _source(config, ranks) as (source, complete),

@@ -197,15 +197,24 @@ def _head(objective: Objective, *, seed: int) -> nn.Module:
         return objective.head()
 
 
+def refuse_existing(config: PretrainConfig) -> None:
+    """Refuse to mix a training with another one; cheap, so that it can be asked before slides are looked at.
+
+    Raises:
+        UsageError: the folder holds a run, and neither resume nor overwrite is asked for.
+    """
+    if (Path(config.out) / CHECKPOINT).exists() and not (config.resume or config.overwrite):
+        raise UsageError(
+            f"{config.out} holds a run already; go on with --resume, replace it with --overwrite, or choose another "
+            "--out"
+        )
+
+
 def _prepare_folder(out: Path, config: PretrainConfig, ranks: Ranks) -> Checkpoint | None:
     """The checkpoint to go on from; None to start. Only the first rank changes the folder."""
     path = out / CHECKPOINT
-    there = path.exists()
-    if there and not (config.resume or config.overwrite):
-        raise UsageError(
-            f"{out} holds a run already; go on with --resume, replace it with --overwrite, or choose another --out"
-        )
-    checkpoint = Checkpoint.load(path) if there and config.resume else None
+    refuse_existing(config)
+    checkpoint = Checkpoint.load(path) if path.exists() and config.resume else None
     ranks.wait()  # all have looked
     if ranks.leads:
         require_writable(out, option="--out")
