@@ -7,7 +7,7 @@ from pathlib import Path
 from wsi_vmamba import console
 from wsi_vmamba.config import ReportConfig
 from wsi_vmamba.durable import require_writable
-from wsi_vmamba.html_report.front import FILE, make_report, target_of
+from wsi_vmamba.html_report.front import FILE, build_report, target_of
 from wsi_vmamba.html_report.kinds import kind_of
 
 
@@ -17,7 +17,7 @@ def run(config: ReportConfig) -> bool:
     kind_of(folder)  # what is no target fails before a file is looked for
     out = Path(config.out) if config.out else folder / FILE
     require_writable(out.absolute().parent, option="--out")
-    found = make_report(config, progress=console.progress)
+    found = build_report(config, progress=console.progress)
     found.save(out)
     console.say(f"{found.kind} {found.title}: {out} ({len(found.html.encode()) / 1e6:.1f} MB)")
     return True

@@ -11,7 +11,7 @@
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
     run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
 
-    wv.report(run, out="report.html")        # one HTML file; also of a probe, features or predictions
+    wv.make_report(run, out="report.html")   # one HTML file; also of a probe, features or predictions
 
 Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
 is first used.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
-    from wsi_vmamba.html_report.front import report
+    from wsi_vmamba.html_report.front import make_report
     from wsi_vmamba.html_report.page import HtmlReport
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
     from wsi_vmamba.prediction.slide_prediction import SlidePrediction
@@ -69,7 +69,7 @@ _EXPORTS = {
     "predict_all": "wsi_vmamba.prediction.front:predict_all",
     # reports
     "HtmlReport": "wsi_vmamba.html_report.page:HtmlReport",
-    "report": "wsi_vmamba.html_report.front:report",
+    "make_report": "wsi_vmamba.html_report.front:make_report",
 }
 
 __all__ = [
@@ -88,13 +88,13 @@ __all__ = [
     "evaluate",
     "extract",
     "load_probe",
+    "make_report",
     "open_features",
     "open_run",
     "open_slide",
     "predict",
     "predict_all",
     "probe",
-    "report",
     "train",
 ]
 

@@ -122,6 +122,13 @@ PRESETS: Mapping[str, Preset] = {
         launch=_EIGHT,
         values=_gpu("vmamba_base_s1l20", batch=64, steps=125_000, learning_rate=1e-3, n_small=8),
     ),
+    "pretrain-large": Preset(
+        command="pretrain",
+        purpose="vmamba_large on eight GPUs.",
+        cost=_NOT_MEASURED,
+        launch=_EIGHT,
+        values=_gpu("vmamba_large", batch=32, steps=250_000, learning_rate=7e-4, n_small=8),
+    ),
 }
 
 

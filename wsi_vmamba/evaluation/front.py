@@ -24,7 +24,7 @@ from wsi_vmamba.notebook import facts_html, table_html
 from wsi_vmamba.registry import load_attribute
 
 if TYPE_CHECKING:
-    from wsi_vmamba import Predictions, SlidePrediction
+    from wsi_vmamba import HtmlReport, Predictions, SlidePrediction
     from wsi_vmamba.training.job import Part, TrainJob
     from wsi_vmamba.training.run import EpochReport
 
@@ -95,6 +95,12 @@ class Run:
         """Predict many slides, or features of slides; see `wsi_vmamba.predict_all` for settings and errors."""
         call = load_attribute("wsi_vmamba.prediction.front:predict_all")
         found: Predictions = call(self, slides, out=out, progress=progress, **settings)
+        return found
+
+    def report(self, *, out: str | Path | None = None, progress: bool = True, **settings: Any) -> HtmlReport:
+        """Make one HTML page of this run; see `wsi_vmamba.make_report` for settings and errors."""
+        call = load_attribute("wsi_vmamba.html_report.front:make_report")
+        found: HtmlReport = call(self, out=out, progress=progress, **settings)
         return found
 
     def _repr_html_(self) -> str:

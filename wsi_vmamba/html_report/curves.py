@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from wsi_vmamba.evaluation.scores import ScoredSlides
 from wsi_vmamba.html_report.charts import (
     Axis,
@@ -19,9 +21,10 @@ from wsi_vmamba.html_report.charts import (
 from wsi_vmamba.html_report.markup import Html, details, figure, shown_number, table
 from wsi_vmamba.metrics.auc import precision_recall_points, roc_points
 from wsi_vmamba.metrics.base import Interval
-from wsi_vmamba.metrics.froc import RATES, FrocResult
+from wsi_vmamba.metrics.froc import RATES, FrocCurve, FrocResult
 from wsi_vmamba.metrics.panel import Calibration, SlidePanel
 from wsi_vmamba.metrics.thresholds import ThresholdResult
+from wsi_vmamba.report.plots import read_froc
 
 #: Rows of a table of a curve; a longer one is thinned out, and says so.
 MOST_ROWS = 400
@@ -165,9 +168,7 @@ def froc_figure(found: FrocResult) -> Html:
         ("without quirks", found.curve_without_quirks, 2),
         ("as the organisers score", found.curve, 1),
     ):
-        points = sorted(zip(curve.fps_per_slide, curve.sensitivity, strict=True))
-        kept = tuple((math.log2(x), y) for x, y in points if _FROC_START <= x <= RATES[-1])
-        curves.append(Curve(name=name, points=kept, colour=colour, dashed=colour == 2))
+        curves.append(Curve(name=name, points=_froc_points(curve), colour=colour, dashed=colour == 2))
     words = f"FROC {with_interval(found.value, found.ci95, 3)}"
     rows = [
         (f"{rate:g}", shown_number(a), shown_number(b))
@@ -184,6 +185,13 @@ def froc_figure(found: FrocResult) -> Html:
         drawn, f"FROC. {words}; {found.n_lesions} lesions on {found.n_slides} slides.",
         _numbers(columns, rows, caption="Sensitivity at the six rates of the score"),
     )  # fmt: skip
+
+
+def _froc_points(curve: FrocCurve) -> tuple[tuple[float, float], ...]:
+    """The curve's own points and those between, which are straight over rates and not over their logarithms."""
+    own = [rate for rate in curve.fps_per_slide if _FROC_START < rate < RATES[-1]]
+    rates = np.unique([*np.geomspace(_FROC_START, RATES[-1], 97), *own])
+    return tuple(zip(np.log2(rates).tolist(), read_froc(curve, rates).tolist(), strict=True))
 
 
 def epochs_figure(

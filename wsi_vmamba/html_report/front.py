@@ -1,4 +1,4 @@
-"""Reports from Python: `report`, and what the command does with a configuration."""
+"""Reports from Python: `make_report`, and what the command does with a configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FILE = "report.html"
 
 
-def report(
+def make_report(
     target: Run | str | Path | None = None,
     *,
     out: str | Path | None = None,
@@ -53,7 +53,7 @@ def report(
 
     Example:
         >>> import wsi_vmamba as wv
-        >>> wv.report("runs/csv-abmil", out="report.html")  # doctest: +SKIP
+        >>> wv.make_report("runs/csv-abmil", out="report.html")  # doctest: +SKIP
         <HtmlReport of the run csv-abmil: 1.4 MB>
     """
     named = target if target is None or isinstance(target, str | Path) else target.path
@@ -65,7 +65,7 @@ def report(
     config = keyword_config(ReportConfig, given)
     if config.out:
         require_writable(Path(config.out).absolute().parent, option="out")
-    found = make_report(config, progress=console.progress if progress else unseen)
+    found = build_report(config, progress=console.progress if progress else unseen)
     if config.out:
         found.save(config.out)
     return found
@@ -80,7 +80,7 @@ def target_of(config: ReportConfig) -> Path:
     return newest_run(Path(RUNS)) if config.target is None else Path(config.target)
 
 
-def make_report(config: ReportConfig, *, progress: ShowProgress = unseen) -> HtmlReport:
+def build_report(config: ReportConfig, *, progress: ShowProgress = unseen) -> HtmlReport:
     """Make the report of what a configuration names; nothing is written.
 
     Raises:
@@ -99,9 +99,9 @@ def make_report(config: ReportConfig, *, progress: ShowProgress = unseen) -> Htm
 
 def _show_settings() -> None:
     """Have help and completion list the settings."""
-    own = inspect.signature(report).parameters.values()
+    own = inspect.signature(make_report).parameters.values()
     first = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-    vars(report)["__signature__"] = keyword_signature(ReportConfig, first, leave_out=())
+    vars(make_report)["__signature__"] = keyword_signature(ReportConfig, first, leave_out=())
 
 
 _show_settings()

@@ -47,7 +47,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _is_probe(folder: Path) -> bool:
-    return (folder / "probe.run.json").is_file() and (folder / "results.json").is_file()
+    return all((folder / name).is_file() for name in ("results.json", "predictions.csv"))
 
 
 def _is_prediction(folder: Path) -> bool:

@@ -59,6 +59,7 @@ def report_features(folder: Path, config: ReportConfig, *, progress: ShowProgres
     )
     lost = [one for one in judged if _weight(one) >= _LOST]
     odd = [one for one in judged if _LOOK <= _weight(one) < _LOST]
+    rows = [_row(one, cohort) for one in judged]
     caption = f"{len(judged)} slides, the most suspicious first"
     return page(
         kind="features", title=folder.resolve().name, lead=_lead(judged, lost, odd),
@@ -66,7 +67,7 @@ def report_features(folder: Path, config: ReportConfig, *, progress: ShowProgres
             section("Failures and what to do", _short(lost)),
             section("Look at these", _short(odd)),
             section("Tissue that was found", _pictures(judged)),
-            section("All slides", table(_COLUMNS, [_row(one, cohort) for one in judged], caption=caption, sortable=True)),
+            section("All slides", table(_COLUMNS, rows, caption=caption, sortable=True)),
             section("How slides are judged", _explained(cohort)),
             section("Time and cost", _cost(folder, slides)),
             section("What made it", provenance("extract", record_of(folder, "extract"))),

@@ -83,7 +83,10 @@ def _report(folder: Path, found: Found, config: ReportConfig) -> HtmlReport:
         section("Notes", listed(without_folders(note) for note in found["notes"])),
         section("Few tiles", _few_shot(encoders)),
         section("Does it know the slide", _leakage(encoders)),
-        section("Confusion", element("div", *(_confusion(one, found["classes"]) for one in encoders), class_="charts")),
+        section(
+            "Confusion",
+            element("div", *(_confusion(one, found["classes"]) for one in encoders), class_="charts"),
+        ),
         section("ROC of each class", _roc(encoders, found["classes"])),
         section(
             "Tiles it gets most wrong",

@@ -75,7 +75,8 @@ class Cohort:
         return cls(
             patches=_median([one.patches for one in whole]), mpp=_median([one.mpp for one in whole if one.mpp]),
             seconds=_median(paces), settings=settings,
-            given_mpp=sum(one.mpp_source == _GIVEN for one in whole) / max(len(whole), 1), distances=distances, limit=limit,
+            given_mpp=sum(one.mpp_source == _GIVEN for one in whole) / max(len(whole), 1), distances=distances,
+            limit=limit,
         )  # fmt: skip
 
 
