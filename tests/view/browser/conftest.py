@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +81,7 @@ def cohort(tmp_path_factory, write_slide, write_features) -> Path:
             else np.where((pixels == TUMOUR).all(-1, keepdims=True), TISSUE, pixels)
         )
         slide = write_slide(
-            root / f"{name}.tif", shown.astype(np.uint8), levels=4, tile=256, resolution=(20000, 20000),
+            root / f"{name}.tif", shown.astype(np.uint8), levels=4, tile=256, resolution=(50000, 50000),
             resolutionunit="CENTIMETER",
         )  # fmt: skip
         value = hot if name == "tumour" else np.zeros_like(hot)
@@ -100,17 +102,27 @@ def cohort(tmp_path_factory, write_slide, write_features) -> Path:
         safetensors.numpy.save_file(
             tensors, root / "predicted" / "patches" / f"{name}.safetensors", {"wsi_vmamba": json.dumps(facts)}
         )
-        lines.append(f"{name},{slide},{score},0.5,{decision},{len(places)},0.5,,,done,,")
+        lines.append(f"{name},{slide},{score},0.5,{decision},{len(places)},0.2,,,done,,")
     lines.append("broken,/no/where.tif,,,,,,,,failed,the disk is gone,")
     (root / "predicted" / "predict.run.json").write_text(json.dumps({"threshold": 0.5}))
     (root / "predicted" / "predictions.csv").write_text("\n".join(lines) + "\n")
     return root / "predicted"
 
 
-@pytest.fixture(scope="module")
-def address(cohort):
-    """Of the command, started as people start it."""
-    command = [sys.executable, "-m", "wsi_vmamba", "view", str(cohort), "--port", "0", "--no-browser"]
+@contextlib.contextmanager
+def served(target: Path, *options: str) -> Iterator[str]:
+    """The address of the command, started as people start it."""
+    command = [
+        sys.executable,
+        "-m",
+        "wsi_vmamba",
+        "view",
+        str(target),
+        "--port",
+        "0",
+        "--no-browser",
+        *options,
+    ]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -128,6 +140,22 @@ def address(cohort):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def address(cohort):
+    with served(cohort) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def run_address(tmp_path_factory):
+    """Of a viewer on a run that is named from outside."""
+    run = os.environ.get("WSI_VMAMBA_VIEW_RUN")
+    if run is None:
+        pytest.skip("WSI_VMAMBA_VIEW_RUN names no run, such as demo/runs/vmamba, to take pictures of")
+    with served(Path(run), "--drawings", str(tmp_path_factory.mktemp("drawings"))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +254,25 @@ class Pages:
 
 
 @pytest.fixture
-def visit(browser, address):
-    """Open a page of one's own."""
-    pages = Pages(browser, address)
-    yield pages.open
-    pages.close()
-    pages.check()
+def pages_of(browser):
+    """Open pages of one's own at an address."""
+    made = []
+
+    def of(address: str):
+        made.append(Pages(browser, address))
+        return made[-1].open
+
+    yield of
+    for pages in made:
+        pages.close()
+    for pages in made:
+        pages.check()
+
+
+@pytest.fixture
+def visit(pages_of, address):
+    """Open a page of one's own on the cohort."""
+    return pages_of(address)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +288,8 @@ def page(shared_page, cohort, facts):
     pages, page = shared_page
     (cohort / "drawings" / "tumour.geojson").unlink(missing_ok=True)
     page.faults.clear()
+    page.page.locator("#search").fill("")
+    page.page.locator("#home").focus()
     page.page.keyboard.press("Escape")
     page.page.keyboard.press("v")
     page.go(f"#s={page.ids()['tumour']}&x=3200&y=2400&k=0.11&l=none&v=none")

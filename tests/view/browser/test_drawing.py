@@ -48,8 +48,8 @@ def test_a_polygon_is_saved_where_it_was_drawn(desk, saved, facts, turned):
     desk.page.keyboard.press("Enter")
     wait_saved(desk)
     (feature,) = saved()
-    # Turned by 90 degrees and then flipped, x and y change places, both towards the other side.
-    seen = [(-dy, -dx) if turned else (dx, dy) for dx, dy in around]
+    # Turned by 90 degrees and then flipped, x and y change places.
+    seen = [(dy, dx) if turned else (dx, dy) for dx, dy in around]
     expected = np.array([(facts.left + dx / 0.4, facts.top + dy / 0.4) for dx, dy in seen])
     got = np.array(feature["geometry"]["coordinates"][0])
     assert np.array_equal(got[0], got[-1])
@@ -99,7 +99,7 @@ def test_a_distance_is_measured_in_micrometres(desk, facts):
     desk.page.keyboard.press("m")
     column, row = desk.at(facts.left, facts.top)
     drag(desk, [(column - 100, row), (column + 50, row), (column + 100, row)])
-    assert desk.page.locator("#spoken").inner_text() == "Distance 250 µm"  # 200 screen px = 500 px of 0.5 um
+    assert desk.page.locator("#spoken").inner_text() == "Distance 100 µm"  # 200 screen px = 500 px of 0.2 um
     desk.screenshot("measure")
 
 

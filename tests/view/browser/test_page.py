@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
+#: Controls that a screen reader could not name.
+UNNAMED = """() => [...document.querySelectorAll("button, input, select, [role]")].filter((each) => !each.hidden
+  && !(each.textContent.trim() || each.getAttribute("aria-label") || each.getAttribute("aria-labelledby")
+    || each.labels?.length || ["status", "alert"].includes(each.getAttribute("role")))).map((each) => each.outerHTML)"""
 
 
 def near(pixel, colour, tolerance=40) -> bool:
@@ -70,12 +74,12 @@ def test_turned_and_flipped_the_heatmap_stays_on_the_slide(page, facts, turn, fl
 
 def test_the_list_shows_scores_errors_and_finds_slides(page):
     page.page.keyboard.press("/")
-    names = page.page.locator("#slides .name").all_inner_texts()
+    names = page.page.locator("#slides .name").all_text_contents()
     assert names == ["tumour", "normal", "broken"]
     assert "the disk is gone" in page.page.locator("#slides .broken").inner_text()
     assert page.page.locator("#slides [aria-current]").inner_text().startswith("tumour")
     page.page.keyboard.type("norm")
-    assert page.page.locator("#slides .name").all_inner_texts() == ["normal"]
+    assert page.page.locator("#slides .name").all_text_contents() == ["normal"]
     page.page.locator("#search").fill("")
     page.page.locator("#zoom-in").focus()
     page.page.keyboard.press("n")
@@ -90,6 +94,8 @@ def test_the_list_shows_scores_errors_and_finds_slides(page):
 
 
 def test_moving_and_zooming_by_pointer_and_keys_say_where_one_is(page, facts):
+    page.page.keyboard.press("0")
+    page.settle()
     before = page.parts()
     box = page.page.locator(".pane").bounding_box()
     x, y = box["x"] + 500, box["y"] + 400
@@ -109,8 +115,8 @@ def test_moving_and_zooming_by_pointer_and_keys_say_where_one_is(page, facts):
     page.page.keyboard.press("1")
     page.settle()
     assert float(page.parts()["k"]) == pytest.approx(1)
-    assert page.page.locator("#magnification").inner_text() == "20×"  # 0.5 um a pixel
-    assert page.page.locator("#scale-text").inner_text() == "50 µm"
+    assert page.page.locator("#magnification").inner_text() == "50×"  # 0.2 um a pixel
+    assert page.page.locator("#scale-text").inner_text() == "20 µm"
     assert page.page.locator("#scale-bar").bounding_box()["width"] == pytest.approx(100, abs=1)
     page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     now = page.parts()
@@ -175,7 +181,7 @@ def test_a_patch_that_is_clicked_is_shown_with_its_values_and_those_alike(page, 
     assert "0.95" in values
     assert f"{facts.left + facts.PATCH:,}, {facts.top:,} px" in values
     page.page.wait_for_selector("#neighbours img", timeout=60_000)
-    names = page.page.locator("#neighbours span").all_inner_texts()
+    names = page.page.locator("#neighbours span").all_text_contents()
     assert len(names) == 12
     assert set(names) == {"tumour"}  # nothing in the other slide looks like the lesion
     natural = "document.getElementById('patch-picture').naturalWidth"
@@ -216,7 +222,8 @@ def test_the_address_restores_the_whole_view(page, visit, facts):
     assert parts["v"] == "regions,predicted"
     again = visit("#" + page.page.url.partition("#")[2])
     assert again.parts() == parts
-    assert np.abs(again.screenshot() - shown).mean() < 0.5
+    stage = np.s_[60:830, 340:1130]  # between the tools and the panel
+    assert np.abs(again.screenshot() - shown)[stage].mean() < 0.5
     for nonsense in (
         "#s=nope&x=1",
         "#s=&&&=%",
@@ -256,13 +263,7 @@ def test_the_help_and_names_for_screen_readers(page):
     assert "Next slide" in page.page.locator("#keys").inner_text()
     page.page.keyboard.press("Escape")
     assert not page.page.locator("#help").is_visible()
-    unnamed = page.page.evaluate("""() => {
-      const named = (each) => each.textContent.trim() || each.getAttribute("aria-label")
-        || each.getAttribute("aria-labelledby") || each.labels?.length
-        || ["status", "alert"].includes(each.getAttribute("role"));
-      return [...document.querySelectorAll("button, input, select, [role]")]
-        .filter((each) => !each.hidden && !named(each)).map((each) => each.outerHTML);
-    }""")
+    unnamed = page.page.evaluate(UNNAMED)
     assert unnamed == []
     ids = page.page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
     assert len(ids) == len(set(ids))

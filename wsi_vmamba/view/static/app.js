@@ -35,7 +35,10 @@ export class App {
     this.tools.addEventListener("change", () => this.showTool());
     this.gallery.addEventListener("choose", ({ detail: { view, patch } }) => this.visit(view, patch));
     this.inspector.addEventListener("elsewhere", ({ detail }) => this.elsewhere(detail));
-    this.inspector.addEventListener("opened", () => { $("inspector").open = true; });
+    this.inspector.addEventListener("opened", () => {
+      $("inspector").open = true;
+      $("inspector").scrollIntoView({ block: "nearest" });
+    });
   }
 
   async start() {
@@ -84,7 +87,7 @@ export class App {
     view.pane.addEventListener("used", () => this.use(view));
     view.pane.addEventListener("opened", () => this.showSlide());
     view.pane.addEventListener("refused", () => this.showSlide());
-    view.pane.addEventListener("press", ({ detail }) => detail && this.inspector.at(view, detail));
+    view.pane.addEventListener("press", ({ detail }) => detail && this.inspect(view, detail));
     view.pane.addEventListener("point", ({ detail }) => this.showPoint(view, detail));
     view.pane.addEventListener("view", ({ detail }) => {
       if (view === this.view) showScale(view.pane, detail);
@@ -93,7 +96,7 @@ export class App {
     });
     view.pane.addEventListener("loaded", () => this.showBusy());
     for (const kind of ["layers", "slide"]) view.addEventListener(kind, () => this.showBusy());
-    view.heat.addEventListener("change", () => { this.write(); this.showBusy(); });
+    for (const kind of ["change", "loading"]) view.heat.addEventListener(kind, () => { this.write(); this.showBusy(); });
     view.outlines.addEventListener("change", () => this.write());
     this.use(view);
     return view;
@@ -124,7 +127,7 @@ export class App {
     if (!slide) return;
     $("title").textContent = slide.name;
     document.title = `${slide.name} · wsi-vmamba`;
-    const words = [slide.split, slide.label !== null && labelWord(slide.label), slide.score !== null && `score ${score(slide.score)}`, slide.wrong && "wrong decision"];
+    const words = [slide.split, slide.label !== null && labelWord(slide.label), slide.score !== null && `score ${score(slide.score)}`, slide.decision !== null && !slide.wrong && `called ${labelWord(slide.decision)}`, slide.wrong && `called ${labelWord(slide.decision)}, which is wrong`];
     $("verdict").textContent = words.filter(Boolean).join(" · ");
     $("verdict").classList.toggle("is-wrong", slide.wrong);
     $("side-title").textContent = slide.name;
@@ -157,6 +160,11 @@ export class App {
     if (isNarrow()) this.fold("right", false, false);
     view.flyTo(patch);
     this.inspector.open(view, patch.index);
+  }
+
+  async inspect(view, at) {
+    await this.inspector.at(view, at);
+    if (isNarrow() && view.patch) this.fold("right", true, false);
   }
 
   async elsewhere(patch) {

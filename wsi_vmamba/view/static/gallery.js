@@ -31,7 +31,8 @@ export class Gallery extends EventTarget {
     const key = `${this.view.id} ${scalar.map(([id]) => id)} ${heat.look.layer}`;
     const details = $("gallery").closest("details");
     details.hidden = !scalar.length;
-    if (key === this.key || !details.open) return;
+    // Until the layers of a new slide are known, those of the last one stand there and nothing jumps.
+    if (key === this.key || !details.open || this.view.isLoading) return;
     this.key = key;
     const wanted = scalar.some(([id]) => id === heat.look.layer) ? heat.look.layer : scalar[0]?.[0];
     options($("gallery-by"), scalar, wanted ?? "");

@@ -42,18 +42,20 @@ export class Heat extends EventTarget {
   async load() {
     if (this.look.layer === undefined) this.look.layer = this.first();
     const mine = ++this.asked, url = this.urlOf(this.look.layer);
-    this.raster = this.painted = null;
     this.isLoading = !!url;
+    this.dispatchEvent(new Event("loading"));
     if (url) {
+      // The layer before stays until this one is there, so that nothing flickers.
       try {
         const raster = await loadRaster(url);
         if (mine !== this.asked) return;
         this.raster = raster;
       } catch (error) {
-        if (mine === this.asked) fail(error);
+        if (mine !== this.asked) return;
+        this.raster = null;
+        fail(error);
       }
-    }
-    if (mine !== this.asked) return;
+    } else this.raster = null;
     this.isLoading = false;
     this.repaint();
   }

@@ -47,6 +47,9 @@ export class LayersPanel {
 
   render() {
     const { heat, outlines } = this.view;
+    // Until the layers of a new slide are known, the last ones stand there, dimmed, so that nothing jumps.
+    $("side-panel").classList.toggle("is-waiting", !!this.view.isLoading);
+    if (this.view.isLoading && this.key) return;
     this.renderChoices(heat);
     const { look, raster } = heat, about = raster?.about, isScalar = about?.kind === "scalar";
     const isColumn = look.layer?.startsWith("feature:");

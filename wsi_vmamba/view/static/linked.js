@@ -8,13 +8,23 @@ export class Link {
     for (const view of this.views) {
       view.pane.addEventListener("used", () => { this.leader = view; });
       view.pane.addEventListener("view", () => this.follow(view));
-      view.pane.addEventListener("opened", () => this.measure());
+      view.pane.addEventListener("opened", () => this.join(view));
     }
   }
 
   turn(on) {
     this.on = on;
     if (on) this.measure();
+  }
+
+  // A slide that is opened beside another is shown as large as that one.
+  join(view) {
+    const other = this.views.find((each) => each !== view);
+    if (this.on && other.pane.slide) {
+      const [u, uo] = view === this.views[0] ? this.units() : [...this.units()].reverse();
+      view.pane.go({ k: (other.pane.place().k / uo) * u }, true);
+    }
+    this.measure();
   }
 
   units() {

@@ -4,7 +4,7 @@ import { $, make, options } from "./dom.js";
 import { labelWord, score } from "./format.js";
 import { fail, say } from "./status.js";
 
-const ORDERS = { score: "Score, high first", doubt: "Most uncertain first", wrong: "Wrong and errors first", name: "Name", label: "Label", split: "Split" };
+const ORDERS = { score: "Score", doubt: "Uncertainty", wrong: "Wrong, errors", name: "Name", label: "Label", split: "Split" };
 
 export class SlideList extends EventTarget {
   constructor(threshold) {

@@ -34,10 +34,10 @@ export class SlideView extends EventTarget {
     this.heat.anyOf = null;
     this.outlines.offer([]);
     this.isLoading = !entry.error;
+    if (entry.error) this.heat.listed = { layers: [], columns: null };
     this.dispatchEvent(new Event("slide"));
     if (entry.error) {
       this.pane.refuse(entry.id, entry.error);
-      this.heat.listed = { layers: [], columns: null };
       this.dispatchEvent(new Event("layers"));
       return;
     }
