@@ -54,6 +54,7 @@ export class LayersPanel {
     const { look, raster } = heat, about = raster?.about, isScalar = about?.kind === "scalar";
     const isColumn = look.layer?.startsWith("feature:");
     $("layer").value = isColumn ? "column" : look.layer ?? "none";
+    if (!$("layer").value) $("layer").value = "none"; // a layer that this slide does not have
     $("column-line").hidden = !isColumn;
     if (isColumn && document.activeElement !== $("column")) $("column").value = look.layer.slice(8);
     $("opacity").value = Math.round(look.opacity * 100);

@@ -30,6 +30,7 @@ export class SlideView extends EventTarget {
     if (look) Object.assign(this.heat.look, look);
     if (outlines) this.outlines.shown = new Set(outlines);
     this.heat.asked++;
+    this.heat.isLoading = false;
     this.heat.raster = this.heat.painted = null;
     this.heat.anyOf = null;
     this.outlines.offer([]);
