@@ -184,13 +184,13 @@ def test_damaged_results_are_refused(probe: Path, tmp_path: Path):
     from wsi_vmamba.errors import StoreError
 
     (tmp_path / "predictions.csv").write_text("encoder,file,class\n")
-    damaged = (
-        ("[1]", "expected a JSON object"),
-        ("{", "cannot be read"),
-        ('{"schema": 9}', "version 1, got 9"),
-        ('{"schema": 1, "encoders": []}', "is damaged"),
-    )
-    for content, words in damaged:
+    damaged = {
+        "[1]": "expected a JSON object",
+        "{": "cannot be read",
+        '{"schema": 9}': "version 1, got 9",
+        '{"schema": 1, "encoders": []}': "is damaged",
+    }
+    for content, words in damaged.items():
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(StoreError, match=words):
             wv.make_report(tmp_path, progress=False)

@@ -183,6 +183,7 @@ def test_a_run_is_judged_as_it_was_evaluated(run: wv.Run, tmp_path: Path, parse)
     assert page.table("Slides")[1][1] == f"{recorded['auc']:.4f}" == f"{found.auc:.4f}"
 
 
+@pytest.mark.slow
 def test_folds_and_tables_of_numbers(train_run, tmp_path: Path, parse):
     folds = train_run(tmp_path, name="folds", folds=2, epochs=1)
     page = parse(wv.make_report(folds, examples=0, progress=False).html)
@@ -199,6 +200,7 @@ def test_folds_and_tables_of_numbers(train_run, tmp_path: Path, parse):
     assert not page.root.all("img")
 
 
+@pytest.mark.slow
 def test_lesions_have_their_froc(train_run, cohort: Path, tmp_path: Path, parse):
     outlines = tmp_path / "outlines"
     outlines.mkdir()
