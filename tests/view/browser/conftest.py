@@ -171,6 +171,13 @@ def browser():
         chromium.close()
 
 
+#: Changes the address, and waits until the page has seen that and drawn twice.
+FOLLOW = """(fragment) => new Promise((done) => {
+  location.hash = fragment;
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
+})"""
+
+
 @dataclass
 class Page:
     """A page, and everything that went wrong on it."""
@@ -186,7 +193,7 @@ class Page:
 
     def go(self, fragment: str) -> None:
         """Follow an address on the page that is open."""
-        self.page.evaluate("(fragment) => { location.hash = fragment; }", fragment)
+        self.page.evaluate(FOLLOW, fragment)
         self.settle()
 
     def settle(self) -> None:
@@ -195,7 +202,11 @@ class Page:
         self.page.wait_for_selector('#stage[aria-busy="false"]', timeout=60_000)
 
     def screenshot(self, name: str | None = None) -> np.ndarray:
-        data = self.page.screenshot()
+        """The page once it stands still: two pictures in a row are the same."""
+        data, before = self.page.screenshot(), b""
+        while data != before:
+            self.page.wait_for_timeout(100)
+            data, before = self.page.screenshot(), data
         folder = os.environ.get("WSI_VMAMBA_SCREENSHOTS")
         if name and folder:
             Path(folder).mkdir(parents=True, exist_ok=True)

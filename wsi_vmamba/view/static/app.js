@@ -73,7 +73,7 @@ export class App {
       await view.show(this.list.find(slide), { place, look, outlines });
       return;
     }
-    if (place) view.pane.go(place);
+    if (place) view.pane.go(place, true);
     view.heat.set(look);
     view.outlines.shown = new Set(outlines);
     await view.outlines.load();
