@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config.pretrain import PretrainConfig
+from wsi_vmamba.durable import require_writable
 from wsi_vmamba.extraction.sources import find_sources
 from wsi_vmamba.pretraining import OBJECTIVES
 from wsi_vmamba.pretraining.objectives.base import Objective
@@ -26,6 +27,7 @@ def run(config: PretrainConfig) -> bool:
     Slides that cannot be used are named and left out; that they were there makes the command fail in the end.
     """
     refuse_existing(config)
+    require_writable(Path(config.out), option="--out")
     with (
         joined(choose_device(config.device)) as (ranks, device),
         _source(config, ranks) as (source, complete),

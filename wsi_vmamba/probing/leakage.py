@@ -9,7 +9,7 @@ The ratio of de Jong et al. 2025 (arXiv:2501.18055) is index / (1 - index).
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ def measure_leakage(features: Features, task: Task, *, k: int) -> Leakage:
         robustness_index=robustness_index(near, task.labels, group_of),
         site_robustness_index=_of_sites(features, task, group_of, k),
         k=near.shape[1],
-        croma=_croma(features, task, k) if importlib.util.find_spec("croma") else {},
+        croma=_croma(features, task, k, version=version) if (version := _croma_version()) else {},
     )
 
 
@@ -98,7 +98,15 @@ def _of_sites(features: Features, task: Task, group_of: Indices, k: int) -> floa
     return robustness_index(neighbours_of(features, k, leave_out=group_of), task.labels, site_of)
 
 
-def _croma(features: Features, task: Task, k: int) -> dict[str, float | str]:
+def _croma_version() -> str:
+    """Version of the package croma; empty where it is not installed, as a mere folder of that name is not."""
+    try:
+        return importlib.metadata.version("croma")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _croma(features: Features, task: Task, k: int, *, version: str) -> dict[str, float | str]:
     """Robustness by the package croma: with sites as origins, where they are known, else with groups."""
     import croma
     import pandas as pd
@@ -115,7 +123,7 @@ def _croma(features: Features, task: Task, k: int) -> dict[str, float | str]:
             "origin": origins,
         }
     )
-    found: dict[str, float | str] = {"version": croma.__version__}
+    found: dict[str, float | str] = {"version": version}
     found["origin"] = "group" if task.sites is None else "site"
     for name, index in (("ri", croma.RI), ("mari", croma.MaRI)):
         result = index.compute(features, manifest, confounder_column="origin", k_candidates=[k])
