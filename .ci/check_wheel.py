@@ -14,7 +14,7 @@ MAPPED = {
     "configs": "wsi_vmamba/configs",
     "data/manifests": "wsi_vmamba/data/manifests",
 }
-SUFFIXES = {".py", ".yaml", ".csv", ".safetensors", ".html", ".js", ".typed"}
+SUFFIXES = {".py", ".yaml", ".csv", ".safetensors", ".html", ".js", ".css", ".svg", ".png", ".txt", ".typed"}
 
 
 def main(wheel: str) -> int:

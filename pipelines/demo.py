@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,12 +68,14 @@ def run(config: DemoConfig) -> bool:
         "3/3 AUC on the held-out synthetic slides", ("features", "aggregator", "AUC", "95 % interval"),
         [(contender.label, contender.aggregator, *_shown(aucs[name])) for name, contender in CONTENDERS.items()],
     )  # fmt: skip
-    console.say(
-        f"{seconds:.0f} s. Look at {out / 'runs' / 'vmamba' / 'evaluation'}: slides.csv, roc.png, heatmaps/"
-    )
+    folder = out / "runs" / "vmamba"
+    console.say(f"{seconds:.0f} s. Look at {folder / 'evaluation'}: slides.csv, roc.png, heatmaps/")
     console.say(
         "The slides are generated and the weights were trained on generated images: no claim about real tissue."
     )
+    console.say("Next, everything about the run in one file, and its slides in the browser:")
+    for command in ("report", "view"):
+        console.say(f"  wsi-vmamba {command} {shlex.quote(str(folder))}")
     return True
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
+from typing import Any
 
 from wsi_vmamba import console
 from wsi_vmamba.config import FinetuneConfig
@@ -14,6 +15,7 @@ from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.training.finetune import FinetuneEpoch, FinetuneSettings, finetune
+from wsi_vmamba.training.finetune_state import FILE, identity, load_state, save_state
 from wsi_vmamba.training.finetune_weights import packed, start
 from wsi_vmamba.training.resolve import choose_device
 from wsi_vmamba.training.tiles import TileSet
@@ -25,7 +27,7 @@ COLUMNS = tuple(field.name for field in fields(FinetuneEpoch))
 def run(config: FinetuneConfig) -> bool:
     """Fine-tune, keep the weights of the best epoch, and say how to use them."""
     out = Path(config.out)
-    _refuse_existing(out, overwrite=config.overwrite)
+    _refuse_existing(out, config)
     require_writable(out, option="--out")
     training, validation = (TileSet.find(Path(config.tiles) / split) for split in ("train", "validation"))
     model, note = start(config, n_classes=len(training.classes))
@@ -37,9 +39,17 @@ def run(config: FinetuneConfig) -> bool:
         f"fine-tuning {config.backbone} ({note}) on {len(training.tiles)} tiles of {len(training.classes)} classes; "
         f"{len(validation.tiles)} for validation"
     )
+    asked = identity(config, training, validation, weights=note)
+    state = load_state(out, asked) if config.resume else None
+    if config.resume:
+        done = len(state["history"]) if state else 0
+        console.say(f"resuming after epoch {done}" if done else f"nothing to resume in {out}; beginning")
     with live_table(str(out), [name.replace("_", " ") for name in COLUMNS]) as add:
-        keep = _keeper(out, config, training.classes, add)
-        history = finetune(model, training, validation, settings, device=device, on_epoch=keep)
+        keep = _keeper(out, config, training.classes, add, past=state["history"] if state else [])
+        history = finetune(
+            model, training, validation, settings, device=device, on_epoch=keep,
+            on_state=lambda new: save_state(out, new, asked), state=state,
+        )  # fmt: skip
     best = next(report for report in reversed(history) if report.is_best)
     facts = {"device": device, "classes": training.classes, "weights": note, "best": asdict(best)}
     write_run_record(out, command="finetune", config=config, facts=facts)
@@ -50,18 +60,24 @@ def run(config: FinetuneConfig) -> bool:
     return True
 
 
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    if (out / WEIGHTS).exists() and not overwrite:
+def _refuse_existing(out: Path, config: FinetuneConfig) -> None:
+    there = next((name for name in (WEIGHTS, FILE) if (out / name).exists()), None)
+    if there and not config.overwrite and not config.resume:
         raise UsageError(
-            f"{out / WEIGHTS} is there already; replace it with --overwrite, or choose another --out"
+            f"{out / there} is there already; replace it with --overwrite, go on with --resume, or choose another --out"
         )
 
 
 def _keeper(
-    out: Path, config: FinetuneConfig, classes: Sequence[str], add: AddRow
+    out: Path,
+    config: FinetuneConfig,
+    classes: Sequence[str],
+    add: AddRow,
+    *,
+    past: Sequence[Mapping[str, Any]],
 ) -> Callable[[FinetuneEpoch, VMamba], None]:
     """What is done after each epoch: keep the weights where they are the best so far, write and show the numbers."""
-    history: list[FinetuneEpoch] = []
+    history = [FinetuneEpoch(**row) for row in past]
 
     def keep(report: FinetuneEpoch, trained: VMamba) -> None:
         history.append(report)

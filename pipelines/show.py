@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from wsi_vmamba import console
 from wsi_vmamba.config import ShowConfig
 from wsi_vmamba.durable import require_writable
+from wsi_vmamba.probing.on_slide import draw_classes, write_table
+from wsi_vmamba.probing.saved import SavedProbe, load_probe
 from wsi_vmamba.report.components import draw_components
-from wsi_vmamba.slide import open_slide
-from wsi_vmamba.store import open_features
+from wsi_vmamba.slide import Slide, open_slide
+from wsi_vmamba.store import FeatureFile, open_features
 
 
 def run(config: ShowConfig) -> bool:
@@ -29,6 +33,25 @@ def run(config: ShowConfig) -> bool:
         f"  features     {stored.dim} each, {meta.model} in {meta.precision}, weights {meta.weights_hash[:12]}"
     )
     with open_slide(config.slide or meta.slide_path, reader=meta.reader, scene=meta.scene) as slide:
+        if config.probe:
+            _show_probe(load_probe(config.probe), stored, slide, out)
+            return True
         files = draw_components(slide, stored, out)
     console.say(f"  picture      {files.png}")
     return True
+
+
+def _show_probe(probe: SavedProbe, stored: FeatureFile, slide: Slide, out: Path) -> None:
+    """Say, write and draw what a probe makes of the patches."""
+    for note in probe.check(stored.meta):
+        console.warn(note)
+    shares = probe.predict(stored.features)
+    counts = np.bincount(shares.argmax(axis=1), minlength=len(probe.classes))
+    found = ", ".join(f"{name} {count}" for name, count in zip(probe.classes, counts, strict=True))
+    console.say(f"  probe        patches by their likeliest class: {found}")
+    stem = stored.path.stem
+    table = out / f"{stem}.probe.csv"
+    write_table(stored, shares, probe, table)
+    console.say(f"  table        {table}")
+    for picture in draw_classes(slide, stored, shares, probe, out, stem=stem):
+        console.say(f"  picture      {picture}")

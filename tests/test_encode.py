@@ -132,7 +132,7 @@ def test_the_weights_of_a_backbone_are_those_it_is_shipped_with_unless_random_is
     assert build_encoder("vmamba_pico", weights="random", seed=3).weights_hash == weights_hash(random)
     with pytest.raises(UsageError, match=r"no weights are shipped with vmamba_tiny_s1l8.*--weights random"):
         build_encoder("vmamba_tiny_s1l8")
-    with pytest.raises(UsageError, match=r"'auto' .shipped., 'random' or a file, got None"):
+    with pytest.raises(UsageError, match=r"'auto' .shipped., 'random', a name or a file, got None"):
         build_encoder("vmamba_pico", weights=None)  # type: ignore[arg-type]
 
 

@@ -9,6 +9,9 @@
 
     run = wv.train(dataset="csv", manifest="slides.csv", features="features")
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
+    run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
+
+    wv.make_report(run, out="report.html")   # one HTML file; also of a probe, features or predictions
 
 Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
 is first used.
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.html_report.front import make_report
+    from wsi_vmamba.html_report.page import HtmlReport
+    from wsi_vmamba.prediction.front import Predictions, predict, predict_all
+    from wsi_vmamba.prediction.slide_prediction import SlidePrediction
+    from wsi_vmamba.probing.front import probe
+    from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -50,6 +59,17 @@ _EXPORTS = {
     "evaluate": "wsi_vmamba.evaluation.front:evaluate",
     "open_run": "wsi_vmamba.evaluation.front:open_run",
     "train": "wsi_vmamba.evaluation.front:train",
+    # encoders
+    "load_probe": "wsi_vmamba.probing.saved:load_probe",
+    "probe": "wsi_vmamba.probing.front:probe",
+    # new slides
+    "Predictions": "wsi_vmamba.prediction.front:Predictions",
+    "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
+    "predict": "wsi_vmamba.prediction.front:predict",
+    "predict_all": "wsi_vmamba.prediction.front:predict_all",
+    # reports
+    "HtmlReport": "wsi_vmamba.html_report.page:HtmlReport",
+    "make_report": "wsi_vmamba.html_report.front:make_report",
 }
 
 __all__ = [
@@ -57,16 +77,24 @@ __all__ = [
     "Embedding",
     "Evaluation",
     "FeatureFile",
+    "HtmlReport",
     "Outcomes",
+    "Predictions",
     "Run",
+    "SlidePrediction",
     "__version__",
     "compare",
     "embed",
     "evaluate",
     "extract",
+    "load_probe",
+    "make_report",
     "open_features",
     "open_run",
     "open_slide",
+    "predict",
+    "predict_all",
+    "probe",
     "train",
 ]
 

@@ -229,7 +229,7 @@ def build_encoder(
     device = resolve_device(device)
     backbone = build_backbone(name, weights=resolve_weights(name, weights).path, seed=seed)
     if device == "cpu" and isinstance(backbone, VMamba) and cpu.available:
-        resolved: Precision = precision if precision != "auto" else "bf16" if _multiplies_bf16() else "fp32"
+        resolved: Precision = precision if precision != "auto" else "bf16" if multiplies_bf16() else "fp32"
         return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)
     resolved = precision if precision != "auto" else "fp32" if device == "cpu" else "bf16"
     if device != "cpu" and isinstance(backbone, VMamba) and triton.unavailable_reason() is None:
@@ -310,7 +310,7 @@ def check_pixels(pixels: NDArray[np.uint8]) -> None:
         raise UsageError(f"expected uint8 RGB pixels (H, W, 3), got {pixels.dtype} {pixels.shape}")
 
 
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
     """Whether this processor has bfloat16 matrix or dot-product instructions; torch tells by private names."""
     checks = (
         getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

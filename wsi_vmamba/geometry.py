@@ -21,3 +21,20 @@ def l0_to_level_px(position_l0: int, *, downsample: float) -> int:
     The hair added keeps it the inverse of `level_to_l0_px` in floating point.
     """
     return math.floor((position_l0 + 0.5) / downsample + 1e-6) if downsample != 1.0 else position_l0
+
+
+def grid_rectangle_l0(
+    *, column: int, row: int, columns: int, rows: int, patch_l0: float
+) -> tuple[float, float, float, float]:
+    """Left, top, width and height in level-0 pixels of some patches of a slide's grid, which begins at (0, 0).
+
+    Computed from the place on the grid and not from rounded corners, so that it is right at both ends.
+
+    Args:
+        column: of the first patch.
+        row: of the first patch.
+        columns: patches side by side.
+        rows: patches on top of each other.
+        patch_l0: side of a patch; need not be whole.
+    """
+    return column * patch_l0, row * patch_l0, columns * patch_l0, rows * patch_l0

@@ -24,7 +24,11 @@ TABLES: Mapping[str, str] = {
     "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
     "exporter": "wsi_vmamba.export:EXPORTERS",
+    "tile encoder": "wsi_vmamba.probing:TILE_ENCODERS",
     "classifier": "wsi_vmamba.tabular:CLASSIFIERS",
+    "objective": "wsi_vmamba.pretraining:OBJECTIVES",
+    "heatmap layer": "wsi_vmamba.prediction.heatmaps:LAYERS",
+    "heatmap format": "wsi_vmamba.prediction.heatmaps:FORMATS",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 

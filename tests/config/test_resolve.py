@@ -13,6 +13,7 @@ from wsi_vmamba.config import (
     ExportConfig,
     ExtractConfig,
     FinetuneConfig,
+    ProbeConfig,
     RunConfig,
     ShowConfig,
     TrainConfig,
@@ -202,12 +203,15 @@ PATHS: dict[type[RunConfig], set[str]] = {
     CheckConfig: {"folder", "json_out"},
     ExportConfig: {"features", "out", "run"},
     DemoConfig: {"out"},
-    ShowConfig: {"features", "slide", "out"},
+    ShowConfig: {"features", "slide", "out", "probe"},
+    ProbeConfig: {
+        "tiles", "groups", "test", "test_groups", "images", "masks", "classes", "out", "save",
+    },
 }  # fmt: skip
 NO_PATHS = {
     "reader", "segmenter", "backbone", "precision", "device", "on_bad_tile", "shard", "scheduler", "dataset", "name",
     "aggregator", "classifier", "supervision", "metric", "split", "score_column", "label_column", "positive", "exclude",
-    "endpoint_url", "format",
+    "endpoint_url", "format", "encoder",
 }  # fmt: skip
 
 
@@ -224,6 +228,10 @@ def test_a_tilde_at_the_head_of_every_path_is_the_home_folder(
     for key in PATHS[model]:
         values = ["~/x", "~/y.csv:p"] if key == "compare" else "~/x"
         more = {"score_column": "p"} if key == "scores" else {"masks": "m"} if key == "detections" else {}
+        if model is ProbeConfig:
+            more = {"test": "t"} if key == "test_groups" else {}
+            if key in ("images", "masks", "classes"):
+                more = {"images": "i", "masks": "m", "classes": "c"}
         config = resolve_config(model, options={**needed, **more, key: values})
         expected = ["/home/somebody/x", "/home/somebody/y.csv:p"] if key == "compare" else "/home/somebody/x"
         assert getattr(config, key) == expected

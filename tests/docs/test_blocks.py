@@ -26,6 +26,8 @@ PAGES_OF_EXAMPLES = (
     "docs/how-to/masks.md",
     "docs/how-to/exports.md",
     "docs/how-to/judging.md",
+    "docs/how-to/probing.md",
+    "docs/how-to/predicting.md",
 )
 SLIDES = "abcdefghij"
 #: A page takes half a minute of computing; on a busy machine that is minutes.

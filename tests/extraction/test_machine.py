@@ -222,6 +222,12 @@ WRITING = {
     "check": ("check", "camelyon16", "camelyon", "--json", "file/x/y.json"),
     "demo": ("demo", "--out", "file/x"),
     "show": ("show", "f/s0.zarr", "--out", "file/x"),
+    "predict": ("predict", "runs/r", "features", "--out", "file/x"),
+    "pack": ("pack", "runs/r", "--out", "file/x"),
+    "probe": ("probe", "tiles", "--out", "file/x"),
+    "pretrain": ("pretrain", "slides", "--out", "file/x"),
+    "report": ("report", "runs/r", "--out", "file/x"),
+    "heatmap": ("heatmap", "runs/r", "s0", "--out", "file/x"),
 }  # fmt: skip
 
 

@@ -41,6 +41,20 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
+def test_large_has_206_million_parameters_and_runs() -> None:
+    """The count was made by hand: 10 d² in the linears of a block, d² / 2 and some rows for its scan."""
+    with torch.device("meta"):
+        model = VMamba(VARIANTS["vmamba_large"])
+    assert sum(p.numel() for p in model.parameters()) == 206_162_152
+    model = model.to_empty(device="cpu")  # its own initialisation takes ten seconds
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.02, 0.02)
+        maps = model.forward_stages(torch.rand(1, 3, 64, 64))
+    assert [tuple(one.shape[1:]) for one in maps] == [(192, 16, 16), (384, 8, 8), (768, 4, 4), (1536, 2, 2)]
+    assert all(bool(one.isfinite().all()) for one in maps)
+
+
 def test_pico_is_between_two_and_three_million_parameters() -> None:
     model = build_backbone("vmamba_pico")
     assert 2e6 < sum(p.numel() for p in model.parameters()) < 3e6

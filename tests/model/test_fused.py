@@ -122,6 +122,11 @@ def test_what_is_not_ours_runs_the_modules(calls: list[str]) -> None:
         replaced(x)
         assert calls == ["stem", "downsample", "block", "block"]
     calls.clear()
+    dropping = small()
+    dropping.layers[1].blocks[1].drop_path_rate = 0.5
+    dropping(x)
+    assert calls == ["stem", "block", "downsample", "block"]
+    calls.clear()
     small(dims=[24, 40])(x)
     small().double()(x.double())
     small(gated=True, d_state=2, downsample=1, patch_embed=1)(x)

@@ -13,13 +13,15 @@ import torch
 from safetensors import safe_open
 
 from wsi_vmamba.config import FinetuneConfig
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.weights import read_state
 from wsi_vmamba.pipelines import extract, finetune
 from wsi_vmamba.store import open_features
+from wsi_vmamba.training.finetune_state import save_state
 
+OUTPUTS = ("metrics.csv", "weights.safetensors")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -95,3 +97,47 @@ def test_nothing_is_replaced_unasked_and_only_a_vmamba_is_tuned(tiles: Path, tmp
         finetune.run(config(tiles, tmp_path / "out", backbone="null"))
     with pytest.raises(UsageError, match="no weights are shipped with vmamba_tiny_s1l8"):
         finetune.run(config(tiles, tmp_path / "out", backbone="vmamba_tiny_s1l8"))
+
+
+def test_killed_and_resumed_it_ends_with_the_same_numbers(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    recipe = {"epochs": 3, "drop_path": 0.2, "mixup": 0.8, "ema_decay": 0.9, "crop_px": 32, "erase": 0.25}
+    assert finetune.run(config(tiles, tmp_path / "whole", **recipe))
+    monkeypatch.setattr(finetune, "save_state", killed_after(2))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(config(tiles, tmp_path / "parts", **recipe))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="--resume"):
+        finetune.run(config(tiles, tmp_path / "parts", **recipe))
+    with pytest.raises(
+        TrainingError, match=r"of another fine-tuning \(mixup: 0\.8 in the checkpoint, 0\.1 asked\)"
+    ):
+        finetune.run(config(tiles, tmp_path / "parts", **{**recipe, "mixup": 0.1}, resume=True))
+    capsys.readouterr()
+    assert finetune.run(config(tiles, tmp_path / "parts", **recipe, resume=True))
+    assert "resuming after epoch 2" in capsys.readouterr().out
+    metrics, weights = ([tmp_path / run / name for run in ("whole", "parts")] for name in OUTPUTS)
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
+    whole, parts = (read_state(file) for file in weights)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+def killed_after(epochs: int):
+    """Keep the state of so many epochs, and be interrupted after the last."""
+    seen = []
+
+    def save(*values: object) -> None:
+        save_state(*values)
+        seen.append(1)
+        if len(seen) == epochs:
+            raise KeyboardInterrupt
+
+    return save
+
+
+def test_a_damaged_checkpoint_is_named(tiles: Path, tmp_path: Path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a che")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt is damaged"):
+        finetune.run(config(tiles, tmp_path, resume=True))

@@ -57,6 +57,16 @@ def test_slides_in_order_and_nothing_else(tmp_path):
     assert find_slides(tmp_path / "b.svs") == [tmp_path / "b.svs"]
 
 
+def test_a_link_in_a_circle_hides_nothing_that_lies_beside_it(tmp_path):
+    wanted = [
+        touch(tmp_path / "a.svs"),
+        tmp_path / "round.tif",
+    ]  # listed by its ending, to be reported as unreadable
+    wanted[1].symlink_to(wanted[1])
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert find_slides(tmp_path) == wanted
+
+
 def test_zarr_pictures_are_slides_and_feature_files_are_not(tmp_path):
     picture = tmp_path / "p.zarr"
     zarr.create_array(picture, data=np.zeros((9, 9, 3), np.uint8))

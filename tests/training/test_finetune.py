@@ -106,7 +106,10 @@ def test_accuracy_counts_each_class_the_same(tmp_path: Path):
 
 
 def test_a_step_that_is_not_finite_names_its_tiles(tiles: TileSet):
-    with pytest.raises(TrainingError, match=r"epoch \d: the \w+ of the batch with .*\.png.* is (nan|inf)"):
+    with pytest.raises(
+        TrainingError,
+        match=r"epoch \d, the batch with .*\.png.*: the .* is (nan|inf)\. it(s| begins)",
+    ):
         tune(small_model(), tiles, replace(ONE_STEP, epochs=4, batch=4, learning_rate=1e30))
 
 
@@ -156,3 +159,68 @@ def test_folders_and_tiles_that_do_not_fit_are_refused(tmp_path: Path):
     (tmp_path / "train" / "b" / "2.png").write_bytes(b"not a picture")
     with pytest.raises(DatasetError, match=r"2\.png: the tile cannot be decoded"):
         tune(small_model(), train, ONE_STEP)
+
+
+# --- the supervised recipe ---
+
+RECIPE = replace(
+    ONE_STEP, batch=4, drop_path=0.3, label_smoothing=0.1, mixup=0.8, cutmix=1.0, erase=0.25, ema_decay=0.9, crop_px=32,
+    turns="mirror",
+)  # fmt: skip
+
+
+def test_the_recipe_learns_and_the_same_seed_gives_the_same_bits(tiles: TileSet, tmp_path: Path):
+    validation = TileSet.find(write_tiles(tmp_path / "validation", seed=9))
+    settings = replace(RECIPE, epochs=6, learning_rate=3e-3, layer_decay=1.0)
+    histories = [
+        finetune(small_model(), tiles, validation, replace(settings, seed=seed), on_epoch=lambda *_: None)
+        for seed in (0, 0, 1)
+    ]
+    assert histories[0] == histories[1]
+    assert histories[0] != histories[2]
+    assert histories[0][-1].validation_accuracy == 1.0
+
+
+def test_the_callers_random_stream_is_left_alone(tiles: TileSet):
+    model = small_model()
+    before = torch.get_rng_state()
+    tune(model, tiles, RECIPE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_average_of_the_weights_is_what_is_judged_and_handed_out(tiles: TileSet):
+    """Two steps: the average is 2/11 of the way behind at the second update, as its decay rises from 1/10."""
+    seen: list[dict[str, torch.Tensor]] = []
+    model = small_model()
+    settings = replace(ONE_STEP, batch=4, ema_decay=0.99)
+    finetune(model, tiles, tiles, settings, on_epoch=lambda _, kept: seen.append(kept.state_dict()))
+    after_two = model.state_dict()
+    first = small_model()
+
+    steps = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *values: object) -> object:
+        found = original(self, *values)
+        steps.append({key: value.detach().clone() for key, value in first.state_dict().items()})
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        tune(first, tiles, replace(settings, ema_decay=0.0))
+    assert len(steps) == 2
+    for key, value in after_two.items():
+        assert torch.equal(value, steps[1][key])
+        share = 2 / 11  # torch copies at the first update and averages from the second on
+        torch.testing.assert_close(seen[0][key], share * steps[0][key] + (1 - share) * steps[1][key])
+
+
+def test_pictures_of_many_sizes_are_cropped(tmp_path: Path):
+    folder = write_tiles(tmp_path / "all", side_px=40)
+    for path in (folder / "a").glob("*.png"):
+        cv2.imwrite(str(path), np.full((50 + len(path.name), 70, 3), 90, np.uint8))
+    odd = TileSet.find(folder)
+    with pytest.raises(DatasetError, match="all tiles must be of one size"):
+        tune(small_model(), odd, ONE_STEP)
+    (report,) = tune(small_model(), odd, replace(ONE_STEP, crop_px=32))
+    assert np.isfinite(report.train_loss)

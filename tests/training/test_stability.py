@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.config.presets import PRESETS
 from wsi_vmamba.mil import AGGREGATORS
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.training import TrainSettings
 from wsi_vmamba.training.optimise import parameter_groups
-from wsi_vmamba.training.pretrain_tiles import Settings
 
 STEPS = 500
 
@@ -78,4 +78,9 @@ def test_backbone():
     def loss_of(model, images, labels):
         return F.cross_entropy(model(images), labels)
 
-    check(model, run_steps(model, batches, loss_of, learning_rate=3 * Settings().learning_rate))
+    check(
+        model,
+        run_steps(
+            model, batches, loss_of, learning_rate=3 * PRESETS["pretrain-painted"].values["learning_rate"]
+        ),
+    )

@@ -22,12 +22,20 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.export import ExportConfig
     from wsi_vmamba.config.extract import ExtractConfig, InfoConfig, PlanConfig
     from wsi_vmamba.config.finetune import FinetuneConfig
+    from wsi_vmamba.config.heatmap import HeatmapConfig
     from wsi_vmamba.config.otsu import OtsuSettings
+    from wsi_vmamba.config.pack import PackConfig
+    from wsi_vmamba.config.predict import PredictConfig
+    from wsi_vmamba.config.pretrain import PretrainConfig
+    from wsi_vmamba.config.probe import ProbeConfig
     from wsi_vmamba.config.public_data import CheckConfig, DownloadConfig
+    from wsi_vmamba.config.report import ReportConfig
     from wsi_vmamba.config.resolve import dump_config, keyword_config, keyword_signature, resolve_config
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.train import TrainConfig
+    from wsi_vmamba.config.view import ViewConfig
+    from wsi_vmamba.config.weights import WeightsConfig
 
 __all__ = [
     "COMMANDS",
@@ -39,12 +47,20 @@ __all__ = [
     "ExportConfig",
     "ExtractConfig",
     "FinetuneConfig",
+    "HeatmapConfig",
     "InfoConfig",
     "OtsuSettings",
+    "PackConfig",
     "PlanConfig",
+    "PredictConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ReportConfig",
     "RunConfig",
     "ShowConfig",
     "TrainConfig",
+    "ViewConfig",
+    "WeightsConfig",
     "default_of",
     "dump_config",
     "keyword_config",

@@ -50,10 +50,25 @@ COMMANDS: Mapping[str, Command] = {
         _FEATURES,
         "Describe a feature file and draw its principal components over the slide.",
     ),
+    "view": Command(
+        "wsi_vmamba.config.view:ViewConfig",
+        _FEATURES,
+        "Look at slides, features and runs in the browser.",
+    ),
+    "report": Command(
+        "wsi_vmamba.config.report:ReportConfig",
+        _TRAIN,
+        "Write one HTML file on a run, a probe, an extraction or predictions: figures, tables, slides, provenance.",
+    ),
     "export": Command(
         "wsi_vmamba.config.export:ExportConfig",
         _FEATURES,
         "Export features to the layout of another tool: TRIDENT, CLAM, STAMP, AnnData, QuPath GeoJSON.",
+    ),
+    "weights": Command(
+        "wsi_vmamba.config.weights:WeightsConfig",
+        _FEATURES,
+        "List, import and verify weights: shipped, published, your own checkpoints.",
     ),
     "train": Command(
         "wsi_vmamba.config.train:TrainConfig", _TRAIN, "Train a slide classifier on extracted features."
@@ -63,10 +78,35 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Evaluate a trained run on its held-out slides, or scores and detections made elsewhere.",
     ),
+    "predict": Command(
+        "wsi_vmamba.config.predict:PredictConfig",
+        _TRAIN,
+        "Predict new slides, which need no labels, with a trained run: probabilities, decisions, heatmaps.",
+    ),
+    "heatmap": Command(
+        "wsi_vmamba.config.heatmap:HeatmapConfig",
+        _TRAIN,
+        "Write what a model says of patches as PNG, pyramidal OME-TIFF, GeoJSON for QuPath or CSV.",
+    ),
+    "pack": Command(
+        "wsi_vmamba.config.pack:PackConfig",
+        _TRAIN,
+        "Pack a trained run into one file that predicts on a machine that has nothing else.",
+    ),
     "finetune": Command(
         "wsi_vmamba.config.finetune:FinetuneConfig",
         _TRAIN,
         "Fine-tune a backbone on labelled tiles; the weights are for extract --weights.",
+    ),
+    "pretrain": Command(
+        "wsi_vmamba.config.pretrain:PretrainConfig",
+        _TRAIN,
+        "Pretrain a backbone on slides without labels; the weights are for extract --weights.",
+    ),
+    "probe": Command(
+        "wsi_vmamba.config.probe:ProbeConfig",
+        _TRAIN,
+        "Judge encoders on labelled tiles: linear probe and nearest neighbours, several side by side.",
     ),
     "download": Command(
         "wsi_vmamba.config.public_data:DownloadConfig",

@@ -77,8 +77,8 @@ class ExtractConfig(PlanConfig):
     backbone: Backbone = DEFAULT_BACKBONE
     """The network that turns pixels into features."""
     weights: PathText = SHIPPED_WEIGHTS
-    """`auto` (shipped with the backbone), `random`, or a file (.safetensors, .pth); FILE#NAME takes one of several
-    state dicts in it."""
+    """`auto` (shipped with the backbone), `random`, a name of `weights list`, or a file (.safetensors, .pth); FILE#NAME
+    takes one of several state dicts in it."""
     precision: AnyPrecision = "auto"
     """Arithmetic of the forward pass; auto is bf16 where the device multiplies it natively."""
     device: Device = "auto"

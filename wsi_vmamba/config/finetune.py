@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from wsi_vmamba.config.base import RunConfig
-from wsi_vmamba.config.fields import DEFAULT_BACKBONE, SHIPPED_WEIGHTS, Backbone, Device, PathText, Seed
+from wsi_vmamba.config.fields import (
+    DEFAULT_BACKBONE,
+    SHIPPED_WEIGHTS,
+    Backbone,
+    Device,
+    PathText,
+    Seed,
+    Share,
+)
 from wsi_vmamba.config.marks import Argument, SetOnly
 
 
@@ -19,7 +27,8 @@ class FinetuneConfig(RunConfig):
     backbone: Backbone = DEFAULT_BACKBONE
     """A VMamba of the table."""
     weights: PathText = SHIPPED_WEIGHTS
-    """Where to start: `auto` (shipped with the backbone), `random`, or a file (FILE#NAME: one of its state dicts)."""
+    """Where to start: `auto` (shipped with the backbone), `random`, a name of `weights list`, or a file (FILE#NAME: one
+    of its state dicts)."""
     out: PathText = "finetuned"
     """Folder for the weights."""
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -36,9 +45,29 @@ class FinetuneConfig(RunConfig):
     """Of AdamW, on matrices."""
     gradient_clip: Annotated[float, Field(gt=0), SetOnly()] = 1.0
     """Largest norm of the gradient."""
+    turns: Annotated[Literal["all", "mirror", "none"], SetOnly()] = "all"
+    """How tiles are varied: `all` turns and mirrors, as fits tissue; `mirror` exchanges left and right, as fits
+    photographs; `none` leaves them."""
+    crop_px: Annotated[Annotated[int, Field(ge=32)] | None, SetOnly()] = None
+    """Train on random squares of so many pixels, resized from 8 to 100 % of a picture, and judge the middle: pictures
+    of any size will do. By default tiles are taken whole."""
+    drop_path: Annotated[float, Field(ge=0, lt=1), SetOnly()] = 0.0
+    """Stochastic depth: rate at which the last block is left out of a step; it rises evenly from 0 in the first."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), SetOnly()] = 0.0
+    """Share of each label that is spread over all classes."""
+    mixup: Annotated[float, Field(ge=0), SetOnly()] = 0.0
+    """Alpha of the Beta distribution by which two pictures and their labels are blended; 0 leaves it out."""
+    cutmix: Annotated[float, Field(ge=0), SetOnly()] = 0.0
+    """Alpha by which a rectangle of another picture is pasted; with mixup too, each batch has one of them."""
+    erase: Annotated[Share, SetOnly()] = 0.0
+    """Probability that a rectangle of a picture is replaced by noise."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1), SetOnly()] = 0.0
+    """Decay of the running average of the weights, which is then what is judged and kept; 0 leaves it out."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     overwrite: bool = False
     """Replace existing weights."""
+    resume: bool = False
+    """Go on after the last finished epoch of an interrupted fine-tuning in `out`, to the same numbers."""
     seed: Seed = 0
     """Seed of the new head, of order and turning."""

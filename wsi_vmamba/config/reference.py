@@ -29,6 +29,7 @@ from wsi_vmamba.config.options import (
     plain,
     shape_of,
 )
+from wsi_vmamba.config.presets import PRESETS, preset_yaml
 from wsi_vmamba.config.resolve import nested_model
 
 _WIDTH = 100
@@ -44,6 +45,7 @@ def generated_files() -> dict[str, str]:
     files = {f"configs/{name}.yaml": config_yaml(name) for name in COMMANDS if not _narrows(name)}
     return {
         **files,
+        **{f"configs/{name}.yaml": preset_yaml(name) for name in PRESETS},
         "docs/reference/cli.md": cli_page(),
         "docs/reference/configuration.md": configuration_page(),
     }

@@ -18,3 +18,5 @@ class ShowConfig(RunConfig):
     """The slide; by default where the feature file says it lay."""
     out: PathText | None = None
     """Folder for the picture; by default beside the feature file."""
+    probe: PathText | None = None
+    """A probe of `probe --save`: what it says of each patch, as a table, and a picture for each class."""

@@ -1,14 +1,15 @@
-"""One file from a bucket to the disk: goes on where it was interrupted, checked, and whole under its name or absent."""
+"""One file from a server to the disk: goes on where it was interrupted, checked, and whole under its name or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from wsi_vmamba.datasets.bucket import Bucket, RemoteFile
+from wsi_vmamba.datasets.bucket import RemoteFile
 from wsi_vmamba.errors import DownloadError
 
 PIECE_BYTES = 2**20
@@ -18,8 +19,16 @@ ATTEMPTS = 5
 WAIT_S = 1.0
 
 
+class Server(Protocol):
+    """What files are fetched from: a bucket, the web."""
+
+    def stream(self, file: RemoteFile, *, start: int, piece_bytes: int) -> Iterator[bytes]:
+        """Yield the file from byte ``start`` on; a broken connection is a `DownloadError`."""
+        ...
+
+
 def fetch(
-    bucket: Bucket,
+    server: Server,
     file: RemoteFile,
     path: Path,
     *,
@@ -33,7 +42,7 @@ def fetch(
     and never with the beginning of another version.
 
     Args:
-        bucket: where the object is.
+        server: where the object is.
         file: the object as listed.
         path: where it goes; its folder is made.
         md5: what its content must hash to; None accepts a matching size.
@@ -50,7 +59,7 @@ def fetch(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_other_parts(path, keep=part)
-        _fill(bucket, file, part, on_bytes=on_bytes, wait_s=wait_s)
+        _fill(server, file, part, on_bytes=on_bytes, wait_s=wait_s)
         _check(part, file, md5=md5)
         part.replace(path)
     except OSError as error:
@@ -82,7 +91,7 @@ def md5_of(path: Path) -> str:
 
 
 def _fill(
-    bucket: Bucket, file: RemoteFile, part: Path, *, on_bytes: Callable[[int], None], wait_s: float
+    server: Server, file: RemoteFile, part: Path, *, on_bytes: Callable[[int], None], wait_s: float
 ) -> None:
     """Append to ``part`` until it has the size of the object."""
     with part.open("ab") as out:
@@ -94,7 +103,7 @@ def _fill(
         while out.tell() < file.size_bytes:
             before = out.tell()
             try:
-                for piece in bucket.stream(file, start=before, piece_bytes=PIECE_BYTES):
+                for piece in server.stream(file, start=before, piece_bytes=PIECE_BYTES):
                     out.write(piece)
                     on_bytes(len(piece))
             except DownloadError:

@@ -21,8 +21,10 @@ from wsi_vmamba.evaluation.judge import judge_files, judge_run, run_of
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.watch import unseen
 from wsi_vmamba.notebook import facts_html, table_html
+from wsi_vmamba.registry import load_attribute
 
 if TYPE_CHECKING:
+    from wsi_vmamba import HtmlReport, Predictions, SlidePrediction
     from wsi_vmamba.training.job import Part, TrainJob
     from wsi_vmamba.training.run import EpochReport
 
@@ -78,6 +80,28 @@ class Run:
     ) -> Evaluation:
         """Score the held-out slides with this run; see `evaluate` for settings, result and errors."""
         return evaluate(metric=metric, run=self, out=out, progress=progress, **settings)
+
+    def predict(self, slide: str | Path, **settings: Any) -> SlidePrediction:
+        """Predict one slide, which needs no label, in memory; see `wsi_vmamba.predict` for settings and errors."""
+        # By its name: prediction stands above evaluation, as the front door does.
+        found: SlidePrediction = load_attribute("wsi_vmamba.prediction.front:predict")(
+            self, slide, **settings
+        )
+        return found
+
+    def predict_all(
+        self, slides: str | Path, *, out: str | Path | None = None, progress: bool = True, **settings: Any
+    ) -> Predictions:
+        """Predict many slides, or features of slides; see `wsi_vmamba.predict_all` for settings and errors."""
+        call = load_attribute("wsi_vmamba.prediction.front:predict_all")
+        found: Predictions = call(self, slides, out=out, progress=progress, **settings)
+        return found
+
+    def report(self, *, out: str | Path | None = None, progress: bool = True, **settings: Any) -> HtmlReport:
+        """Make one HTML page of this run; see `wsi_vmamba.make_report` for settings and errors."""
+        call = load_attribute("wsi_vmamba.html_report.front:make_report")
+        found: HtmlReport = call(self, out=out, progress=progress, **settings)
+        return found
 
     def _repr_html_(self) -> str:
         facts = {"run": self.path, "dataset": self.settings.dataset, "features": self.settings.features}

@@ -16,12 +16,12 @@ from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, encode_each, pool_patches
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.extraction.damage import count_damage, describe_left_out, touched_patches
-from wsi_vmamba.extraction.identity import slide_identity
 from wsi_vmamba.extraction.outcomes import DONE, Outcome
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.progress import News
 from wsi_vmamba.regions import Region, RegionPlan
 from wsi_vmamba.slide import Slide
+from wsi_vmamba.slide.identity import slide_identity
 from wsi_vmamba.slide.location import is_url
 from wsi_vmamba.slide.tolerant import DamagedArea, TolerantSlide
 from wsi_vmamba.store import (

@@ -75,7 +75,7 @@ def embed(
     config = _config_of_one(slide, out, encoder, settings)
     source = _one_source(config)
     encoder = load_encoder(config) if encoder is None else encoder
-    return (_embed if out is None else _embed_into)(config, source, encoder)
+    return (embed_source if out is None else _embed_into)(config, source, encoder)
 
 
 def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any) -> Outcomes:
@@ -113,7 +113,7 @@ def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any
     return extraction.outcomes
 
 
-def _embed(config: ExtractConfig, source: SlideSource, encoder: Encoder) -> Embedding:
+def embed_source(config: ExtractConfig, source: SlideSource, encoder: Encoder) -> Embedding:
     """Encode a slide with nothing written."""
     with open_planned(config, source, encoder) as planned, open_board(1) as board:
         require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)

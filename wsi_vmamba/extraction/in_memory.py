@@ -14,7 +14,7 @@ from wsi_vmamba.extraction.encoding import (
     require_unchanged,
     sound_blocks,
 )
-from wsi_vmamba.extraction.identity import slide_identity
+from wsi_vmamba.slide.identity import slide_identity
 from wsi_vmamba.store import DoneRegion, FeatureMeta
 from wsi_vmamba.stream import StreamStats
 

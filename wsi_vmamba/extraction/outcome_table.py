@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wsi_vmamba.durable import csv_text, describe_os_error, write_atomic
 from wsi_vmamba.errors import StoreError
@@ -26,13 +27,19 @@ class OutcomeTable:
     Several runs may write it at once; each replaces the rows of its own slides and keeps the others.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Write nothing yet."""
+    def __init__(self, path: Path, *, kind: type[Any] = Outcome) -> None:
+        """Write nothing yet.
+
+        Args:
+            path: of the table.
+            kind: dataclass of a row, whose fields are the columns; one of them is ``slide_id``.
+        """
         self.path = path
-        self._unsaved: dict[str, Outcome] = {}
+        self._names = list(kind.__dataclass_fields__)
+        self._unsaved: dict[str, Any] = {}
         self._saved_at = time.monotonic()
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Any) -> None:
         """Take in the outcome of a slide, and save now and then."""
         self._unsaved[outcome.slide_id] = outcome
         if time.monotonic() - self._saved_at >= _SAVE_EVERY_S:
@@ -47,7 +54,7 @@ class OutcomeTable:
         Raises:
             StoreError: it cannot be written.
         """
-        names = list(Outcome.__dataclass_fields__)
+        names = self._names
         with _alone_in(self.path.parent):
             rows = {row["slide_id"]: row for row in self._read() if set(row) == set(names)}
             rows |= {slide_id: asdict(outcome) for slide_id, outcome in self._unsaved.items()}

@@ -34,6 +34,7 @@ BACKBONES = Table(
         "vmamba_small_s2l15": _VARIANT,
         "vmamba_base_s1l20": _VARIANT,
         "vmamba_base_s2l15": _VARIANT,
+        "vmamba_large": _VARIANT,
         "vmamba_tiny_v0": _VARIANT,
         "vmamba_small_v0": _VARIANT,
         "vmamba_base_v0": _VARIANT,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wsi_vmamba.model import fused
 from wsi_vmamba.model.config import VMambaConfig
+from wsi_vmamba.model.drop_path import drop_path
 from wsi_vmamba.model.ss2d import SS2D
 
 
@@ -50,6 +51,8 @@ class Block(nn.Module):
 
     norm2: nn.LayerNorm | None
     mlp: Mlp | None
+    #: Of each branch in training; see `set_drop_path`.
+    drop_path_rate: float = 0.0
 
     def __init__(self, config: VMambaConfig, stage: int) -> None:
         super().__init__()
@@ -72,9 +75,9 @@ class Block(nn.Module):
         """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
         if fused.suits_block(x, self):
             return fused.block(x, self)
-        x = x + self.op(self.norm(x))
+        x = x + drop_path(self.op(self.norm(x)), rate=self.drop_path_rate, training=self.training)
         if self.norm2 is not None and self.mlp is not None:
-            x = x + self.mlp(self.norm2(x))
+            x = x + drop_path(self.mlp(self.norm2(x)), rate=self.drop_path_rate, training=self.training)
         return x
 
 

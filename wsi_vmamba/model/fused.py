@@ -37,11 +37,11 @@ def suits_images(x: Tensor, part: nn.Module) -> bool:
 
 
 def suits_block(x: Tensor, part: Block) -> bool:
-    """The same for a block, whose linear layers have to have a bias or none as the published ones."""
+    """The same for a block that drops no branch and whose linear layers have a bias or none as the published ones."""
     op, mlp = part.op, part.mlp
     bare = not _has_bias(op.in_proj) and not _has_bias(op.out_proj)
     biased = mlp is None or (_has_bias(mlp.fc1) and _has_bias(mlp.fc2))
-    return not op.gated and bare and biased and suits(x, part)
+    return not op.gated and not part.drop_path_rate and bare and biased and suits(x, part)
 
 
 def _has_bias(linear: nn.Linear) -> bool:

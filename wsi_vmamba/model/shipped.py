@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.model import BACKBONES
+from wsi_vmamba.model.releases import RELEASES, releases_of
+from wsi_vmamba.model.stored import VARIANT, WORDS, is_name, read_header, stored_files
 
 FOLDER = Path(__file__).parent / "pretrained"
-#: Backbone -> weights shipped with it. Trained on generated images only, by pipelines/pretrain_pico.py.
+#: Backbone -> weights shipped with it. Trained on generated images only, by the settings of
+#: configs/pretrain-painted.yaml.
 SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_synthetic.safetensors"}
 #: Backbone -> where its published weights are, for the message that none are here.
 PUBLISHED: Mapping[str, str] = {
@@ -36,26 +39,31 @@ class ResolvedWeights:
 
 
 def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
-    """Resolve ``auto`` (shipped with the backbone), ``random`` or a file name.
+    """Resolve ``auto`` (shipped with the backbone), ``random``, a file, or a name of ``wsi-vmamba weights list``.
 
     A builder of another package may name the file that ``auto`` stands for in its attribute ``auto_weights``.
 
     Raises:
-        UnknownNameError: no such backbone.
-        UsageError: ``choice`` is none of the three, nothing is shipped with the backbone, or the file does not exist.
+        UnknownNameError: no such backbone, or no such weights.
+        UsageError: ``choice`` is none of the four, nothing is shipped with the backbone, the file does not exist, or
+            the weights of that name are of another backbone or not here yet.
+        WeightsError: the weights of that name are damaged.
     """
     BACKBONES.check(backbone)
     if not isinstance(choice, str | Path):
-        raise UsageError(f"weights are 'auto' (shipped), 'random' or a file, got {choice!r}")
+        raise UsageError(f"weights are 'auto' (shipped), 'random', a name or a file, got {choice!r}")
     if backbone in WITHOUT_WEIGHTS:
         return ResolvedWeights(path=None, note="it has no weights")
     if choice == "random":
         return ResolvedWeights(path=None, note="random weights, of no use but for tests and baselines")
     if choice != "auto":
         file, part = split_choice(choice)
+        if not file.is_file() and is_name(str(choice)):
+            return _named(backbone, str(choice))
         if not file.is_file():
             raise UsageError(
-                f"no weights file at {file.absolute()}; give a .safetensors or .pth file, auto or random"
+                f"no weights file at {file.absolute()}; give a .safetensors or .pth file, a name of "
+                "`wsi-vmamba weights list`, auto or random"
             )
         of = f"{part} of " if part else ""
         return ResolvedWeights(path=Path(choice), note=f"weights from {of}{file}")
@@ -64,13 +72,35 @@ def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
         return ResolvedWeights(path=Path(own), note=f"weights that come with {backbone}")
     if backbone not in SHIPPED:
         where = f", for example model.safetensors of {PUBLISHED[backbone]}" if backbone in PUBLISHED else ""
+        published = " or ".join(releases_of(backbone))
+        known = f" or the name of published ones (`wsi-vmamba weights add {published}`)" if published else ""
         raise UsageError(
-            f"no weights are shipped with {backbone}; give --weights FILE (a published .pth or a .safetensors{where}), "
-            f"or --weights random to test the pipeline. Shipped with weights: {', '.join(SHIPPED)}"
+            f"no weights are shipped with {backbone}; give --weights FILE (a published .pth or a .safetensors{where})"
+            f"{known}, or --weights random to test the pipeline. Shipped with weights: {', '.join(SHIPPED)}"
         )
     return ResolvedWeights(
         path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on generated images only"
     )
+
+
+def named_files() -> dict[str, Path]:
+    """Name -> file of all weights that are here: shipped with the package, and imported."""
+    return {Path(file).stem: FOLDER / file for file in SHIPPED.values()} | stored_files()
+
+
+def _named(backbone: str, name: str) -> ResolvedWeights:
+    """Weights by a name of the list, which must be those of the backbone."""
+    here = named_files()
+    if name not in here and name not in RELEASES:
+        raise UnknownNameError("weights", name, (*WORDS, *here, *RELEASES))
+    if name not in here:
+        raise UsageError(
+            f"the weights {name} are published but not on this machine; `wsi-vmamba weights add {name}` downloads them"
+        )
+    of = read_header(here[name]).get(VARIANT)
+    if of != backbone:
+        raise UsageError(f"the weights {name} are of {of}, not of {backbone}; give --backbone {of}")
+    return ResolvedWeights(path=here[name], note=f"weights {name}")
 
 
 def split_choice(path: str | Path) -> tuple[Path, str | None]:

@@ -1,7 +1,8 @@
-"""The published VMambas and our small one, as one table of numbers.
+"""The published VMambas and two of our own, small and large, as one table of numbers.
 
 Widths double from stage to stage. s1/s2 is the ssm_ratio and l the depth of the third stage, as in the
-published names; v0 is the first ("vanilla") generation: 16 states, a gate, no MLP.
+published names; v0 is the first ("vanilla") generation: 16 states, a gate, no MLP. vmamba_pico and vmamba_large
+are ours, nobody published them: the large one goes on where tiny, small and base end (206 M parameters).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ VARIANTS: Mapping[str, VMambaConfig] = {
     "vmamba_small_s2l15": _second((2, 2, 15, 2),  96, 2.0),
     "vmamba_base_s1l20":  _second((2, 2, 20, 2), 128, 1.0),
     "vmamba_base_s2l15":  _second((2, 2, 15, 2), 128, 2.0),
+    "vmamba_large":       _second((2, 2, 22, 2), 192, 1.0),
     "vmamba_tiny_v0":     _vanilla((2, 2, 9, 2),   96),
     "vmamba_small_v0":    _vanilla((2, 2, 27, 2),  96),
     "vmamba_base_v0":     _vanilla((2, 2, 27, 2), 128),

@@ -21,20 +21,13 @@ from torch import Tensor, nn
 from wsi_vmamba.content import HEAD_BYTES, look_alike
 from wsi_vmamba.errors import WeightsError
 from wsi_vmamba.model.containers import find_state
+from wsi_vmamba.model.key_names import as_linear, todays_names
 from wsi_vmamba.model.shipped import split_choice
 
 #: What wrappers put before every key: data-parallel training, torch.compile, and both in either order.
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 #: Names of the part of a larger model that a backbone was, where all keys of a checkpoint begin with one.
 _PARTS = ("model", "backbone", "encoder", "net")
-#: Names of earlier releases of the published code -> today's.
-_RENAMES = (
-    (re.compile(r"^patch_embed\.proj\."), "patch_embed.0."),
-    (re.compile(r"^patch_embed\.norm\."), "patch_embed.2."),
-    (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.ln_1\."), r"\1.norm."),
-    (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.self_attention\."), r"\1.op."),
-    (re.compile(r"^(norm|head)\."), r"classifier.\1."),
-)
 _HEAD = "classifier.head.weight"
 _ZIP = b"PK\x03\x04"
 _LISTED = 6
@@ -85,7 +78,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: see `load_weights`.
     """
-    return {_rename(key): value for key, value in read_tensors(path).items()}
+    return todays_names(read_tensors(path))
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -93,6 +86,18 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: the file; with ``#NAME`` behind it, that of its state dicts.
+
+    Raises:
+        WeightsError: see `load_weights`.
+    """
+    found = read_found(path)
+    state = _without_part(without_wrappers(found, source=str(path)), source=str(path))
+    check_values(state, source=str(path))
+    return state
+
+
+def read_found(path: str | Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint as it is, under the keys that it has there; see `read_tensors`.
 
     Raises:
         WeightsError: see `load_weights`.
@@ -111,15 +116,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         ) from None
     except _DAMAGE as error:
         raise WeightsError(f"{file} is damaged or not a checkpoint: {_cause(error)}") from error
-    found = find_state(content, source=str(file), choice=choice)
-    state = _unwrap(found)
-    if len(state) != len(found):
-        raise WeightsError(
-            f"{file} holds keys twice, with and without what a wrapper puts before them ('module.', '_orig_mod.'); "
-            "save the state dict of one model"
-        )
-    _check_values(state, source=str(file))
-    return state
+    return find_state(content, source=str(file), choice=choice)
 
 
 def _read(file: Path) -> Any:
@@ -141,16 +138,31 @@ def _read(file: Path) -> Any:
         return torch.load(opened, map_location="cpu", weights_only=True)
 
 
-def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers put before the keys, and the name of the part where it is before all of them."""
+def without_wrappers(state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Take off what wrappers put before the keys.
+
+    Raises:
+        WeightsError: keys are there with and without it; ``source`` names the file.
+    """
     plain = {_WRAPPERS.sub("", key): value for key, value in state.items()}
-    for part in _PARTS:
-        if plain and all(key.startswith(f"{part}.") for key in plain):
-            return _unwrap({key.removeprefix(f"{part}."): value for key, value in plain.items()})
+    if len(plain) != len(state):
+        raise WeightsError(
+            f"{source} holds keys twice, with and without what a wrapper puts before them ('module.', '_orig_mod.'); "
+            "save the state dict of one model"
+        )
     return plain
 
 
-def _check_values(state: Mapping[str, Tensor], *, source: str) -> None:
+def _without_part(state: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Take off the name of the part of a larger model, where it is before all keys, and wrappers beneath it."""
+    for part in _PARTS:
+        if state and all(key.startswith(f"{part}.") for key in state):
+            inner = {key.removeprefix(f"{part}."): value for key, value in state.items()}
+            return _without_part(without_wrappers(inner, source=source), source=source)
+    return state
+
+
+def check_values(state: Mapping[str, Tensor], *, source: str) -> None:
     """Refuse weights that would give meaningless features: training that ended in NaN is saved like any other.
 
     Raises:
@@ -198,8 +210,19 @@ def apply_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     Raises:
         WeightsError: listing missing, unexpected and mis-shaped keys. ``source`` names the file.
     """
+    model.load_state_dict(fitted(model, state, source=source), strict=True)
+
+
+def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """The tensors of a state dict in the shapes of ``model``, which may be on the device "meta" and is not changed.
+
+    Raises:
+        WeightsError: see `apply_state`.
+    """
     own = model.state_dict()
-    given = {key: _squeeze(value, own[key]) if key in own else value for key, value in state.items()}
+    given = {
+        key: as_linear(value) if key in own and own[key].ndim == 2 else value for key, value in state.items()
+    }
     shapes = [
         f"{key} is {tuple(given[key].shape)}, the model has {tuple(own[key].shape)}"
         for key in own
@@ -225,7 +248,7 @@ def apply_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -
         if len(shapes) == 2 and all("classifier.head" in line for line in shapes):
             hint = "; leave num_classes out to take the head of the file"
         raise WeightsError(f"{source} does not fit this model: {'; '.join(problems)}{hint}")
-    model.load_state_dict(given, strict=True)
+    return given
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -235,19 +258,6 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _rename(key: str) -> str:
-    for pattern, replacement in _RENAMES:
-        key = pattern.sub(replacement, key)
-    return key
-
-
-def _squeeze(value: Tensor, own: Tensor) -> Tensor:
-    """Turn the weight of a 1x1 convolution into that of the linear layer it is."""
-    if value.ndim == 4 and own.ndim == 2 and value.shape[2:] == (1, 1):
-        return value.flatten(1)
-    return value
 
 
 def _some(items: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +21,9 @@ from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
 from wsi_vmamba.slide import Slide, open_slide, resolve_mpp
 from wsi_vmamba.slide.location import may_exist
 from wsi_vmamba.tissue.overview import Overview, read_overview
-from wsi_vmamba.training import Prediction
+
+if TYPE_CHECKING:  # loads torch, which drawing needs nothing of
+    from wsi_vmamba.training import Prediction
 
 #: Long side of the picture of the slide, at least; at most twice that.
 OVERVIEW_PX = 1200
@@ -35,6 +37,22 @@ _TOP_PERCENTILE = 99.0
 _LISTED_PATCHES = 50
 
 Floats = NDArray[np.float64]
+
+
+class PlacedPatches(Protocol):
+    """Patches of a slide: a `Bag`, or a prediction that was read again."""
+
+    @property
+    def slide_id(self) -> str:
+        """Name of the slide."""
+
+    @property
+    def coords_l0(self) -> NDArray[np.int64]:
+        """(N, 2), top-left corner (x, y) of each patch in level-0 pixels."""
+
+    @property
+    def patch_l0(self) -> float:
+        """Side of a patch in level-0 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +121,7 @@ def draw_prediction(record: SlideRecord, bag: Bag, prediction: Prediction, folde
         )
 
 
-def probability_patches(probability: Floats, bag: Bag) -> PatchValues:
+def probability_patches(probability: Floats, bag: PlacedPatches) -> PatchValues:
     """Tumour probability (N,) of each patch, on a scale fixed at 0–1."""
     return PatchValues(
         values=np.asarray(probability, dtype=np.float64), coords_l0=bag.coords_l0, patch_l0=bag.patch_l0,
@@ -111,7 +129,7 @@ def probability_patches(probability: Floats, bag: Bag) -> PatchValues:
     )  # fmt: skip
 
 
-def attention_patches(attention: NDArray[np.float32], bag: Bag) -> PatchValues:
+def attention_patches(attention: NDArray[np.float32], bag: PlacedPatches) -> PatchValues:
     """Attention (N,) as multiples of its mean over the slide: 1 is what every patch would get if none stood out."""
     weights = np.asarray(attention, dtype=np.float64)
     total = float(weights.sum())
@@ -164,17 +182,42 @@ def paint_patches(patches: PatchValues, *, shape_px: tuple[int, int], downsample
         shape_px: height and width of the picture; its first pixel begins at level-0 (0, 0).
         downsample: level-0 pixels per pixel of the picture.
     """
+    grid = value_grid(patches)
+    row, column = (
+        places_of(0, size, downsample=downsample, patch_l0=patches.patch_l0, n_places=n_places)
+        for size, n_places in zip(shape_px, grid.shape, strict=True)
+    )
+    painted: Floats = grid[row[:, None], column[None, :]]
+    return painted
+
+
+def value_grid(patches: PatchValues) -> Floats:
+    """The values on the patch grid, NaN where there is no patch: (rows + 1, columns + 1).
+
+    The extra last row and column stay empty and stand for everything beyond the patches.
+    """
     places = grid_coords(patches.coords_l0, patch_l0=patches.patch_l0, slide_id="heatmap")
     n_columns, n_rows = (int(n) + 1 for n in places.max(axis=0, initial=0))
     grid = np.full((n_rows + 1, n_columns + 1), np.nan)
     grid[places[:, 1], places[:, 0]] = patches.values
-    # The extra last row and column stay empty and stand for everything beyond the patches.
-    row, column = (
-        np.minimum(np.floor((np.arange(size) + 0.5) * downsample / patches.patch_l0).astype(np.int64), limit)
-        for size, limit in zip(shape_px, (n_rows, n_columns), strict=True)
-    )
-    painted: Floats = grid[row[:, None], column[None, :]]
-    return painted
+    return grid
+
+
+def places_of(
+    first_px: int, size_px: int, *, downsample: float, patch_l0: float, n_places: int
+) -> NDArray[np.int64]:
+    """Row, or column, of `value_grid` that the centre of each pixel of a picture of the slide lies in: (size_px,).
+
+    Args:
+        first_px: the first pixel; pixel 0 begins at level-0 0.
+        size_px: how many.
+        downsample: level-0 pixels per pixel of the picture.
+        patch_l0: side of a patch in level-0 pixels.
+        n_places: rows, or columns, of the grid; the last stands for everything beyond.
+    """
+    centre_l0 = (np.arange(first_px, first_px + size_px) + 0.5) * downsample
+    places: NDArray[np.int64] = np.minimum(np.floor(centre_l0 / patch_l0).astype(np.int64), n_places - 1)
+    return places
 
 
 def blend(pixels: NDArray[np.uint8], heat: Floats, *, low: float, high: float) -> NDArray[np.uint8]:
@@ -190,10 +233,16 @@ def blend(pixels: NDArray[np.uint8], heat: Floats, *, low: float, high: float) -
         RGB, shape (H, W, 3).
     """
     grey = np.repeat((255 - _PALER * (255 - pixels @ _GREY))[..., None], 3, axis=-1)
-    shade = np.clip((np.nan_to_num(heat, nan=low) - low) / (high - low), 0, 1)
-    colours = mpl.colormaps[_COLOURS](shade)[..., :3] * 255
+    colours = colour_of(heat, low=low, high=high)
     mixed = np.where(np.isnan(heat)[..., None], grey, grey * (1 - _OPACITY) + colours * _OPACITY)
     return np.rint(mixed).astype(np.uint8)
+
+
+def colour_of(values: Floats, *, low: float, high: float) -> Floats:
+    """The colour of each value, RGB from 0 to 255 along a new last axis; of NaN that of ``low``."""
+    shade = np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
+    colours: Floats = mpl.colormaps[_COLOURS](shade)[..., :3] * 255
+    return colours
 
 
 def scale_bar_um(width_um: float) -> float:

@@ -148,7 +148,7 @@ def plot_froc(result: FrocResult, folder: Path, *, name: str = "froc", title: st
             (result.curve, result.value, result.ci95, BLUE, "-", "as the organisers score"),
         ):  # fmt: skip
             text = _with_interval(f"{what}: {score:.3f}", ci95)
-            axes.plot(grid, _read_froc(curve, grid), color=colour, linestyle=line, label=text)
+            axes.plot(grid, read_froc(curve, grid), color=colour, linestyle=line, label=text)
         axes.plot(
             RATES,
             result.curve.sensitivity_at_rates,
@@ -191,7 +191,8 @@ def _with_interval(text: str, ci95: Interval) -> str:
     return text if np.isnan(ci95[0]) else f"{text} ({ci95[0]:.3f}–{ci95[1]:.3f})"
 
 
-def _read_froc(curve: FrocCurve, rates: Floats) -> Floats:
+def read_froc(curve: FrocCurve, rates: Floats) -> Floats:
+    """Sensitivity at rates of false positives, straight between the points of a curve and level beyond them."""
     read: Floats = np.interp(rates, curve.fps_per_slide[::-1], curve.sensitivity[::-1])
     return read
 

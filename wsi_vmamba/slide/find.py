@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,16 @@ def _is_whole(folder: Path) -> bool | None:
         return False
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; one link in a circle is none, and must not hide all that lies beside it."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+
+
 def _walk(
     folder: Path, problems: list[UnreadableSlideError] | None, seen: set[tuple[int, int]]
 ) -> Iterator[Path]:
@@ -65,7 +76,7 @@ def _walk(
         whole = {
             entry.name: _is_whole(folder / entry.name)
             for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".")
+            if _is_folder(entry) and not entry.name.startswith(".")
         }
     except OSError as error:
         problem = UnreadableSlideError(folder, f"cannot list the folder ({error.strerror})")

@@ -49,10 +49,7 @@ def decode_jpeg(data: bytes, *, tables: bytes | None, stored: Colours) -> NDArra
         DamagedTileError: the data are damaged.
     """
     whole = tables[:-2] + data[2:] if tables else data
-    if whole.count(b"\xff\xda") > _MAX_SCANS:
-        raise DamagedTileError(f"JPEG data of more than {_MAX_SCANS} scans")
-    if _ZEROS in data and not _zeros_mean_blank(whole):
-        raise DamagedTileError("JPEG data with a run of zeros in them, as a lost sector leaves it")
+    check_whole(whole, data)
     claimed = _claimed_colours(whole)
     if claimed is None and stored is not Colours.GREY:
         whole = _mark(whole, stored)
@@ -63,6 +60,25 @@ def decode_jpeg(data: bytes, *, tables: bytes | None, stored: Colours) -> NDArra
             imagecodecs.jpeg8_decode(data, tables=tables, colorspace=stored.value[1], outcolorspace="RGB")
         )
     return _decode_strictly(whole, "GRAY" if stored is Colours.GREY else "RGB")
+
+
+def check_whole(whole: bytes, data: bytes) -> None:
+    """Refuse what is visibly damaged, without decoding it.
+
+    Args:
+        whole: the picture with the tables that it shares with others.
+        data: the picture as it is stored.
+
+    Raises:
+        DamagedTileError: it ends before its end mark, has a run of zeros that no encoder writes, or far too many scans.
+    """
+    # libjpeg fills up what is missing with grey and only warns; the mark of the end tells.
+    if b"\xff\xd9" not in data[-64:]:
+        raise DamagedTileError("JPEG data end before their end mark")
+    if whole.count(b"\xff\xda") > _MAX_SCANS:
+        raise DamagedTileError(f"JPEG data of more than {_MAX_SCANS} scans")
+    if _ZEROS in data and not _zeros_mean_blank(whole):
+        raise DamagedTileError("JPEG data with a run of zeros in them, as a lost sector leaves it")
 
 
 def _decode_strictly(whole: bytes, colours: str) -> NDArray[np.uint8]:
@@ -91,7 +107,7 @@ def _zeros_mean_blank(whole: bytes) -> bool:
     no encoder writes and which decode without a warning.
     """
     first_symbols = []
-    for marker, position, length in _segments(whole):
+    for marker, position, length in segments(whole):
         at, end = position, position + length
         while marker == 0xC4 and at + 17 < min(end, len(whole)):
             if whole[at] & 0x10:
@@ -109,7 +125,7 @@ def _mark(whole: bytes, stored: Colours) -> bytes:
 def _claimed_colours(whole: bytes) -> Colours | None:
     """What the markers of a JPEG say its components are, as libjpeg takes it; None where they say nothing."""
     claimed: Colours | None = None
-    for marker, position, length in _segments(whole):
+    for marker, position, length in segments(whole):
         if marker == 0xE0 and length >= 14 and whole[position : position + 5] == b"JFIF\0":
             return Colours.YCBCR
         if marker == 0xEE and length >= 12 and whole[position : position + 5] == b"Adobe":
@@ -136,7 +152,7 @@ def own_colours(data: bytes) -> Colours:
 
 def _component_names(data: bytes) -> bytes:
     """The identifiers in the frame header of a JPEG of three components."""
-    _, position, _ = next(each for each in _segments(data) if _is_frame_header(each[0]))
+    _, position, _ = next(each for each in segments(data) if _is_frame_header(each[0]))
     return data[position + 6 : position + 15 : 3]
 
 
@@ -145,7 +161,7 @@ def _is_frame_header(marker: int) -> bool:
     return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, position of its content, length of its content) up to the first scan."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -160,6 +176,16 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position += 2 + length
 
 
+def frame_of(data: bytes) -> tuple[int, int]:
+    """The marker of a JPEG's frame header, which says how it is coded, and the number of its components.
+
+    Raises:
+        DamagedTileError: there is no such header, or more than one.
+    """
+    samples = jpeg_size(data)[2]
+    return next(marker for marker, _, _ in segments(data) if _is_frame_header(marker)), samples
+
+
 def jpeg_size(data: bytes) -> tuple[int, int, int]:
     """(width, height, samples) that a JPEG's frame header says.
 
@@ -170,7 +196,7 @@ def jpeg_size(data: bytes) -> tuple[int, int, int]:
         raise DamagedTileError(f"expected JPEG data, found bytes {data[:4].hex(' ')}")
     frames = [
         struct.unpack_from(">HHB", data, position + 1)
-        for marker, position, length in _segments(data)
+        for marker, position, length in segments(data)
         if _is_frame_header(marker) and position + 6 <= len(data)
     ]
     if len(frames) != 1:

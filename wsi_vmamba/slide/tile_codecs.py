@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_vmamba.slide.encoded import standalone_jpeg
 from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, decode_jpeg, jpeg_size
 from wsi_vmamba.slide.picture_codecs import JPEG_XL, JPEG_XR, LERC, LERC_PLAIN, WEBP, decode_picture
 
@@ -79,14 +80,33 @@ def decode_tile(data: bytes, form: TileFormat, *, width_px: int, height_px: int)
 
 def _decode_jpeg(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:
     _check_size(jpeg_size(data), form, width_px, height_px)
-    # libjpeg fills up what is missing with grey and only warns; the mark of the end tells.
-    if b"\xff\xd9" not in data[-64:]:
-        raise DamagedTileError("JPEG data end before their end mark")
-    # Photometric, not the JPEG's own markers, says what the components are: Aperio stores RGB without saying so.
-    stored = (
-        Colours.GREY if form.samples == 1 else Colours.YCBCR if form.photometric == YCBCR else Colours.RGB
+    return _as_hwc(decode_jpeg(data, tables=form.jpeg_tables, stored=stored_colours(form)))
+
+
+def encoded_jpeg(
+    data: bytes, form: TileFormat, *, width_px: int, height_px: int, icc_profile: bytes | None
+) -> bytes | None:
+    """One tile as a JPEG file, not decoded; None where it is no JPEG of exactly that size, or not shown by browsers.
+
+    Raises:
+        DamagedTileError: the data are visibly damaged.
+    """
+    if form.compression != JPEG or form.photometric == MIN_IS_WHITE or form.samples not in (1, 3):
+        return None
+    found = jpeg_size(data)
+    if found != (width_px, height_px, form.samples):
+        return None
+    return standalone_jpeg(
+        data, tables=form.jpeg_tables, stored=stored_colours(form), icc_profile=icc_profile
     )
-    return _as_hwc(decode_jpeg(data, tables=form.jpeg_tables, stored=stored))
+
+
+def stored_colours(form: TileFormat) -> Colours:
+    """What the components of a JPEG tile are.
+
+    Photometric, not the JPEG's own markers, says it: Aperio stores RGB without saying so.
+    """
+    return Colours.GREY if form.samples == 1 else Colours.YCBCR if form.photometric == YCBCR else Colours.RGB
 
 
 def _decode_jpeg2000(data: bytes, form: TileFormat, width_px: int, height_px: int) -> NDArray[np.uint8]:

@@ -15,8 +15,10 @@ from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training.folders import RECORD, fold_folder
 from wsi_vmamba.training.folds import source_of_folds, split_folds
 from wsi_vmamba.training.loop import TrainResult, train
+from wsi_vmamba.training.reference import save_reference
+from wsi_vmamba.training.reference_slides import reference_of
 from wsi_vmamba.training.resolve import choose_device, load_records, run_folder, settings_of
-from wsi_vmamba.training.run import MODEL, EpochReport, OnEpoch
+from wsi_vmamba.training.run import MODEL, EpochReport, OnEpoch, load_run
 from wsi_vmamba.training.settings import TrainSettings
 from wsi_vmamba.training.targets import PatchTargets
 
@@ -93,6 +95,7 @@ class TrainJob:
             "slides": sum(record.split != "test" for record in part.records),
             "resolved": self.settings.to_dict(),
         }
+        self._save_reference(part.folder, [part.folder])
         write_run_record(part.folder, command="train", config=config, facts=facts)
         return result
 
@@ -100,7 +103,15 @@ class TrainJob:
         """Of a cross-validation, write that all its folds are trained; ``best`` are their best epochs."""
         if self.folds_from:
             facts = {"device": self.device, "validation_auc": [report.validation_auc for report in best]}
+            self._save_reference(self.folder, [part.folder for part in self.parts])
             write_run_record(self.folder, command="train", config=self.config, facts=facts)
+
+    def _save_reference(self, folder: Path, runs: Sequence[Path]) -> None:
+        """Write what new slides are compared with; the scores are those of the CPU, as `evaluate` computes them."""
+        found = [load_run(run) for run in runs]
+        members = [(run.model, run.splits) for run in found]
+        features = Path(self.config.features)
+        save_reference(folder, reference_of(self.records, members, self.loader, features))
 
 
 def prepare(config: TrainConfig) -> TrainJob:

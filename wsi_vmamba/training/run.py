@@ -16,6 +16,7 @@ from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.table import read_table
 from wsi_vmamba.training.model import ModelSpec, SlideClassifier
+from wsi_vmamba.training.reference import REFERENCE
 from wsi_vmamba.training.settings import TrainSettings
 
 CHECKPOINT = "checkpoint.pt"
@@ -154,5 +155,5 @@ def read_splits(run_dir: Path) -> dict[str, str]:
 
 def remove_run(run_dir: Path) -> None:
     """Remove the files that `train` writes, and nothing else."""
-    for name in (CHECKPOINT, WEIGHTS, MODEL, METRICS, SPLITS):
+    for name in (CHECKPOINT, WEIGHTS, MODEL, METRICS, SPLITS, REFERENCE):
         (run_dir / name).unlink(missing_ok=True)

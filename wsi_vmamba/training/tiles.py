@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from wsi_vmamba.errors import DatasetError, MissingDataError
 
 #: Endings of tiles that are read.
 TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+#: Makes pictures of one size; called with the place of a tile and its pixels.
+Prepare = Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]]
 #: Threads that decode the tiles of a batch.
 _DECODERS = 4
 
@@ -72,19 +74,31 @@ class TileSet:
         height, width = read_tile(tiles[0].path).shape[:2]
         return cls(folder=folder, classes=tuple(classes), tiles=tuple(tiles), side_px=(height, width))
 
-    def batches(self, order: Sequence[int], *, size: int) -> Iterator[tuple[list[Tile], NDArray[np.uint8]]]:
+    def batches(
+        self, order: Sequence[int], *, size: int, prepare: Prepare | None = None
+    ) -> Iterator[tuple[list[Tile], NDArray[np.uint8]]]:
         """Yield tiles and their pixels (n, H, W, 3), at most ``size`` at a time, in the given order.
+
+        Args:
+            order: places among ``tiles``.
+            size: of a batch.
+            prepare: makes pictures of one size, called with the place of a tile and its pixels; None demands that
+                they are of one size.
 
         Raises:
             DatasetError: a tile cannot be read or is of another size than the first.
         """
         with ThreadPoolExecutor(_DECODERS, "wsi-vmamba-tiles") as pool:
             for start in range(0, len(order), size):
-                tiles = [self.tiles[index] for index in order[start : start + size]]
-                yield tiles, np.stack(list(pool.map(self._read, tiles)))
+                members = order[start : start + size]
+                read = pool.map(lambda index: self._read(index, prepare), members)
+                yield [self.tiles[index] for index in members], np.stack(list(read))
 
-    def _read(self, tile: Tile) -> NDArray[np.uint8]:
+    def _read(self, index: int, prepare: Prepare | None) -> NDArray[np.uint8]:
+        tile = self.tiles[index]
         pixels = read_tile(tile.path)
+        if prepare is not None:
+            return prepare(index, pixels)
         if pixels.shape[:2] != self.side_px:
             height, width = self.side_px
             raise DatasetError(
@@ -108,6 +122,11 @@ def read_tile(path: Path) -> NDArray[np.uint8]:
     if decoded is None:
         raise DatasetError(f"{path}: the tile cannot be decoded; replace or remove it")
     return np.ascontiguousarray(decoded[..., ::-1])
+
+
+def mirror(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Exchange left and right of each of (n, H, W, 3) at random, for pictures that have an upside."""
+    return np.stack([image[:, ::-1] if rng.integers(2) else image for image in pixels])
 
 
 def turn(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

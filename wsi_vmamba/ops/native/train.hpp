@@ -88,7 +88,8 @@ VMAMBA_INLINE void norm_sums(const X* x, const X* dy, const float* weight, const
 // dx = base + the gradient of the norm (base may be null); `normed`, if given, gets the norm itself once more.
 template <class X>
 void train_norm_gradients(const X* x, const X* dy, const X* base, const float* weight, const float* bias,
-                          const Moments& kept, X* dx, X* normed, float* dweight, float* dbias, int64_t tokens, int64_t channels) {
+                          const Moments& kept, X* dx, X* normed, float* dweight, float* dbias,
+                          int64_t tokens, int64_t channels) {
   const float share = 1.0f / static_cast<float>(channels);
   float plain[kLanes], product[kLanes];
   for (int64_t begin = 0; begin < tokens; begin += kNormTokens) {

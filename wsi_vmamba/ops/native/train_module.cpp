@@ -118,7 +118,8 @@ void train_norm_gradients(const ConstActivation& x, const ConstActivation& dy, c
                                  at(base ? base->data() : nullptr, storage, place), storage, weight.data(),
                                  bias.data(), moments.data() + begin, moments.data() + tokens.count + begin,
                                  at(dx.data(), storage, place),
-                                 at(normed ? normed->data() : nullptr, storage, place), sums.of(share, 0), sums.of(share, 1), shares.begin(share + 1) - begin,
+                                 at(normed ? normed->data() : nullptr, storage, place),
+                                 sums.of(share, 0), sums.of(share, 1), shares.begin(share + 1) - begin,
                                  tokens.channels);
   });
   sums.finish();

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.slide.compose import lay_over_white
-from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, own_colours
+from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, jpeg_size, own_colours
 from wsi_vmamba.slide.picture_codecs import WEBP
-from wsi_vmamba.slide.tile_codecs import JPEG, MIN_IS_BLACK, RGB, YCBCR, TileFormat, decode_tile
+from wsi_vmamba.slide.tile_codecs import JPEG, MIN_IS_BLACK, RGB, YCBCR, TileFormat, decode_tile, encoded_jpeg
 
 _PHOTOMETRIC = {Colours.GREY: MIN_IS_BLACK, Colours.RGB: RGB, Colours.YCBCR: YCBCR}
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -48,12 +48,30 @@ def decode_picture_tile(data: bytes, *, width_px: int, height_px: int) -> NDArra
     return out
 
 
+def encoded_picture_tile(data: bytes, *, width_px: int, height_px: int) -> bytes | None:
+    """A tile as a JPEG file, without decoding it; None where it is another picture, or not shown by browsers.
+
+    Raises:
+        DamagedTileError: it is a JPEG and visibly damaged, or of another size.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    found = jpeg_size(data)[:2]
+    if found != (width_px, height_px):
+        raise DamagedTileError(_other_size(*found, width_px, height_px))
+    return encoded_jpeg(data, _jpeg_form(data), width_px=width_px, height_px=height_px, icc_profile=None)
+
+
 def _decode_jpeg(data: bytes, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    return decode_tile(data, _jpeg_form(data), width_px=width_px, height_px=height_px)
+
+
+def _jpeg_form(data: bytes) -> TileFormat:
+    """How a JPEG file says that it is stored."""
     stored = own_colours(data)
-    form = TileFormat(
+    return TileFormat(
         compression=JPEG, photometric=_PHOTOMETRIC[stored], samples=1 if stored is Colours.GREY else 3
     )
-    return decode_tile(data, form, width_px=width_px, height_px=height_px)
 
 
 def _decode_png(data: bytes, width_px: int, height_px: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.base import Level
 from wsi_vmamba.slide.canvas import WHITE, CanvasSlide
-from wsi_vmamba.slide.deepzoom.decode import decode_picture_tile
+from wsi_vmamba.slide.deepzoom.decode import decode_picture_tile, encoded_picture_tile
 from wsi_vmamba.slide.deepzoom.descriptor import Descriptor, read_descriptor
 from wsi_vmamba.slide.deepzoom.files import TileFiles, open_files
 from wsi_vmamba.slide.jpeg import DamagedTileError
@@ -53,6 +53,8 @@ class DeepZoomSlide(CanvasSlide):
             self._files.close()
             raise
         descriptor = self._descriptor
+        self.icc_profile: bytes | None = None
+        self.tile_overlap_px = descriptor.overlap_px
         super().__init__(
             path,
             reader="deepzoom",
@@ -84,11 +86,7 @@ class DeepZoomSlide(CanvasSlide):
             try:
                 pixels = self._square(level, column, row, keep=not is_whole)
             except DamagedTileError as error:
-                raise BadTileError(
-                    self.path,
-                    f"level {level} (folder {self._numbers[level]}), tile (col, row) ({column}, {row}): {error}",
-                    box_px=(left, top, side, side),
-                ) from error
+                raise self._bad_tile(level, column, row, error) from error
             target[:] = WHITE if pixels is None else pixels[y0 - top : y1 - top, x0 - left : x1 - left]
 
         run_all(paste, [(column, row) for row in rows for column in columns])
@@ -105,7 +103,18 @@ class DeepZoomSlide(CanvasSlide):
         return pixels
 
     def _decode(self, number: int, column: int, row: int) -> NDArray[np.uint8] | None:
-        descriptor, side = self._descriptor, self._descriptor.tile_px
+        data = self._stored(number, column, row)
+        if data is None:
+            return None
+        left, top, right, bottom = self._descriptor.tile_box_px(number, column, row)
+        pixels = decode_picture_tile(data, width_px=right - left, height_px=bottom - top)
+        side = self._descriptor.tile_px
+        x, y = column * side - left, row * side - top
+        return pixels[y : y + side, x : x + side]
+
+    def _stored(self, number: int, column: int, row: int) -> bytes | None:
+        """The file of a tile; None where nothing is covered."""
+        descriptor = self._descriptor
         left, top, right, bottom = descriptor.tile_box_px(number, column, row)
         name = f"{column}_{row}.{descriptor.suffix}"
         max_bytes = 4 * (right - left) * (bottom - top) + _HEADER_BYTES
@@ -114,9 +123,28 @@ class DeepZoomSlide(CanvasSlide):
             if not descriptor.is_covered(number, column, row):
                 return None
             raise DamagedTileError(f"its file {number}/{name} is not there; is the copy incomplete?")
-        pixels = decode_picture_tile(data, width_px=right - left, height_px=bottom - top)
-        x, y = column * side - left, row * side - top
-        return pixels[y : y + side, x : x + side]
+        return data
+
+    def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
+        """A stored tile as a JPEG file, with its overlap; see `EncodedTiles`."""
+        number = self._numbers[level]
+        try:
+            data = self._stored(number, column, row)
+            if data is None:
+                return None
+            left, top, right, bottom = self._descriptor.tile_box_px(number, column, row)
+            return encoded_picture_tile(data, width_px=right - left, height_px=bottom - top)
+        except DamagedTileError as error:
+            raise self._bad_tile(level, column, row, error) from error
+
+    def _bad_tile(self, level: int, column: int, row: int, error: DamagedTileError) -> BadTileError:
+        """What to raise of a tile that is damaged; it says where the tile's own square lies."""
+        side = self._descriptor.tile_px
+        return BadTileError(
+            self.path,
+            f"level {level} (folder {self._numbers[level]}), tile (col, row) ({column}, {row}): {error}",
+            box_px=(column * side, row * side, side, side),
+        )
 
     def close(self) -> None:
         """Let go of the files; further reads are errors."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import BadTileError, SceneError, UnreadableSlideError, UnsupportedSlideError
 from wsi_vmamba.geometry import level_to_l0_px
 from wsi_vmamba.slide.aperio import aperio_contradiction
-from wsi_vmamba.slide.base import VendorLayoutError
+from wsi_vmamba.slide.base import Level, VendorLayoutError
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
 from wsi_vmamba.slide.lengths import read_number, um_per_unit
@@ -65,7 +67,7 @@ class OpenSlideSlide(CanvasSlide):
         super().__init__(
             path,
             reader="openslide",
-            levels=pyramid(list(self._handle.level_dimensions)),
+            levels=_with_tiles(pyramid(list(self._handle.level_dimensions)), recorded),
             mpp=mpp,
             properties={
                 "format": f"OpenSlide {vendor}",
@@ -77,6 +79,16 @@ class OpenSlideSlide(CanvasSlide):
             scene=scene_found,
             scenes=scenes,
         )
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The colour profile as the file records it; None where it has none or it cannot be read."""
+        handle = self._handle
+        try:
+            profile = None if handle is None else handle.color_profile
+        except openslide.OpenSlideError:
+            return None
+        return None if profile is None else bytes(profile.tobytes())
 
     def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
         downsample = self._native_downsamples[level]
@@ -138,6 +150,16 @@ class OpenSlideSlide(CanvasSlide):
         """Release the file once running reads are done with it; further reads are errors."""
         with self._lock:
             self._handle = None
+
+
+def _with_tiles(levels: tuple[Level, ...], recorded: Mapping[str, str]) -> tuple[Level, ...]:
+    """The levels with the size of their tiles, where OpenSlide knows it."""
+    found = []
+    for number, level in enumerate(levels):
+        sides = [recorded.get(f"openslide.level[{number}].tile-{side}", "") for side in ("width", "height")]
+        known = all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides)
+        found.append(replace(level, stored_px=(int(sides[0]), int(sides[1]))) if known else level)
+    return tuple(found)
 
 
 def _open(path: str | Path) -> openslide.OpenSlide:

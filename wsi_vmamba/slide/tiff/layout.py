@@ -29,6 +29,7 @@ from wsi_vmamba.slide.tiff.vendors import check_missing_tiles, check_vendor
 
 #: OpenSlide takes the first page for the slide and every page that is marked as reduced for its level.
 _OPENSLIDE_ERRS = "OpenSlide would take another picture of this TIFF for the slide, or mix several"
+_ICC_PROFILE = 34675
 #: What tifffile raises on damaged directories, found by flipping bytes of sound files.
 _DAMAGE = (
     tifffile.TiffFileError,
@@ -50,6 +51,7 @@ class TiffLayout:
     properties: Mapping[str, str]
     scene: Scene
     scenes: tuple[Scene, ...]
+    icc_profile: bytes | None = None
 
 
 def read_layout(path: str, *, size_bytes: int, scene: int | None = None) -> TiffLayout:
@@ -153,4 +155,10 @@ def _read_layout(path: str, tif: tifffile.TiffFile, size_bytes: int, scene: int 
         properties={**facts.properties, **stored},
         scene=picture.scene,
         scenes=tuple(each.scene for each in pictures),
+        icc_profile=_icc_profile(picture.base),
     )
+
+
+def _icc_profile(page: tifffile.TiffPage) -> bytes | None:
+    tag = page.tags.get(_ICC_PROFILE)
+    return tag.value if tag is not None and isinstance(tag.value, bytes) and tag.value else None

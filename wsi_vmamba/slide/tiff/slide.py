@@ -25,6 +25,7 @@ from wsi_vmamba.slide.tile_codecs import (
     JPEG2000_YCBCR,
     MIN_IS_WHITE,
     decode_tile,
+    encoded_jpeg,
     jpeg2000_size,
 )
 from wsi_vmamba.slide.workers import run_all
@@ -37,6 +38,9 @@ class TiffSlide(CanvasSlide):
     2000 from OpenJPEG on both sides, with the same upsampling; the lossless codecs leave no room. The one
     exception is Aperio's YCbCr JPEG 2000, where rounding may differ by 1. Tiles never written are white.
     """
+
+    #: TIFF tiles lie side by side.
+    tile_overlap_px = 0
 
     def __init__(self, path: str | Path, *, scene: int | None = None) -> None:
         """Read the directory; pixels are decoded when asked for.
@@ -57,6 +61,7 @@ class TiffSlide(CanvasSlide):
             check_directories(str(path), self._file.read_head, size_bytes=self._file.size_bytes)
         layout = read_layout(str(path), size_bytes=self._file.size_bytes, scene=scene)
         self._tables = layout.levels
+        self.icc_profile = layout.icc_profile
         self._refuse_subsampled_jpeg2000(path)
         self._last_strip = LastStrip()
         sizes_px = [(table.width_px, table.height_px) for table in self._tables]
@@ -103,11 +108,7 @@ class TiffSlide(CanvasSlide):
             try:
                 self._paste_tile(target, level, tile, x_in_tile=x0 - left, y_in_tile=y0 - top)
             except DamagedTileError as error:
-                raise BadTileError(
-                    self.path,
-                    f"level {level}, tile (col, row) ({column}, {row}): {error}",
-                    box_px=(left, top, table.tile_width_px, table.tile_height_px),
-                ) from error
+                raise self._bad_tile(level, column, row, error) from error
 
         with self._file.reading():
             run_all(paste, [(column, row) for row in rows for column in columns])
@@ -182,6 +183,13 @@ class TiffSlide(CanvasSlide):
 
     def _decode(self, table: TiffLevel, index: int, row: int) -> NDArray[np.uint8] | None:
         """Pixels of one tile, (h, w, samples); None for a tile that was never written."""
+        data = self._stored(table, index)
+        if data is None:
+            return None
+        return decode_tile(data, table.form, width_px=table.tile_width_px, height_px=table.stored_rows(row))
+
+    def _stored(self, table: TiffLevel, index: int) -> bytes | None:
+        """The data of one tile; None for a tile that was never written."""
         offset, length = int(table.offsets[index]), int(table.byte_counts[index])
         if not offset or not length:
             return None
@@ -191,10 +199,39 @@ class TiffSlide(CanvasSlide):
                 "it was cut short or its tile table is damaged"
             )
         try:
-            data = self._file.read_at(offset, length)
+            return self._file.read_at(offset, length)
         except OSError as error:
             raise failed_read(self.path, error) from error
-        return decode_tile(data, table.form, width_px=table.tile_width_px, height_px=table.stored_rows(row))
+
+    def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
+        """A stored tile as a JPEG file of its part of the picture; see `EncodedTiles`."""
+        table = self._tables[level]
+        if table.planes != 1 or table.opacity is not None or table.form.samples != table.colours:
+            return None
+        left, top = column * table.tile_width_px, row * table.tile_height_px
+        size_px = (
+            min(table.tile_width_px, table.width_px - left),
+            min(table.tile_height_px, table.height_px - top),
+        )
+        try:
+            with self._file.reading():
+                data = self._stored(table, row * table.columns + column)
+            if data is None:
+                return None
+            return encoded_jpeg(
+                data, table.form, width_px=size_px[0], height_px=size_px[1], icc_profile=self.icc_profile
+            )
+        except DamagedTileError as error:
+            raise self._bad_tile(level, column, row, error) from error
+
+    def _bad_tile(self, level: int, column: int, row: int, error: DamagedTileError) -> BadTileError:
+        """What to raise of a tile that is damaged; it says where the tile lies."""
+        width, height = self._tables[level].tile_width_px, self._tables[level].tile_height_px
+        return BadTileError(
+            self.path,
+            f"level {level}, tile (col, row) ({column}, {row}): {error}",
+            box_px=(column * width, row * height, width, height),
+        )
 
     def close(self) -> None:
         """Release the file once running reads are done; further reads are errors."""

@@ -7,6 +7,7 @@ import math
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ from wsi_vmamba.slide.zips import check_zip
 
 #: Rows read at a time, at least; keeps the copy in the array's own axis order small beside the result.
 _BAND_ROWS = 1024
+#: Chunks up to this side are tiles to those who read by tiles; larger ones would have them read too much at once.
+_TILE_PX = 2048
 #: As for TIFF: no scan compresses this far.
 _MAX_RATIO = 4000
 _BOMB_FLOOR_BYTES = 1 << 32
@@ -86,7 +89,12 @@ class ZarrSlide(CanvasSlide):
         super().__init__(
             path,
             reader="zarr",
-            levels=pyramid([level.size_px for level in layout.levels]),
+            levels=tuple(
+                replace(level, stored_px=stored.chunk_px if max(stored.chunk_px) <= _TILE_PX else None)
+                for level, stored in zip(
+                    pyramid([each.size_px for each in layout.levels]), layout.levels, strict=True
+                )
+            ),
             mpp=layout.mpp,
             properties=layout.properties,
             scene=layout.scene,

@@ -1,0 +1,87 @@
+"""Where the batches of a pretraining come from: views of slides, generated tiles, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsi_vmamba.config.base import RunConfig
+from wsi_vmamba.config.pretrain import PretrainConfig
+from wsi_vmamba.pretraining.batch import Batch, CropBatches, Painted
+from wsi_vmamba.pretraining.found_slides import SlideToShow
+from wsi_vmamba.pretraining.painted_tiles import windows
+from wsi_vmamba.pretraining.ranks import Ranks
+from wsi_vmamba.pretraining.views import Augmentation, SlideViews, ViewSettings
+
+
+def _nothing(first: int, last: int) -> Iterator[tuple[int, Batch]]:
+    return ((step, Batch()) for step in range(first, last))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where views come from.
+
+    Attributes:
+        slide_ids: of the slides they are cut from; none where an objective reads none.
+        fingerprint: if it differs, so do the pixels.
+        crops: gives the views.
+    """
+
+    slide_ids: tuple[str, ...] = ()
+    fingerprint: str = ""
+    crops: CropBatches = _nothing
+
+
+def slide_views(slides: Sequence[SlideToShow], config: PretrainConfig, ranks: Ranks) -> SlideViews:
+    """Open the slides of a pretraining for one of its processes.
+
+    Raises:
+        DatasetError: none of them can be used.
+        UsageError: numbers of the views make no sense.
+    """
+    augmentation = Augmentation(**_with_tuples(config.augmentation))
+    settings = ViewSettings(batch=config.batch, augmentation=augmentation, **_with_tuples(config.views))
+    return SlideViews(
+        slides, settings, seed=config.seed, rank=ranks.rank, world=ranks.world, threads=config.threads,
+        mpp_override=config.mpp_override, tissue=config.segmenter, cache=Path(config.out) / "tissue",
+    )  # fmt: skip
+
+
+def _with_tuples(numbers: RunConfig) -> dict[str, Any]:
+    values = numbers.model_dump()
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def source_of(views: SlideViews) -> Source:
+    """The views of open slides as a source."""
+    return Source(slide_ids=views.slide_ids, fingerprint=views.fingerprint, crops=views.batches)
+
+
+def batches_of(
+    source: Source, config: PretrainConfig, ranks: Ranks, *, first: int, last: int
+) -> Generator[tuple[int, Batch], None, None]:
+    """The views of each step, with generated tiles in those steps that have some."""
+    every = paints_every(config)
+    if every is None:
+        for step, views in source.crops(first, last):
+            yield step, Batch(large=views.large, small=views.small)
+        return
+    # The n-th time that the task is done it is given its n-th windows, whatever lies between.
+    begun, done = -(-first // every), -(-last // every)
+    with closing(
+        windows(config.painted, seed=config.seed, first=begun, last=done, rank=ranks.rank, world=ranks.world)
+    ) as painted:
+        for step, views in source.crops(first, last):
+            window: Painted | None = next(painted) if step % every == 0 else None
+            yield step, Batch(large=views.large, small=views.small, painted=window)
+
+
+def paints_every(config: PretrainConfig) -> int | None:
+    """In each how many steps the painted task is done; None where it is not."""
+    if config.objective == "painted":
+        return 1
+    return config.painted_every if config.painted_weight else None

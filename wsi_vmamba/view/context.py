@@ -1,0 +1,113 @@
+"""What all routes share: the slides, the threads that read, what was made of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import Request
+
+from wsi_vmamba.slide.workers import usable_cores
+from wsi_vmamba.view.answers import RefusedError
+from wsi_vmamba.view.byte_cache import ByteCache
+from wsi_vmamba.view.catalogue import Catalogue, Item
+from wsi_vmamba.view.drawings import Drawings
+from wsi_vmamba.view.picture import Tile
+from wsi_vmamba.view.pool import BusyError, Pool
+
+if TYPE_CHECKING:
+    from wsi_vmamba.view.layers import Layers
+    from wsi_vmamba.view.neighbours import NeighbourIndex
+
+T = TypeVar("T")
+_PICTURE_BYTES = 96 << 20
+
+
+class Context:
+    """The server's state."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        drawings: Drawings,
+        show_labels: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """Keep what is shown.
+
+        Args:
+            catalogue: the slides.
+            drawings: where drawings are kept.
+            show_labels: whether pictures of the label and the glass may be seen, which may name the patient.
+            threads: how many read and decode at once.
+        """
+        self.catalogue = catalogue
+        self.drawings = drawings
+        self.show_labels = show_labels
+        self.pictures: ByteCache[Tile] = ByteCache(_PICTURE_BYTES)
+        threads = threads or max(4, usable_cores() + 2)
+        self._pool = Pool(threads, name="view")
+        # Layers may take seconds, of which tiles should notice nothing.
+        self._slow_pool = Pool(2, name="view-slow")
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Layers of slides; what they need is loaded now, so that the first picture does not wait for it."""
+        from wsi_vmamba.view.layers import Layers
+
+        source = self.catalogue.source
+        return Layers(model=source.model, threshold=source.threshold)
+
+    @cached_property
+    def neighbours(self) -> NeighbourIndex:
+        """Patches that look alike; likewise."""
+        from wsi_vmamba.view.neighbours import NeighbourIndex
+
+        return NeighbourIndex()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Read or decode something beside the server's own thread."""
+        return await _done(self._pool, work)
+
+    async def in_slow_thread(self, work: Callable[[], T]) -> T:
+        """The same for what takes long."""
+        return await _done(self._slow_pool, work)
+
+    def item(self, request: Request) -> Item:
+        """The slide that a request is about.
+
+        Raises:
+            RefusedError: there is none of that id.
+        """
+        found = self.catalogue.find(request.path_params["id"])
+        if found is None:
+            raise RefusedError(404, "not_found", "no slide of that id")
+        return found
+
+    def warm_up(self) -> None:
+        """Load what the first layer will need, when nothing else is to be done."""
+        warm_up = getattr(self.catalogue.source.model, "warm_up", None)
+        if warm_up is not None:
+            warm_up()
+
+    def close(self) -> None:
+        """End what runs in the background, without waiting for it."""
+        self.catalogue.stop()
+        for pool in (self._pool, self._slow_pool):
+            pool.close()
+
+
+async def _done(pool: Pool, work: Callable[[], T]) -> T:
+    """The result of some work in a pool.
+
+    Raises:
+        RefusedError: too much is waiting.
+    """
+    try:
+        future = pool.submit(work)
+    except BusyError:
+        raise RefusedError(503, "busy", "too much is asked at once; try again") from None
+    return await asyncio.wrap_future(future)

@@ -1,0 +1,78 @@
+"""What a trained run says of patches, asked when somebody looks at a slide; torch is loaded then and not before."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_vmamba.errors import MissingDataError, WsiVmambaError
+from wsi_vmamba.view.row import SlideRow
+
+if TYPE_CHECKING:
+    from wsi_vmamba.training import Run
+
+
+class RunModel:
+    """Answers for the patches of slides; may be used from any thread, one at a time.
+
+    Of a cross-validation, a slide that some models were not trained on is asked of those; else all are. Several answers
+    are averaged, as `evaluate` does.
+    """
+
+    def __init__(self, folder: Path, features: Path) -> None:
+        """Keep where the run lies; its models are loaded at the first question."""
+        self._folder = folder
+        self._features = features
+        self._runs: list[Run] | None = None
+        self._lock = threading.Lock()  # torch uses all cores for one slide, and loading once is enough
+
+    def __call__(self, row: SlideRow) -> Mapping[str, NDArray[Any]]:
+        """Attention and probability of the patches of a slide, as far as the model has them.
+
+        Raises:
+            MissingDataError: the slide has no features.
+            WsiVmambaError: the run or the features cannot be read, or do not belong together.
+        """
+        if row.features is None:
+            raise MissingDataError(f"{row.name}: there are no features of this slide")
+        from wsi_vmamba.bags import load_bag
+        from wsi_vmamba.records import SlideRecord
+        from wsi_vmamba.training import predict
+
+        slide_id = row.features.name.removesuffix(".zarr")
+        with self._lock:
+            runs = self._load()
+            bag = load_bag(SlideRecord(slide_id=slide_id), row.features.parent)
+            unseen = [run for run in runs if run.splits.get(slide_id) != "train"]
+            said = [predict(run.model, bag) for run in unseen or runs]
+        found: dict[str, NDArray[Any]] = {}
+        for name, answers in (
+            ("probability", [each.patches for each in said if each.patches is not None]),
+            ("attention", [each.attention for each in said if each.attention is not None]),
+        ):
+            if answers:
+                found[name] = np.mean(answers, axis=0)
+        return found
+
+    def warm_up(self) -> None:
+        """Load the models now; what is wrong with them is said to whoever asks."""
+        with self._lock, contextlib.suppress(WsiVmambaError):
+            self._load()
+
+    def _load(self) -> list[Run]:
+        if self._runs is None:
+            from wsi_vmamba.training import load_run
+            from wsi_vmamba.training.folders import fold_folder
+
+            folders = [self._folder]
+            if fold_folder(self._folder, 1).is_dir():
+                numbers = range(1, 1 + sum(1 for _ in self._folder.glob("fold-*")))
+                folders = [fold_folder(self._folder, number) for number in numbers]
+            self._runs = [load_run(each) for each in folders]
+        return self._runs
