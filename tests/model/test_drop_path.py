@@ -49,10 +49,10 @@ def test_a_model_drops_in_training_only() -> None:
     image = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         plain = model.eval()(image)
-        assert torch.equal(model.train()(image), plain)
+        torch.testing.assert_close(model.train()(image), plain)
         set_drop_path(model, 0.5)
         dropped = [model.train()(image) for _ in range(6)]
-        assert not all(torch.equal(one, plain) for one in dropped)
+        assert not all(torch.allclose(one, plain, atol=1e-4) for one in dropped)
         assert torch.equal(model.eval()(image), plain)
     assert not any("drop" in key for key in model.state_dict())
 
