@@ -135,6 +135,8 @@ class PretrainConfig(RunConfig):
     """Settings of the objective barlow_twins."""
     distil: DistilSettings = DistilSettings()
     """Settings of the objective distil."""
+    measured_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the objective `measured` as a second loss beside another; 0 leaves it out."""
     painted_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the painted task as a second loss beside another objective, so that what the shipped weights know is
     not lost; 0 leaves it out."""
@@ -176,8 +178,11 @@ class PretrainConfig(RunConfig):
     def _parts_fit(self) -> PretrainConfig:
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on with the run, or replace it")
-        if self.objective == "painted" and self.painted_weight:
-            raise ValueError("painted_weight is for another objective; painted is the task itself")
+        for task in ("painted", "measured"):
+            if self.objective == task and getattr(self, f"{task}_weight"):
+                raise ValueError(f"{task}_weight is for another objective; {task} is the task itself")
+        if self.objective == "painted" and self.measured_weight:
+            raise ValueError("measured_weight needs views of slides, and the objective painted reads none")
         if self.objective == "dino" and self.ema == 0:
             raise ValueError("ema is 0, and the teacher of dino is that average; give one such as 0.99")
         return self

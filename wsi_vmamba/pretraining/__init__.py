@@ -12,6 +12,7 @@ OBJECTIVES = Table(
         "barlow_twins": "wsi_vmamba.pretraining.objectives.barlow_twins:BarlowTwins",
         "dino": "wsi_vmamba.pretraining.objectives.dino:Dino",
         "distil": "wsi_vmamba.pretraining.objectives.distil:Distil",
+        "measured": "wsi_vmamba.pretraining.objectives.measured:Measured",
         "painted": "wsi_vmamba.pretraining.objectives.painted:PaintedTissue",
     },
 )

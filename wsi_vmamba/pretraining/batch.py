@@ -23,6 +23,11 @@ class Crops(Protocol):
         """Views of little of it, all of one size; there may be none."""
         ...
 
+    @property
+    def measured(self) -> Tensor | None:
+        """What was measured of the first large views, (B, COUNT); None where nothing was."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Painted:
@@ -44,11 +49,13 @@ class Batch:
     Attributes:
         large: see `Crops`; empty where no slides are read.
         small: see `Crops`.
+        measured: see `Crops`.
         painted: in steps that have some.
     """
 
     large: tuple[Tensor, ...] = ()
     small: tuple[Tensor, ...] = ()
+    measured: Tensor | None = None
     painted: Painted | None = None
 
     @property
@@ -67,7 +74,8 @@ class Batch:
         painted = self.painted
         if painted is not None:
             painted = Painted(images=painted.images.to(device), target=painted.target.to(device))
-        return replace(self, large=large, small=small, painted=painted)
+        measured = None if self.measured is None else self.measured.to(device, non_blocking=True)
+        return replace(self, large=large, small=small, measured=measured, painted=painted)
 
 
 #: Gives the views of the steps from the first to before the last, in order.

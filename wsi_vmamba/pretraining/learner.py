@@ -10,15 +10,28 @@ from torch import Tensor, nn
 from wsi_vmamba.device import Precision
 from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.pretraining.measured_task import MeasuredTask
 
 
 class Learner(nn.Module):
-    """A backbone with the head of an objective; the backbone computes in ``precision``, heads always in float32."""
+    """A backbone with the head of an objective; the backbone computes in ``precision``, heads always in float32.
 
-    def __init__(self, backbone: VMamba, head: nn.Module, *, precision: Precision = "fp32") -> None:
+    Attributes:
+        measured: of the measured task where it is done beside the objective.
+    """
+
+    def __init__(
+        self,
+        backbone: VMamba,
+        head: nn.Module,
+        *,
+        measured: MeasuredTask | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.measured = measured
         self.precision: Precision = precision
 
     def feature_map(self, pixels: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
         step: steps that are done.
-        numbers: loss and that of the painted task (means since the line before), learning rate, gradient, monitors.
+        numbers: loss and those of the tasks beside it (means since the line before), learning rate, gradient, monitors.
         images_per_s: views that all ranks encoded in a second, since the line before.
         warning: what is wrong, in words; empty where nothing is.
         stop: whether that is so wrong that the training should not go on.
@@ -66,9 +66,10 @@ class Loop:
             parameter_groups(self.student, weight_decay=config.weight_decay),
             lr=config.learning_rate, betas=(0.9, config.beta2), fused=True,
         )  # fmt: skip
+        self._weights = {"measured": config.measured_weight, "painted": config.painted_weight}
         self.step = 0
         self._losses: list[float] = []
-        self._painted: list[float] = []
+        self._others: dict[str, list[float]] = {}
         self._collapsed_lines = 0
         self._watch = Watch()
         self._images, self._since = 0, time.perf_counter()
@@ -97,13 +98,14 @@ class Loop:
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self.device)
-        outcome, painted = self._backward(moment, batch)
+        outcome, others = self._backward(moment, batch)
         self.objective.before_update(self.student, moment)
-        loss = outcome.loss.detach().clone()
-        self.ranks.mean([*(p.grad for p in self.parameters if p.grad is not None), loss, painted])
+        loss = outcome.loss.clone()
+        self.ranks.mean([*(p.grad for p in self.parameters if p.grad is not None), loss, *others.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
         # Loss and gradient are those of all ranks by now, so that all of them see the same.
-        if wrong := self._watch.see(loss=float(loss + config.painted_weight * painted), gradient=float(norm)):
+        total = float(loss) + sum(self._weights[name] * float(other) for name, other in others.items())
+        if wrong := self._watch.see(loss=total, gradient=float(norm)):
             found = diagnose(self.student, partial(self._backward, moment, batch), advice=self._advice())
             raise TrainingError(f"step {moment.step}: {wrong}. {found}")
         self.optimizer.step()
@@ -112,20 +114,26 @@ class Loop:
         )
         move_towards(self.average, self.student, momentum=share)
         self._losses.append(float(loss))
-        if config.painted_weight and batch.painted is not None:
-            self._painted.append(float(painted))
+        for name, other in others.items():
+            self._others.setdefault(name, []).append(float(other))
         self._images += batch.n_images * self.ranks.world
         return outcome, float(norm)
 
-    def _backward(self, moment: Moment, batch: Batch) -> tuple[Outcome, Tensor]:
-        """Gradients of a step, added to those that are there; gives also the loss of the painted task, or zero."""
-        outcome = self.objective(self.student, self.average, batch, moment, self.ranks)
-        outcome.loss.backward()
-        if not self.config.painted_weight or batch.painted is None:
-            return outcome, outcome.loss.detach().new_zeros(())
-        painted, _ = painted_loss(self.student, batch.painted)
-        (self.config.painted_weight * painted).backward()  # type: ignore[no-untyped-call]
-        return outcome, painted.detach().clone()
+    def _backward(self, moment: Moment, batch: Batch) -> tuple[Outcome, dict[str, Tensor]]:
+        """Gradients of a step, added to those that are there; gives also the losses of tasks beside the objective."""
+        outcome: Outcome = self.objective(self.student, self.average, batch, moment, self.ranks)
+        others: dict[str, Tensor] = {}
+        loss = outcome.loss
+        if self.student.measured is not None and batch.measured is not None:
+            first_views = outcome.features[: len(batch.measured)]
+            others["measured"] = self.student.measured.loss(first_views, batch.measured, self.ranks)
+            loss = loss + self._weights["measured"] * others["measured"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._weights["painted"] and batch.painted is not None:
+            others["painted"], _ = painted_loss(self.student, batch.painted)
+            (self._weights["painted"] * others["painted"]).backward()  # type: ignore[no-untyped-call]
+        seen = replace(outcome, loss=outcome.loss.detach(), features=outcome.features.detach())
+        return seen, {name: other.detach().clone() for name, other in others.items()}
 
     def _advice(self) -> str:
         rate = self.optimizer.param_groups[0]["lr"]
@@ -147,14 +155,14 @@ class Loop:
         monitors = dict(zip(monitors, shared.tolist(), strict=True))
         numbers = {
             "loss": fmean(self._losses),
-            **({"painted_loss": fmean(self._painted)} if self._painted else {}),
+            **{f"{name}_loss": fmean(values) for name, values in self._others.items()},
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": norm,
             **monitors,
         }
         now = time.perf_counter()
         pace = self._images / (now - self._since)
-        self._losses, self._painted, self._images, self._since = [], [], 0, now
+        self._losses, self._others, self._images, self._since = [], {}, 0, now
         warning = self._judge(monitors)
         return Report(
             step=self.step, numbers=numbers, images_per_s=pace, warning=warning,
@@ -180,7 +188,7 @@ class Loop:
             optimizer=self.optimizer.state_dict(),
             memory={
                 "losses": self._losses,
-                "painted": self._painted,
+                "others": self._others,
                 "collapsed_lines": self._collapsed_lines,
                 "watch": asdict(self._watch),
             },
@@ -193,6 +201,7 @@ class Loop:
         self.objective.load_state_dict(checkpoint.objective)
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
         self.step = checkpoint.step
-        self._losses, self._painted = (list(checkpoint.memory[name]) for name in ("losses", "painted"))
+        self._losses = list(checkpoint.memory["losses"])
+        self._others = {name: list(values) for name, values in checkpoint.memory["others"].items()}
         self._collapsed_lines = checkpoint.memory["collapsed_lines"]
         self._watch = Watch(**checkpoint.memory.get("watch", {}))  # the first checkpoints had none

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from wsi_vmamba.config.pretrain import PretrainConfig
 from wsi_vmamba.config.resolve import dump_config
@@ -24,6 +23,7 @@ from wsi_vmamba.pretraining.checkpoint import Checkpoint
 from wsi_vmamba.pretraining.learner import Learner
 from wsi_vmamba.pretraining.log import append_line, cut_after
 from wsi_vmamba.pretraining.loop import COLLAPSED_LINES, Loop, Report
+from wsi_vmamba.pretraining.measured_task import MeasuredTask
 from wsi_vmamba.pretraining.objectives.base import Objective
 from wsi_vmamba.pretraining.painted_task import judge
 from wsi_vmamba.pretraining.painted_tiles import held_out_tiles
@@ -74,7 +74,10 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     classes = TISSUES if paints_every(config) else ()
     backbone, note = start(config.backbone, config.init, classes=classes, seed=config.seed)
     objective = objective_class.of(config, dim=backbone.dim)
-    learner = Learner(backbone, _head(objective, seed=config.seed), precision=precision)
+    with _stream(config.seed):
+        head = objective.head()
+        measured = MeasuredTask(dim=backbone.dim) if config.measured_weight else None
+    learner = Learner(backbone, head, measured=measured, precision=precision)
     loop = Loop(learner, objective, config, ranks=ranks, device=device)
     identity = {**_identity(config, source, ranks=ranks, precision=precision), **objective.identity()}
     if checkpoint is not None:
@@ -190,11 +193,12 @@ def _resolve_precision(config: PretrainConfig, *, device: str) -> Precision:
     return "bf16" if is_gpu(device) or multiplies_bf16() else "fp32"
 
 
-def _head(objective: Objective, *, seed: int) -> nn.Module:
-    """The objective's head from its own random stream."""
+@contextmanager
+def _stream(seed: int) -> Iterator[None]:
+    """New layers get their numbers from a random stream of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return objective.head()
+        yield
 
 
 def refuse_existing(config: PretrainConfig) -> None:

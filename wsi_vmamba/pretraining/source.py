@@ -44,7 +44,9 @@ def slide_views(slides: Sequence[SlideToShow], config: PretrainConfig, ranks: Ra
         UsageError: numbers of the views make no sense.
     """
     augmentation = Augmentation(**_with_tuples(config.augmentation))
-    settings = ViewSettings(batch=config.batch, augmentation=augmentation, **_with_tuples(config.views))
+    settings = ViewSettings(
+        batch=config.batch, augmentation=augmentation, **_with_tuples(config.views), measure=measures(config)
+    )
     return SlideViews(
         slides, settings, seed=config.seed, rank=ranks.rank, world=ranks.world, threads=config.threads,
         mpp_override=config.mpp_override, tissue=config.segmenter, cache=Path(config.out) / "tissue",
@@ -68,7 +70,7 @@ def batches_of(
     every = paints_every(config)
     if every is None:
         for step, views in source.crops(first, last):
-            yield step, Batch(large=views.large, small=views.small)
+            yield step, Batch(large=views.large, small=views.small, measured=views.measured)
         return
     # The n-th time that the task is done it is given its n-th windows, whatever lies between.
     begun, done = -(-first // every), -(-last // every)
@@ -77,7 +79,12 @@ def batches_of(
     ) as painted:
         for step, views in source.crops(first, last):
             window: Painted | None = next(painted) if step % every == 0 else None
-            yield step, Batch(large=views.large, small=views.small, painted=window)
+            yield step, Batch(large=views.large, small=views.small, measured=views.measured, painted=window)
+
+
+def measures(config: PretrainConfig) -> bool:
+    """Whether views are measured."""
+    return config.objective == "measured" or config.measured_weight > 0
 
 
 def paints_every(config: PretrainConfig) -> int | None:

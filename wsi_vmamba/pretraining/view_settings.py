@@ -76,6 +76,7 @@ class ViewSettings:
         slide_weight: how likely a slide is drawn: "equal", or by the square root of its tissue's area ("sqrt_area"),
             which gives a large resection more fields than a needle biopsy, but not a hundred times as many.
         augmentation: how views are changed.
+        measure: whether the first large view of each field is measured before it is changed.
     """
 
     batch: int
@@ -92,6 +93,7 @@ class ViewSettings:
     min_stained: float = 0.15
     slide_weight: Literal["equal", "sqrt_area"] = "sqrt_area"
     augmentation: Augmentation = field(default_factory=Augmentation)
+    measure: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch", "large_px", "small_px", "field_px"):
@@ -99,6 +101,8 @@ class ViewSettings:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if self.n_large < 0 or self.n_small < 0 or self.n_large + self.n_small < 1:
             raise UsageError(f"expected one view or more, got n_large {self.n_large}, n_small {self.n_small}")
+        if self.measure and not self.n_large:
+            raise UsageError("measuring is of the first large view, and n_large is 0")
         if self.slide_weight not in {"equal", "sqrt_area"}:
             raise UsageError(f"slide_weight must be equal or sqrt_area, got {self.slide_weight!r}")
         _check_range("um_per_px", self.um_per_px, *MPP_RANGE)

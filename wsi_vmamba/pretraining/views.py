@@ -18,6 +18,7 @@ from wsi_vmamba.pretraining.augment import Change, change, draw_changes
 from wsi_vmamba.pretraining.crops import Crop, cut, draw_crops
 from wsi_vmamba.pretraining.field_reader import FieldReader
 from wsi_vmamba.pretraining.found_slides import SlideToShow, find_all, fingerprint
+from wsi_vmamba.pretraining.measurements import COUNT, measure
 from wsi_vmamba.pretraining.view_settings import Augmentation, ViewSettings
 
 __all__ = ["Augmentation", "SlideViews", "ViewSettings", "Views"]
@@ -38,12 +39,15 @@ class Views:
         slide: (B,) int64, the place of each field's slide in the list that was given.
         um_per_px: (B,) float32, the scale of each field in micrometres per pixel; a view of a share s of the field,
             ``view_px`` wide, is at about um_per_px · sqrt(s) · field_px / view_px.
+        measured: (B, COUNT) float32, the first large views as `wsi_vmamba.pretraining.measurements` measures them
+            before they are changed; None where nothing is measured.
     """
 
     large: tuple[torch.Tensor, ...]
     small: tuple[torch.Tensor, ...]
     slide: torch.Tensor
     um_per_px: torch.Tensor
+    measured: torch.Tensor | None = None
 
 
 class SlideViews:
@@ -132,12 +136,18 @@ class SlideViews:
         out = [np.empty((settings.batch, side, side, 3), dtype=np.uint8) for side in sides_px]
         slide = np.empty(settings.batch, dtype=np.int64)
         um_per_px = np.empty(settings.batch, dtype=np.float32)
+        measured = np.empty((settings.batch, COUNT), dtype=np.float32) if settings.measure else None
 
         def fill(at: int) -> None:
             found, field, picture = self._reader.read(self._rng(step, 1 + at))
             slide[at], um_per_px[at] = found.index, field.um_per_px
-            for target, side_px, crop, how in zip(out, sides_px, crops[at], changes[at], strict=True):
-                target[at] = change(cut(picture, crop, side_px=side_px), how)
+            cuts = [
+                cut(picture, crop, side_px=side_px) for crop, side_px in zip(crops[at], sides_px, strict=True)
+            ]
+            if measured is not None:
+                measured[at] = measure(cuts[0])
+            for target, view, how in zip(out, cuts, changes[at], strict=True):
+                target[at] = change(view, how)
 
         for _ in self._pool.map(fill, range(settings.batch)):
             pass  # raises what went wrong
@@ -147,6 +157,7 @@ class SlideViews:
             small=views[settings.n_large :],
             slide=torch.from_numpy(slide),
             um_per_px=torch.from_numpy(um_per_px),
+            measured=None if measured is None else torch.from_numpy(measured),
         )
 
     def _draw_cuts(self, step: int) -> tuple[list[int], list[list[Crop]], list[list[Change]]]:

@@ -58,7 +58,7 @@ class BarlowTwins(Objective):
         on, off = (torch.stack(part).mean() for part in zip(*parts, strict=True))
         return Outcome(
             loss=on + off,
-            features=large.detach(),
+            features=large,
             numbers={"on_diagonal": on.detach(), "off_diagonal": off.detach()},
         )
 

@@ -31,7 +31,8 @@ class Outcome:
 
     Attributes:
         loss: (), with gradients; their mean over all ranks is the gradient of the loss of the whole batch.
-        features: (n, dim), the pooled features of this rank, of which the monitors say whether they collapse.
+        features: (n, dim), the pooled features of this rank with their gradients, those of the large views first and
+            in their order; other tasks read from them, and the monitors say whether they collapse.
         numbers: what else is worth a line of the log, by name; each ().
     """
 

@@ -71,7 +71,7 @@ class Dino(Objective):
             answers = torch.cat([answers, student.head(student.features(torch.cat(batch.small)))])
         said = F.log_softmax(answers.float() / self.settings.student_temperature, dim=-1)
         loss = cross_views(target, said, batch=len(batch.large[0]))
-        return Outcome(loss=loss, features=features.detach(), numbers=_numbers(target))
+        return Outcome(loss=loss, features=features, numbers=_numbers(target))
 
     def teacher_temperature(self, step: int) -> float:
         """How sharp the teacher answers at a step."""

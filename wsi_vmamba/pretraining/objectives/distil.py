@@ -60,7 +60,7 @@ class Distil(Objective):
             of_square = torch.stack(torch.chunk(told, len(batch.large))).mean(dim=0)
             said = student.head(student.features(torch.cat(batch.small)))
             losses = torch.cat([losses, self._loss(said, of_square.repeat(len(batch.small), 1))])
-        return Outcome(loss=losses.mean(), features=features.detach())
+        return Outcome(loss=losses.mean(), features=features)
 
     def _loss(self, said: Tensor, told: Tensor) -> Tensor:
         """Distance of each view, (n,)."""

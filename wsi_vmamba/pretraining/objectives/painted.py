@@ -36,4 +36,4 @@ class PaintedTissue(Objective):
         if batch.painted is None:
             raise UsageError("the painted task needs generated tiles in every step")
         loss, features = painted_loss(student, batch.painted)
-        return Outcome(loss=loss, features=features.detach())
+        return Outcome(loss=loss, features=features)
