@@ -46,6 +46,14 @@ def test_layer_norm_equals_torch(
     assert error(got, expected) <= max(ROUNDING[target], 1e-5)
 
 
+def test_a_variance_that_overflows_is_not_taken_for_none(isa: str) -> None:
+    x = torch.zeros(2, 24)
+    x[0, :2] = torch.tensor([1e30, -1e30])
+    got = cpu.layer_norm(x, torch.ones(24), torch.zeros(24), isa=isa)
+    assert bool(torch.isnan(got[0]).all())
+    assert bool((got[1] == 0).all())
+
+
 def test_layer_norm_keeps_nan_and_may_work_in_place(isa: str) -> None:
     x = normal(4, 24)
     x[2, 5] = torch.nan

@@ -211,6 +211,13 @@ def test_stem_on_every_machine(isa: str) -> None:
         assert error(got, wanted) <= 5e-6
 
 
+def test_a_variance_that_overflows_is_not_taken_for_none() -> None:
+    x = torch.zeros(3, 16)
+    x[1, :2] = torch.tensor([1e30, -1e30])
+    out = fused.layer_norm(x, (torch.ones(16), torch.zeros(16), 1e-5))
+    assert torch.isnan(out).all(dim=1).tolist() == [False, True, False]
+
+
 def test_gelu_is_as_exact_as_it_says(isa: str) -> None:
     """Relative to GELU itself; far to the left, where GELU is tiny, to half of x, which is GELU's own scale."""
     ends = torch.logspace(-30, 1, 16_000)

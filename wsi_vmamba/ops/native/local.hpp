@@ -26,7 +26,7 @@ void layer_norm(const X* x, Y* out, const X* gate, const float* weight, const fl
       squares += off * off;
     }
     const float variance = sum_lanes(squares) * share;
-    const float scale = 1.0f / __builtin_sqrtf(variance + eps);
+    const float scale = inverse_deviation(variance + eps);
     for (int64_t c = 0; c < whole; c += kLanes) {
       Vec y = (load(x + c) - mean) * scale * load(weight + c) + load(bias + c);
       if (gate != nullptr) y *= load(gate + c);

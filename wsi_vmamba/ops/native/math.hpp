@@ -110,4 +110,7 @@ VMAMBA_INLINE Vec silu(Vec x) {
   return x / (1.0f + exp2_bounded(at_most(126.0f, x * -kLog2e)));
 }
 
+// 1 / standard deviation; NaN where the variance has overflowed, which else would pass for numbers without any spread.
+VMAMBA_INLINE float inverse_deviation(float variance) { return 1.0f / __builtin_sqrtf(variance) + 0.0f * variance; }
+
 }  // namespace

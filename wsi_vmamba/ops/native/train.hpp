@@ -33,7 +33,7 @@ VMAMBA_INLINE void token_statistics(const X* x, int64_t count, int64_t channels,
     squares[i] = sum;
   }
   const Vec variance = sums_of(squares) * share + eps;
-  for (int i = 0; i < kLanes; ++i) scale[i] = 1.0f / __builtin_sqrtf(variance[i]);
+  for (int i = 0; i < kLanes; ++i) scale[i] = inverse_deviation(variance[i]);
 }
 
 // Mean and 1 / standard deviation of each token, kept for the gradient.
