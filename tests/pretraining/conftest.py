@@ -14,6 +14,7 @@ from wsi_vmamba.pretraining.source import Source
 class FakeCrops:
     large: tuple[Tensor, ...]
     small: tuple[Tensor, ...]
+    measured: Tensor | None = None
 
 
 def crops_of(seed: int, step: int, *, batch: int, first: int = 0) -> FakeCrops:

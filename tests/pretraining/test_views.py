@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from wsi_vmamba.errors import DatasetError, MissingMppError, UnreadableSlideError
-from wsi_vmamba.pretraining.views import SlideViews, ViewSettings
+from wsi_vmamba.pretraining.measurements import measure
+from wsi_vmamba.pretraining.views import Augmentation, SlideViews, ViewSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,24 @@ def test_shapes_are_as_promised(listed):
     assert {view.dtype for view in views.large + views.small} == {torch.uint8}
     assert (views.slide.dtype, views.um_per_px.dtype) == (torch.int64, torch.float32)
     assert 0.5 <= float(views.um_per_px.min()) <= float(views.um_per_px.max()) <= 1.0
+
+
+def test_the_first_large_view_is_measured_before_it_is_changed(listed):
+    """The pixels stay those of a step that measures nothing, and the numbers those of unchanged crops."""
+    still = Augmentation(
+        turn=False, stain_gain=0, stain_shift=0, stain_hue=0, brightness=0, contrast=0, blur_p=0, jpeg_p=0,
+        grey_p=0, haematoxylin_p=0,
+    )  # fmt: skip
+    with (
+        SlideViews(listed, settings(), seed=3) as plain,
+        SlideViews(listed, settings(measure=True), seed=3) as changed,
+        SlideViews(listed, settings(augmentation=still), seed=3) as unchanged,
+    ):
+        views = changed.views(1)
+        assert same(views, plain.views(1))
+        assert plain.views(1).measured is None
+        expected = [measure(picture.numpy()) for picture in unchanged.views(1).large[0]]
+    np.testing.assert_array_equal(views.measured.numpy(), expected)
 
 
 def test_ranks_see_other_fields(listed):

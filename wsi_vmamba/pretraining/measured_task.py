@@ -11,22 +11,24 @@ from wsi_vmamba.pretraining.ranks import Ranks
 
 #: Share of the past in the running moments of what is measured.
 _MEMORY = 0.99
-#: Standard deviations beyond which an error counts linearly.
-_FAR = 1.0
+#: Standard deviations beyond which an error counts linearly, and beyond which numbers are taken for no farther.
+_FAR, _FARTHEST = 1.0, 5.0
+#: Added to variances.
+_EPSILON = 1e-6
 
 
 class MeasuredTask(nn.Module):
     """The layer, and running mean and variance of each number, so that all numbers count alike."""
 
     mean: Tensor
-    square: Tensor
+    variance: Tensor
     seen: Tensor
 
     def __init__(self, *, dim: int) -> None:
         super().__init__()
         self.read = nn.Linear(dim, COUNT)
         self.register_buffer("mean", torch.zeros(COUNT))
-        self.register_buffer("square", torch.zeros(COUNT))
+        self.register_buffer("variance", torch.zeros(COUNT))
         self.register_buffer("seen", torch.zeros(()))
 
     def loss(self, features: Tensor, measured: Tensor, ranks: Ranks) -> Tensor:
@@ -37,15 +39,19 @@ class MeasuredTask(nn.Module):
             measured: (B, COUNT), of the views as they were.
             ranks: the processes that share a step; the moments are those of all of them.
         """
-        self._learn_moments(measured, ranks)
-        mean = self.mean / self.seen
-        spread = (self.square / self.seen - mean.square()).clamp_min(1e-6).sqrt()
-        target = (measured - mean) / spread
-        return F.huber_loss(self.read(features), target.clamp(-5, 5), delta=_FAR)
+        target = self._standardised(measured, ranks).clamp(-_FARTHEST, _FARTHEST)
+        return F.huber_loss(self.read(features), target, delta=_FAR)
 
     @torch.no_grad()
-    def _learn_moments(self, measured: Tensor, ranks: Ranks) -> None:
-        first, second = measured.mean(dim=0), measured.square().mean(dim=0)
-        ranks.mean([first, second])
-        for kept, new in ((self.mean, first), (self.square, second), (self.seen, torch.ones_like(self.seen))):
-            kept.lerp_(new, 1 - _MEMORY)
+    def _standardised(self, measured: Tensor, ranks: Ranks) -> Tensor:
+        """What is measured by the moments so far, with those of this step."""
+        self.seen.lerp_(torch.ones_like(self.seen), 1 - _MEMORY)
+        self._learn(self.mean, measured, ranks)
+        centred = measured - self.mean / self.seen
+        self._learn(self.variance, centred.square(), ranks)
+        return centred / (self.variance / self.seen + _EPSILON).sqrt()
+
+    def _learn(self, kept: Tensor, values: Tensor, ranks: Ranks) -> None:
+        new = values.mean(dim=0)
+        ranks.mean([new])
+        kept.lerp_(new, 1 - _MEMORY)
