@@ -83,6 +83,7 @@ def made(folder: Path, store_bytes: Callable[[Path], dict[str, bytes]]) -> dict[
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_slide_costs_nothing(
     start, scheduler, write_tiny_slide, tmp_path, store_bytes, read_outcomes, extract_config
 ):
@@ -141,6 +142,7 @@ def test_workers_with_other_numbers_of_threads_encode_the_same_bytes(
     assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_local_workers_keeps_what_is_finished_and_leaves_no_claim(
     start, write_tiny_slide, tmp_path, store_bytes, extract_config
 ):
@@ -198,6 +200,7 @@ def slow_workers(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("slow_workers")
+@pytest.mark.slow
 @pytest.mark.parametrize("to_all", [True, False])
 def test_sigterm_ends_workers_and_what_each_has_of_its_slide_is_kept_and_used(
     to_all, start, tiny_slides, tmp_path, store_bytes, extract_config
@@ -241,6 +244,7 @@ def regions_kept(out: Path, slide_id: str) -> int:
 
 
 @pytest.mark.usefixtures("slow_workers")
+@pytest.mark.slow
 def test_every_worker_says_how_far_its_slide_is_and_a_finished_slide_is_told_at_once(
     start, tiny_slides, tmp_path, write_tiny_slide
 ):

@@ -347,7 +347,14 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_inside_a_slide_keeps_its_regions_and_says_so(
     number, one_slide, tmp_path, extract_config, store_bytes
 ):
@@ -383,6 +390,7 @@ def wait_for_regions(final: Path, n: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_leaves_no_claim_and_keeps_the_regions(one_slide, tmp_path):
     """As where an ssh connection breaks: the signal comes, and nothing can be printed any more."""
     ours, theirs = pty.openpty()
@@ -410,6 +418,7 @@ def test_a_terminal_that_is_closed_leaves_no_claim_and_keeps_the_regions(one_sli
     assert 3 <= kept.regions < N_REGIONS
 
 
+@pytest.mark.slow
 def test_under_nohup_a_hangup_changes_nothing(one_slide, tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-u", "-c", SLOW, *arguments(one_slide, tmp_path / "out")],

@@ -459,7 +459,7 @@ KERNELS = [*SCAN_KERNELS, "norm_kernel", "depthwise_kernel"]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces the compiler")
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("tile", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_kernels_compile_for_gpus(

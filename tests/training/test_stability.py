@@ -42,6 +42,7 @@ def check(model, losses: list[float]) -> None:
             assert parameter.abs().max() < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])
 def test_aggregator(bf16):
     torch.manual_seed(0)
