@@ -3,6 +3,9 @@
     python benchmarks/viewer.py SLIDE... --json result.json
     python benchmarks/viewer.py SLIDE... --seconds 600      # is its memory the same after ten minutes?
 
+On a machine that others use, compare the processor's time that the server took, which is printed beside: how long one
+waited says little there.
+
 The server is the command, in a process of its own; the clients are a few lines over plain sockets in two further
 processes, and share the cores with it. DeepZoom makes its tiles in one process, without a server: what it would cost
 to send them is not counted.
@@ -50,10 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
         first = pages[0]
         client.get(_url(first, len(first["levels"]) - 1, 0, 0))
         result["first_picture_s"] = time.perf_counter() - started
-        result["warm"] = _warm(client, first)
         process = psutil.Process(server.pid)
-        before = process.memory_info().rss
+        result["first_picture_cpu_s"] = _cpu_s(process)
+        result["warm"] = _warm(client, first, process)
+        before, cpu_before = process.memory_info().rss, _cpu_s(process)
         result["panning"] = _panning(port, pages, options.seconds)
+        tiles = result["panning"]["tiles_per_s"] * options.seconds
+        result["panning"]["cpu_ms"] = 1000 * (_cpu_s(process) - cpu_before) / tiles
         result["memory_mb"] = {"before": before / 1e6, "after": process.memory_info().rss / 1e6}
     finally:
         server.terminate()
@@ -140,17 +146,22 @@ def _places(page: dict[str, Any], count: int, generator: random.Random) -> list[
     return found
 
 
-def _warm(client: Client, page: dict[str, Any]) -> dict[str, float]:
+def _cpu_s(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return float(spent.user + spent.system)
+
+
+def _warm(client: Client, page: dict[str, Any], process: psutil.Process) -> dict[str, float]:
     """Milliseconds of tiles that were asked for before, one after the other."""
     places = _places(page, WARM_TILES, random.Random(0))
     for place in places:
         client.get(_url(page, *place))
-    times = []
+    times, cpu_before = [], _cpu_s(process)
     for place in places:
         before = time.perf_counter()
         client.get(_url(page, *place))
         times.append(1000 * (time.perf_counter() - before))
-    return _spread(times)
+    return {**_spread(times), "cpu_ms": 1000 * (_cpu_s(process) - cpu_before) / len(times)}
 
 
 def _spread(times: list[float]) -> dict[str, float]:
@@ -235,14 +246,17 @@ def _show(result: dict[str, Any]) -> None:
             f"{warm['median_ms']:.1f} / {warm['p95_ms']:.1f} ms",
             f"{other['median_ms']:.1f} / {other['p95_ms']:.1f} ms",
         ),
+        ("  processor time of the server", f"{warm['cpu_ms']:.2f} ms", ""),
         (
             f"{CLIENTS} clients panning",
             f"{result['panning']['tiles_per_s']:.0f} tiles/s",
             f"{other['tiles_per_s']:.0f} tiles/s",
         ),
+        ("  processor time of the server", f"{result['panning']['cpu_ms']:.2f} ms a tile", ""),
         ("failures", f"{result['panning']['failures']:.0f}", ""),
         ("memory before / after", "{before:.0f} / {after:.0f} MB".format(**result["memory_mb"]), ""),
         ("first picture after the command", f"{result['first_picture_s']:.1f} s", ""),
+        ("  processor time of the server", f"{result['first_picture_cpu_s']:.1f} s", ""),
     ]
     for row in rows:
         print("  ".join(part.ljust(width) for part, width in zip(row, (32, 20, 20), strict=True)).rstrip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ViewConfig
@@ -16,6 +17,9 @@ from wsi_vmamba.view.open_slides import OpenSlides
 from wsi_vmamba.view.safety import access_for, is_loopback
 from wsi_vmamba.view.serve import bind, serve
 from wsi_vmamba.view.targets import open_target
+
+if TYPE_CHECKING:
+    from wsi_vmamba.probing.saved import SavedProbe
 
 
 def run(config: ViewConfig) -> bool:
@@ -34,6 +38,7 @@ def run(config: ViewConfig) -> bool:
             drawings=Drawings(Path(config.drawings) if config.drawings else source.drawings),
             show_labels=config.show_labels,
             threads=config.threads,
+            probe=_probe(config),
         )
         address = address_of(config.host, port, token=access.token)
         console.say(f"{source.kind} {source.title}: {address}")
@@ -51,6 +56,15 @@ def run(config: ViewConfig) -> bool:
         finally:
             slides.close()
     return True
+
+
+def _probe(config: ViewConfig) -> SavedProbe | None:
+    if config.probe is None:
+        return None
+    # Loads scikit-learn, which a picture alone need not wait for.
+    from wsi_vmamba.probing.saved import load_probe
+
+    return load_probe(config.probe)
 
 
 def address_of(host: str, port: int, *, token: str | None) -> str:

@@ -103,12 +103,14 @@ def view(monkeypatch):
     monkeypatch.setattr("wsi_vmamba.view.catalogue._FRESH_S", 0.0)
     made = []
 
-    def open_(source, *, host="127.0.0.1", drawings=None, follow_links=False, **settings) -> Viewer:
+    def open_(
+        source, *, host="127.0.0.1", drawings=None, follow_links=False, probe=None, **settings
+    ) -> Viewer:
         if isinstance(source, Path):
             source = folder_source(source, follow_links=follow_links)
         slides = OpenSlides()
         context = Context(
-            Catalogue(source, slides), drawings=Drawings(drawings or source.drawings), threads=2
+            Catalogue(source, slides), drawings=Drawings(drawings or source.drawings), threads=2, probe=probe
         )
         access = access_for(host, port=8765, **settings)
         made.append((context, slides))

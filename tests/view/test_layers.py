@@ -170,3 +170,63 @@ def test_neighbours_are_those_that_look_alike_over_all_slides(view, tmp_path, wr
     assert found["left_out"] == ["other"]  # its features are of other weights
     assert all(0 <= each["distance"] < 0.01 for each in found["patches"])
     assert viewer.get(f"/slides/{viewer.id_of('s1')}/patches/9/neighbours").status == 400
+
+
+def saved_probe(*, weights="ab"):
+    """Calls a patch by the largest of its first three features."""
+    from wsi_vmamba.probing.linear import LinearProbe
+    from wsi_vmamba.probing.saved import ProbeFacts, SavedProbe
+
+    names = ("stroma", "tumour", "fat")
+    linear = LinearProbe(
+        mean=np.zeros(4),
+        scale=np.ones(4),
+        weight=np.eye(3, 4),
+        bias=np.zeros(3),
+        penalty_c=1.0,
+        chosen_by="fixed",
+    )
+    facts = ProbeFacts(
+        classes=names, encoder="null", weights_hash=weights * 32, precision="fp32", mpp=2.0, tile_px=(64, 64), tiles=9,
+        groups=3, auc=None, penalty_c=1.0,
+    )  # fmt: skip
+    return SavedProbe(linear=linear, facts=facts)
+
+
+def test_what_a_probe_calls_each_patch_is_a_map_with_a_legend(view, tmp_path, write_features):
+    places = np.array([(2, 1), (3, 1), (5, 1), (2, 4)])
+    features = np.eye(4, dtype=np.float32)[[1, 0, 2, 1]]
+    write_features(tmp_path / "f", "s1", places, features)
+    saved_probe().save(tmp_path / "probe.safetensors")
+    from wsi_vmamba.probing.saved import load_probe
+
+    source = open_target(ViewConfig(target=str(tmp_path / "f")))
+    viewer = view(source, probe=load_probe(tmp_path / "probe.safetensors"))
+    one = f"/slides/{viewer.id_of('s1')}"
+    (listed,) = [each for each in viewer.get(f"{one}/layers").json["layers"] if each["kind"] == "classes"]
+    about = viewer.get(listed["url"]).json
+    picture = pixels_of(viewer.get(about["png"]))
+    assert picture.shape == (4, 4, 4)
+    called = np.where(picture[..., 3] == 255, picture[..., 0].astype(int) * 256 + picture[..., 1], -1)
+    expected = np.full((4, 4), -1)
+    expected[0, 0], expected[0, 1], expected[0, 3], expected[3, 0] = 1, 0, 2, 1
+    np.testing.assert_array_equal(called, expected)
+    assert [each["name"] for each in about["classes"]] == ["stroma", "tumour", "fat"]
+    assert len({each["colour"] for each in about["classes"]}) == 3
+    assert about["rectangle_l0"] == {"x": 128, "y": 64, "width": 256, "height": 256}
+    assert about["notes"] == ["the probe's tiles had 2 um/px, these patches 0.5"]
+
+
+def test_a_probe_for_features_of_another_encoder_is_refused_and_without_one_there_are_no_classes(
+    view, tmp_path, write_features
+):
+    write_features(tmp_path / "f", "s1", np.array([(0, 0), (1, 0), (2, 0)]), np.eye(3, 4))
+    source = open_target(ViewConfig(target=str(tmp_path / "f")))
+    viewer = view(source, probe=saved_probe(weights="cd"))
+    answer = viewer.get(f"/slides/{viewer.id_of('s1')}/layers/classes")
+    assert answer.status == 400
+    assert "extract the slide with that encoder" in answer.json["error"]["message"]
+    viewer = view(source)
+    one = f"/slides/{viewer.id_of('s1')}"
+    assert viewer.get(f"{one}/layers/classes").status == 404
+    assert "classes" not in {each["id"] for each in viewer.get(f"{one}/layers").json["layers"]}

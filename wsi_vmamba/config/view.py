@@ -20,6 +20,8 @@ class ViewConfig(RunConfig):
     """Folder in which the slides of a run or of features are looked for, where they were moved."""
     drawings: PathText | None = None
     """Folder for what is drawn, one GeoJSON a slide; by default `drawings` in the folder that is looked at."""
+    probe: PathText | None = None
+    """A probe that `probe --save` wrote; what it calls each patch becomes a map with a legend."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8765
     """Port of the server; 0 for any free one."""
     host: str = "127.0.0.1"

@@ -18,6 +18,7 @@ from wsi_vmamba.view.picture import Tile
 from wsi_vmamba.view.pool import BusyError, Pool
 
 if TYPE_CHECKING:
+    from wsi_vmamba.probing.saved import SavedProbe
     from wsi_vmamba.view.layers import Layers
     from wsi_vmamba.view.neighbours import NeighbourIndex
 
@@ -35,6 +36,7 @@ class Context:
         drawings: Drawings,
         show_labels: bool = False,
         threads: int | None = None,
+        probe: SavedProbe | None = None,
     ) -> None:
         """Keep what is shown.
 
@@ -43,10 +45,12 @@ class Context:
             drawings: where drawings are kept.
             show_labels: whether pictures of the label and the glass may be seen, which may name the patient.
             threads: how many read and decode at once.
+            probe: what calls patches by names of classes.
         """
         self.catalogue = catalogue
         self.drawings = drawings
         self.show_labels = show_labels
+        self._probe = probe
         self.pictures: ByteCache[Tile] = ByteCache(_PICTURE_BYTES)
         threads = threads or max(4, usable_cores() + 2)
         self._pool = Pool(threads, name="view")
@@ -59,7 +63,7 @@ class Context:
         from wsi_vmamba.view.layers import Layers
 
         source = self.catalogue.source
-        return Layers(model=source.model, threshold=source.threshold)
+        return Layers(model=source.model, threshold=source.threshold, probe=self._probe)
 
     @cached_property
     def neighbours(self) -> NeighbourIndex:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi_vmamba.probing.saved import SavedProbe
 from wsi_vmamba.store import open_features
 from wsi_vmamba.view import outlines
 from wsi_vmamba.view.answers import UnknownLayerError
@@ -22,9 +23,9 @@ from wsi_vmamba.view.patches import (
     load_table,
     numeric_column,
 )
-from wsi_vmamba.view.rasters import Raster, colour_raster, scalar_raster
+from wsi_vmamba.view.rasters import Raster, class_raster, colour_raster, scalar_raster
 
-COMPONENTS, PREDICTED = "components", "predicted"
+COMPONENTS, PREDICTED, CLASSES = "components", "predicted", "classes"
 #: Layers of single features are "feature:17".
 FEATURE = "feature:"
 _FEWEST_FOR_COMPONENTS = 3
@@ -47,15 +48,19 @@ class SlidePatches:
 class Layers:
     """Makes layers; may be used from any thread."""
 
-    def __init__(self, *, model: PatchModel | None, threshold: float | None) -> None:
+    def __init__(
+        self, *, model: PatchModel | None, threshold: float | None, probe: SavedProbe | None = None
+    ) -> None:
         """Keep who is asked about patches.
 
         Args:
             model: what a run says of the patches of a slide; None where there is no run.
             threshold: from which probability on a slide or a patch is called positive; None where nothing says it.
+            probe: what calls patches by names of classes; None where there is none.
         """
         self._model = model
         self._threshold = threshold
+        self._probe = probe
         self._kept: ByteCache[SlidePatches] = ByteCache(_KEPT_BYTES)
 
     def patches(self, item: Item) -> SlidePatches:
@@ -104,8 +109,11 @@ class Layers:
 
         Raises:
             UnknownLayerError: there is none of that name.
+            UsageError: it is of a probe for features of another encoder.
         """
         patches = self.patches(item)
+        if name == CLASSES and self._probe is not None:
+            return _classes(patches.table, self._probe)
         if name != COMPONENTS:
             return scalar_raster(patches.table, self.column(item, name))
         file = patches.table.features
@@ -164,6 +172,8 @@ class Layers:
                     "count": file.dim, "title": "Feature {column}",
                     "url": f"/slides/{row.id}/layers/{FEATURE}{{column}}?v={item.stamp}",
                 }  # fmt: skip
+                if self._probe is not None:
+                    found.append(line(CLASSES, "Probe classes", "classes", "probe"))
             if "probability" in patches.columns:
                 found.append(line(PREDICTED, "Predicted outlines", "vector", "outlines"))
         for name, title, there in (
@@ -173,6 +183,17 @@ class Layers:
             if there is not None:
                 found.append(line(name, title, "vector", "outlines"))
         return {"layers": found, "columns": columns}
+
+
+def _classes(table: PatchTable, probe: SavedProbe) -> Raster:
+    """What a probe calls each patch."""
+    if table.features is None:
+        raise UnknownLayerError("there are no features of this slide that a probe could be asked about")
+    notes = probe.check(table.features.meta)
+    shares = probe.predict(open_features(table.features.path).features)
+    return class_raster(
+        table, shares.argmax(axis=1), names=probe.classes, name=CLASSES, title="Probe classes", notes=notes
+    )
 
 
 def _feature_number(name: str) -> int | None:

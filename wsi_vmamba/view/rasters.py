@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,10 @@ from wsi_vmamba.geometry import grid_rectangle_l0
 from wsi_vmamba.view.patches import Floats, PatchColumn, PatchTable
 
 _STEPS = 65535
+#: Okabe and Ito, without black.
+_CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
+#: The golden section: hues that are never close to the ones before.
+_GOLDEN = 0.618034
 #: Patches this far apart would make a picture of more pixels than any slide has patches.
 _MOST_PIXELS = 1 << 26
 
@@ -53,6 +59,34 @@ def colour_raster(table: PatchTable, *, name: str, title: str, rgb: Floats, more
     colours[:, :3] = np.rint(rgb * 255)
     about = {"id": name, "title": title, "kind": "rgb", **_place(table), "encoding": {"kind": "rgb"}, **more}
     return Raster(about=about, png=_png(table, colours))
+
+
+def class_raster(
+    table: PatchTable,
+    values: NDArray[np.int64],
+    *,
+    names: Sequence[str],
+    name: str,
+    title: str,
+    notes: Sequence[str],
+) -> Raster:
+    """One class per patch, from their numbers (N,): red and green of each pixel."""
+    colours = np.zeros((len(values), 4), dtype=np.uint8)
+    colours[:, 0], colours[:, 1], colours[:, 3] = values >> 8, values & 0xFF, 255
+    classes = [{"value": n, "name": each, "colour": class_colour(n)} for n, each in enumerate(names)]
+    about = {
+        "id": name, "title": title, "kind": "classes", **_place(table), "encoding": {"kind": "classes"},
+        "classes": classes, "notes": list(notes),
+    }  # fmt: skip
+    return Raster(about=about, png=_png(table, colours))
+
+
+def class_colour(number: int) -> str:
+    """Colour of a class: the first ones are apart for colour-blind people too, more go around the circle of hues."""
+    if number < len(_CLASS_COLOURS):
+        return _CLASS_COLOURS[number]
+    red, green, blue = colorsys.hls_to_rgb(number * _GOLDEN % 1.0, 0.35 + 0.1 * (number % 4), 0.6)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def _corner(table: PatchTable) -> tuple[int, int, int, int]:

@@ -171,11 +171,15 @@ def browser():
         chromium.close()
 
 
-#: Changes the address, and waits until the page has seen that and drawn twice.
+#: Changes the address, and waits until the page has been told.
 FOLLOW = """(fragment) => new Promise((done) => {
+  const before = location.hash;
+  addEventListener("popstate", () => done(), { once: true });
   location.hash = fragment;
-  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
+  if (location.hash === before) done();
 })"""
+#: Two pictures later: whatever was pressed or moved by then has been seen by the page, which says when it is done.
+DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
 
 
 @dataclass
@@ -197,8 +201,8 @@ class Page:
         self.settle()
 
     def settle(self) -> None:
-        """Until the layers of all slides are there, the picture stands still and all its tiles are drawn."""
-        self.page.wait_for_timeout(150)
+        """Until the page says that what was asked for is what is seen; see `stillness.js`."""
+        self.page.evaluate(DRAWN)
         self.page.wait_for_selector('#stage[aria-busy="false"]', timeout=60_000)
 
     def screenshot(self, name: str | None = None) -> np.ndarray:
@@ -286,8 +290,14 @@ def visit(pages_of, address):
     return pages_of(address)
 
 
+def forget_drawings(cohort: Path) -> None:
+    """Remove what was drawn; a page that has read it before keeps showing it."""
+    shutil.rmtree(cohort / "drawings", ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
-def shared_page(browser, address):
+def shared_page(browser, address, cohort):
+    forget_drawings(cohort)  # of other modules, which would lie over what is looked at here
     pages = Pages(browser, address)
     yield pages, pages.open()
     pages.close()
@@ -297,7 +307,7 @@ def shared_page(browser, address):
 def page(shared_page, cohort, facts):
     """A page that others used before, put back to how it opens on the slide with the lesion."""
     pages, page = shared_page
-    (cohort / "drawings" / "tumour.geojson").unlink(missing_ok=True)
+    forget_drawings(cohort)
     page.faults.clear()
     page.page.locator("#search").fill("")
     page.page.locator("#home").focus()

@@ -233,6 +233,18 @@ def test_the_address_restores_the_whole_view(page, visit, facts):
         assert page.page.locator("#title").inner_text() == "tumour"
 
 
+def test_of_two_addresses_the_newer_is_shown_though_the_slide_is_still_being_opened(page):
+    before, normal = page.page.url.partition("#")[2], page.ids()["normal"]
+    page.page.evaluate(f"location.hash = '#s={normal}&x=3200&y=2400&k=0.2&l=none&v=none'")
+    page.go(f"#s={normal}&x=1000&y=1200&k=0.5&l=none&v=none")
+    parts = page.parts()
+    assert (parts["s"], parts["x"], parts["y"], parts["k"]) == (normal, "1000.0", "1200.0", "0.5")
+    page.page.evaluate("history.go(-2)")
+    page.page.wait_for_function("document.getElementById('title').textContent === 'tumour'")
+    page.settle()
+    assert page.page.url.partition("#")[2] == before
+
+
 def test_two_slides_move_together(page, facts):
     page.page.keyboard.press("x")
     page.settle()

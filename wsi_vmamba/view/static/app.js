@@ -1,20 +1,21 @@
 // The parts of the page and how they hang together: one or two views, of which one is worked on.
+import { Address } from "./address.js";
 import { hang } from "./curtain.js";
-import { $, throttle } from "./dom.js";
+import { $ } from "./dom.js";
 import { DrawingsPanel } from "./drawings_panel.js";
 import { isNarrow, setUpFolds } from "./folds.js";
-import { labelWord, score, short } from "./format.js";
+import { short } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Inspector } from "./inspector.js";
 import { LayersPanel } from "./layers_panel.js";
 import { Link } from "./linked.js";
 import { SlideList } from "./list.js";
 import { indexAt } from "./raster.js";
-import { showAbout, showPoint, showScale } from "./readout.js";
+import { showAbout, showHeadline, showPoint, showScale } from "./readout.js";
 import { SlideView } from "./slide_view.js";
 import { hush, say } from "./status.js";
+import { Stillness } from "./stillness.js";
 import { TOOLS, Tools } from "./tools.js";
-import * as url from "./url.js";
 
 export class App {
   constructor(session) {
@@ -26,9 +27,10 @@ export class App {
     this.gallery = new Gallery();
     this.inspector = new Inspector();
     this.drawings = new DrawingsPanel(session, this.tools);
-    this.write = throttle(() => this.writeNow(), 300);
-    this.fold = setUpFolds(() => this.write());
     this.views = [];
+    this.address = new Address(this);
+    this.stillness = new Stillness(() => !this.address.isFollowed() || this.views.some((each) => each.isBusy()));
+    this.fold = setUpFolds(() => this.address.write());
     this.linked = null;
     this.addView("first");
     this.list.addEventListener("choose", ({ detail }) => this.open(detail));
@@ -44,39 +46,8 @@ export class App {
   async start() {
     await this.list.load();
     this.list.watch();
-    this.list.addEventListener("loaded", () => this.view.id === null && this.restore());
-    await this.restore();
-  }
-
-  // Shows what the address says; else the first slide of the list.
-  async restore() {
-    const { panes, linked } = url.read(location.hash);
-    const known = panes.filter((each) => this.list.find(each.slide));
-    if (!known.length) {
-      const first = this.list.shown().find((each) => !each.error) ?? this.list.slides[0];
-      if (first) await this.open(first, { replace: true });
-      return;
-    }
-    if ((known.length > 1) !== (this.views.length > 1)) this.setPair(known.length > 1);
-    this.isRestoring = true;
-    try {
-      await Promise.all(known.map((each, index) => this.restoreOne(this.views[index], each)));
-    } finally {
-      this.isRestoring = false;
-    }
-    if (this.linked) this.turnLink(linked);
-    this.use(this.views[0]);
-  }
-
-  async restoreOne(view, { slide, place, look, outlines }) {
-    if (view.id !== slide) {
-      await view.show(this.list.find(slide), { place, look, outlines });
-      return;
-    }
-    if (place) view.pane.go(place, true);
-    view.heat.set(look);
-    view.outlines.shown = new Set(outlines);
-    await view.outlines.load();
+    this.list.addEventListener("loaded", () => this.view.id === null && this.address.follow());
+    await this.address.follow();
   }
 
   addView(name) {
@@ -90,16 +61,24 @@ export class App {
     view.pane.addEventListener("press", ({ detail }) => detail && this.inspect(view, detail));
     view.pane.addEventListener("point", ({ detail }) => this.showPoint(view, detail));
     view.pane.addEventListener("view", ({ detail }) => {
-      if (view === this.view) showScale(view.pane, detail);
-      this.write();
-      this.showBusy();
+      if (view === this.view) {
+        showScale(view.pane, detail);
+        this.showFlip();
+      }
+      this.seen();
     });
-    view.pane.addEventListener("loaded", () => this.showBusy());
-    for (const kind of ["layers", "slide"]) view.addEventListener(kind, () => this.showBusy());
-    for (const kind of ["change", "loading"]) view.heat.addEventListener(kind, () => { this.write(); this.showBusy(); });
-    view.outlines.addEventListener("change", () => this.write());
+    view.pane.addEventListener("loaded", () => this.stillness.stir());
+    for (const kind of ["layers", "slide"]) view.addEventListener(kind, () => this.stillness.stir());
+    for (const kind of ["change", "loading"]) view.heat.addEventListener(kind, () => this.seen());
+    for (const kind of ["change", "loading"]) view.outlines.addEventListener(kind, () => this.seen());
     this.use(view);
     return view;
+  }
+
+  // What is seen has changed, and the address with it.
+  seen() {
+    this.address.write();
+    this.stillness.stir();
   }
 
   // Makes a view the one that the panels and keys are about.
@@ -112,12 +91,12 @@ export class App {
   }
 
   async open(slide, { replace = false } = {}) {
-    if (!replace) this.writeNow();
+    if (!replace) this.address.writeNow();
     if (isNarrow()) this.fold("left", false, false);
     this.list.mark(slide.id);
     this.inspector.clear(this.view);
     const shown = this.view.show(slide);
-    history[replace ? "replaceState" : "pushState"](null, "", url.write(this.views.map((each) => each.state()), { linked: this.linked?.on }));
+    this.address.push({ replace });
     await shown;
   }
 
@@ -125,21 +104,18 @@ export class App {
     const { id, pane } = this.view, slide = id && this.list.find(id);
     this.list.mark(id);
     if (!slide) return;
-    $("title").textContent = slide.name;
-    document.title = `${slide.name} · wsi-vmamba`;
-    const words = [slide.split, slide.label !== null && labelWord(slide.label), slide.score !== null && `score ${score(slide.score)}`, slide.decision !== null && !slide.wrong && `called ${labelWord(slide.decision)}`, slide.wrong && `called ${labelWord(slide.decision)}, which is wrong`];
-    $("verdict").textContent = words.filter(Boolean).join(" · ");
-    $("verdict").classList.toggle("is-wrong", slide.wrong);
+    showHeadline(slide);
     $("side-title").textContent = slide.name;
-    $("flip").setAttribute("aria-pressed", String(!!pane.slide && pane.viewer.viewport.getFlip()));
+    this.showFlip();
     if (pane.slide) {
       showAbout(pane.slide);
       pane.viewer.canvas.setAttribute("aria-label", `Slide ${slide.name}; arrow keys move it, plus and minus zoom, question mark lists all keys`);
     }
   }
 
-  showBusy() {
-    $("stage").setAttribute("aria-busy", String(this.views.some((each) => each.isBusy())));
+  showFlip() {
+    const { pane } = this.view;
+    $("flip").setAttribute("aria-pressed", String(!!pane.slide && pane.viewer.viewport.getFlip()));
   }
 
   showPoint(view, at) {
@@ -173,53 +149,6 @@ export class App {
     this.visit(view, patch);
   }
 
-  writeNow() {
-    if (this.isRestoring || !this.views.every((each) => each.id)) return;
-    const text = url.write(this.views.map((each) => each.state()), { linked: this.linked?.on });
-    if (text !== location.hash) history.replaceState(null, "", text);
-  }
-
-  pan(x, y) {
-    const { pane } = this.view;
-    if (!pane.slide) return;
-    const { viewport } = pane.viewer, size = viewport.getContainerSize();
-    const step = viewport.deltaPointsFromPixels(new window.OpenSeadragon.Point(x * size.x * 0.15 * (viewport.getFlip() ? -1 : 1), y * size.y * 0.15));
-    viewport.panBy(step);
-    viewport.applyConstraints();
-  }
-
-  zoom(factor) {
-    if (!this.view.pane.slide) return;
-    this.view.pane.viewer.viewport.zoomBy(factor);
-    this.view.pane.viewer.viewport.applyConstraints();
-  }
-
-  turn(degrees) {
-    this.view.pane.go({ turn: this.view.pane.viewer.viewport.getRotation(false) + degrees });
-  }
-
-  flip() {
-    const { pane } = this.view;
-    pane.go({ flip: !pane.viewer.viewport.getFlip() });
-    this.showSlide();
-  }
-
-  look(name) {
-    this.view.heat.set({ [name]: !this.view.heat.look[name] });
-  }
-
-  curtain() {
-    this.view.heat.set({ curtain: this.view.heat.look.curtain === null ? 0.5 : null, hidden: false });
-  }
-
-  opacity(step) {
-    this.view.heat.set({ opacity: Math.max(0, Math.min(1, this.view.heat.look.opacity + step)), hidden: false });
-  }
-
-  outline(id) {
-    this.view.outlines.toggle(id);
-  }
-
   async pair() {
     this.setPair(this.views.length === 1);
     if (this.views.length === 1) return;
@@ -245,7 +174,7 @@ export class App {
     document.body.classList.toggle("is-pair", on);
     $("pair").setAttribute("aria-pressed", String(on));
     $("link").hidden = !on;
-    this.write();
+    this.address.write();
   }
 
   link() {
@@ -256,7 +185,7 @@ export class App {
     this.linked.turn(on);
     $("link").setAttribute("aria-pressed", String(on));
     say(on ? "Both slides move together" : "Each slide moves alone");
-    this.write();
+    this.address.write();
   }
 
   other() {

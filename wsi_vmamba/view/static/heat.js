@@ -78,6 +78,18 @@ export class Heat extends EventTarget {
     } else this.repaint("map" in change || "threshold" in change);
   }
 
+  toggle(name) {
+    this.set({ [name]: !this.look[name] });
+  }
+
+  toggleCurtain() {
+    this.set({ curtain: this.look.curtain === null ? 0.5 : null, hidden: false });
+  }
+
+  fade(step) {
+    this.set({ opacity: Math.max(0, Math.min(1, this.look.opacity + step)), hidden: false });
+  }
+
   repaint(anew = true) {
     if (anew) {
       this.painted = this.raster && paint(this.raster, {

@@ -103,8 +103,9 @@ export class LayersPanel {
   renderClasses(about) {
     const shown = about?.kind === "classes" ? about.classes : [];
     $("classes").replaceChildren(...shown.map(({ name, colour }) => make("li", {}, swatch(colour), name)));
-    const parts = about?.kind === "rgb" ? about.explained : null;
-    $("explained").hidden = !parts;
+    const parts = about?.kind === "rgb" ? about.explained : null, notes = about?.notes ?? [];
+    $("explained").hidden = !parts && !notes.length;
+    $("explained").textContent = notes.join("; ");
     if (parts) $("explained").textContent = `Red, green and blue are the first three components: ${parts.map((each) => `${Math.round(100 * each)} %`).join(", ")} of the variance.`;
   }
 

@@ -13,6 +13,7 @@ export class Outlines extends EventTarget {
     this.layers = [];
     this.paths = new Map();
     this.round = 0;
+    this.loading = 0;
     pane.drawers.push((context, frame) => this.draw(context, frame));
   }
 
@@ -23,8 +24,14 @@ export class Outlines extends EventTarget {
     return this.load();
   }
 
+  get isLoading() {
+    return this.loading > 0;
+  }
+
   async load() {
     const round = this.round;
+    this.loading++;
+    this.dispatchEvent(new Event("loading"));
     await Promise.all(this.layers.filter(({ id }) => this.shown.has(id) && !this.paths.has(id)).map(async ({ id, url }) => {
       try {
         const found = await getJson(url);
@@ -33,6 +40,7 @@ export class Outlines extends EventTarget {
         if (round === this.round) fail(error);
       }
     }));
+    this.loading--;
     if (round !== this.round) return;
     this.pane.redraw();
     this.dispatchEvent(new Event("change"));

@@ -18,6 +18,7 @@ export class Pane extends EventTarget {
     this.slide = null;
     this.drawers = []; // called with (context, frame) for every picture
     this.opening = 0;
+    this.wanted = null; // where a slide that is being opened will be shown
     this.picture = make("div", { class: "picture" });
     this.canvas = make("canvas", { class: "overlay", "aria-hidden": "true" });
     this.notice = make("div", { class: "notice", hidden: true });
@@ -52,13 +53,16 @@ export class Pane extends EventTarget {
   // Opens a slide at a place, or where it fits; a newer call makes an older one void.
   async show(id, place = null) {
     const mine = ++this.opening;
+    this.isOpening = true;
+    this.wanted = place;
     this.say("opening", id);
     try {
       const slide = await getJson(`/slides/${id}`);
       if (mine !== this.opening) return false;
       await this.open(slide);
       if (mine !== this.opening) return false;
-      if (place) this.go(place, true);
+      this.isOpening = false;
+      if (this.wanted) this.go(this.wanted, true);
       else this.home(true);
       this.say("opened", slide);
       return true;
@@ -77,6 +81,7 @@ export class Pane extends EventTarget {
 
   refuse(id, message) {
     this.opening++;
+    this.isOpening = false;
     this.slide = null;
     this.viewer.close();
     this.notice.textContent = message;
@@ -135,8 +140,11 @@ export class Pane extends EventTarget {
     };
   }
 
-  go({ x, y, k, turn, flip }, immediately = false) {
-    if (!this.slide) return;
+  // While a slide is being opened, a whole place is where it will be shown.
+  go(place, immediately = false) {
+    const { x, y, k, turn, flip } = place;
+    if (this.isOpening && k && x !== undefined) this.wanted = place;
+    if (this.isOpening || !this.slide) return;
     const { viewport } = this.viewer, width = this.slide.size.width;
     if (turn !== undefined) viewport.setRotation(turn, immediately);
     if (flip !== undefined) viewport.setFlip(flip);
@@ -147,7 +155,8 @@ export class Pane extends EventTarget {
   }
 
   home(immediately = false) {
-    if (!this.slide) return;
+    this.wanted = null;
+    if (this.isOpening || !this.slide) return;
     const box = this.slide.bounds_l0, width = this.slide.size.width;
     const { viewport } = this.viewer, margin = 0.02 * Math.max(box.width, box.height);
     viewport.fitBounds(new OpenSeadragon.Rect(

@@ -1,6 +1,6 @@
-// Scale bar, magnification, and where the pointer is.
+// What the page says in words: scale bar, magnification, where the pointer is, facts of the slide.
 import { $, make } from "./dom.js";
-import { count, microns, nice, score, times } from "./format.js";
+import { count, labelWord, microns, nice, score, times } from "./format.js";
 
 const WIDEST_PX = 140;
 
@@ -38,4 +38,14 @@ export function showAbout(slide) {
   ].filter(Boolean);
   $("about").replaceChildren(...rows.flatMap(([term, text]) => [make("dt", { text: term }), make("dd", { text })]));
   $("labels").replaceChildren(...Object.entries(slide.pictures).map(([name, src]) => make("img", { src, alt: `The slide's ${name}` })));
+}
+
+// Name and verdict in the head of the page.
+export function showHeadline(slide) {
+  $("title").textContent = slide.name;
+  document.title = `${slide.name} · wsi-vmamba`;
+  const called = slide.decision !== null && `called ${labelWord(slide.decision)}${slide.wrong ? ", which is wrong" : ""}`;
+  const words = [slide.split, slide.label !== null && labelWord(slide.label), slide.score !== null && `score ${score(slide.score)}`, called];
+  $("verdict").textContent = words.filter(Boolean).join(" · ");
+  $("verdict").classList.toggle("is-wrong", slide.wrong);
 }

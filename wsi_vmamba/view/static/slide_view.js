@@ -18,12 +18,14 @@ export class SlideView extends EventTarget {
     this.drawings = null;
     this.patch = null;
     this.ruler = null;
+    this.round = 0;
     this.pane.drawers.push((context, frame) => this.draw(context, frame));
     this.redraw = () => this.pane.redraw();
   }
 
   // Shows a slide of the list, with a place and a look where they are given.
   async show(entry, { place = null, look = null, outlines = null } = {}) {
+    const mine = ++this.round;
     this.id = entry.id;
     this.patch = this.ruler = null;
     this.watch(null);
@@ -43,12 +45,12 @@ export class SlideView extends EventTarget {
       return;
     }
     if (!(await this.pane.show(entry.id, place))) {
-      if (entry.id === this.id) this.isLoading = false;
+      if (mine === this.round) this.isLoading = false;
       this.dispatchEvent(new Event("layers"));
       return;
     }
     this.watch(drawingsOf(this.pane.slide));
-    await this.layers(entry.id);
+    await this.layers(entry.id, mine);
   }
 
   watch(drawings) {
@@ -59,18 +61,18 @@ export class SlideView extends EventTarget {
   }
 
   isBusy() {
-    return this.pane.isLoading() || this.isLoading || this.heat.isLoading;
+    return this.pane.isLoading() || this.isLoading || this.heat.isLoading || this.outlines.isLoading;
   }
 
-  async layers(id) {
+  async layers(id, mine) {
     let listed = { layers: [], columns: null };
     this.dispatchEvent(new Event("layers"));
     try {
       listed = await getJson(`/slides/${id}/layers`);
     } catch (error) {
-      if (id === this.id) fail(error);
+      if (mine === this.round) fail(error);
     }
-    if (id !== this.id) return;
+    if (mine !== this.round) return;
     this.isLoading = false;
     this.outlines.offer(listed.layers.filter((each) => each.kind === "vector"));
     await this.heat.offer(listed);
@@ -87,6 +89,28 @@ export class SlideView extends EventTarget {
     const { viewport } = this.pane.viewer, at = this.pane.toSlide(clientX, clientY), width = this.pane.slide.size.width;
     viewport.zoomBy(factor, new window.OpenSeadragon.Point(at.x / width, at.y / width));
     viewport.applyConstraints();
+  }
+
+  // By a part of what is seen.
+  pan(x, y) {
+    if (!this.pane.slide) return;
+    const { viewport } = this.pane.viewer, size = viewport.getContainerSize(), flip = viewport.getFlip() ? -1 : 1;
+    viewport.panBy(viewport.deltaPointsFromPixels(new window.OpenSeadragon.Point(x * size.x * 0.15 * flip, y * size.y * 0.15)));
+    viewport.applyConstraints();
+  }
+
+  zoom(factor) {
+    if (!this.pane.slide) return;
+    this.pane.viewer.viewport.zoomBy(factor);
+    this.pane.viewer.viewport.applyConstraints();
+  }
+
+  turn(degrees) {
+    this.pane.go({ turn: this.pane.viewer.viewport.getRotation(false) + degrees });
+  }
+
+  flip() {
+    this.pane.go({ flip: !this.pane.viewer.viewport.getFlip() });
   }
 
   select(patch) {

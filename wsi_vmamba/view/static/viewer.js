@@ -21,15 +21,15 @@ try {
   press("pair", () => app.pair());
   press("link", () => app.link());
   press("ask-help", () => app.help());
-  press("zoom-in", () => app.zoom(1.5));
-  press("zoom-out", () => app.zoom(1 / 1.5));
+  press("zoom-in", () => app.view.zoom(1.5));
+  press("zoom-out", () => app.view.zoom(1 / 1.5));
   press("home", () => app.view.pane.home());
-  press("turn", () => app.turn(90));
-  press("flip", () => app.flip());
+  press("turn", () => app.view.turn(90));
+  press("flip", () => app.view.flip());
   for (const button of document.querySelectorAll("[data-choose]")) {
     button.addEventListener("click", () => app.tools.choose(button.dataset.choose));
   }
-  window.addEventListener("popstate", () => app.restore());
+  window.addEventListener("popstate", () => app.address.follow());
   window.addEventListener("beforeunload", (event) => unsaved() && event.preventDefault());
   await app.start();
 } catch (error) {
