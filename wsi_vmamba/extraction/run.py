@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ class ExtractionRun:
     """
 
     config: ExtractConfig
-    sources: list[SlideSource]
+    sources: Sequence[SlideSource]
     executor: Executor
     outcomes: Outcomes
     _started_s: float = field(default_factory=time.perf_counter)
@@ -72,14 +72,23 @@ def choose_sources(config: ExtractConfig) -> list[SlideSource]:
         UsageError: there are none, their names collide, or the masks cannot serve them.
     """
     sources = find_sources(config.slides, ids_from_path=config.ids_from_path)
-    if config.mask is not None:
-        check_masks(Path(config.mask), n_slides=len(sources))
-    refuse_other_spellings(sources, Path(config.out))
+    check_sources(config, sources)
     return take_shard(sources, config.shard)
 
 
+def check_sources(config: ExtractConfig, sources: Sequence[SlideSource]) -> None:
+    """Refuse slides that the masks cannot serve, or whose features are there under almost their name.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    if config.mask is not None:
+        check_masks(Path(config.mask), n_slides=len(sources))
+    refuse_other_spellings(sources, Path(config.out))
+
+
 @contextmanager
-def open_run(config: ExtractConfig, sources: list[SlideSource]) -> Iterator[ExtractionRun]:
+def open_run(config: ExtractConfig, sources: Sequence[SlideSource]) -> Iterator[ExtractionRun]:
     """Prepare a run over slides: build the encoder, or reach the workers; they are gone when the block ends."""
     started_s = time.perf_counter()
     with open_executor(config) as executor:
