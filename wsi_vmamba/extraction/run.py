@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsi_vmamba.board import open_board
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.cost import COST, Stopwatch
 from wsi_vmamba.durable import cannot_write_into
 from wsi_vmamba.errors import StoreError
 from wsi_vmamba.extraction.executor import Executor, open_executor
@@ -19,7 +20,7 @@ from wsi_vmamba.extraction.sources import SlideSource, find_sources, refuse_othe
 from wsi_vmamba.extraction.summary import Outcomes
 from wsi_vmamba.extraction.tissue_files import FOLDER
 from wsi_vmamba.masks import check_masks
-from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.provenance import add_to_record, write_run_record
 from wsi_vmamba.store import end_dead_claims, remove_stale_partials
 
 
@@ -39,6 +40,7 @@ class ExtractionRun:
     executor: Executor
     outcomes: Outcomes
     _started_s: float = field(default_factory=time.perf_counter)
+    _watch: Stopwatch = field(default_factory=Stopwatch)
 
     def extract(self) -> Iterator[Outcome]:
         """Yield the outcome of each slide as it comes, showing the progress; also after Ctrl-C the table is saved.
@@ -47,6 +49,7 @@ class ExtractionRun:
             StoreError: the output folder cannot be written.
         """
         started_mtime = begin_run(self.config, self.executor.facts)
+        record = (Path(self.config.out) / "extract.run.json").read_bytes()
         table = OutcomeTable(Path(self.config.out) / "extract.csv")
         try:
             with open_board(len(self.sources)) as board:
@@ -59,8 +62,11 @@ class ExtractionRun:
                     yield outcome
         finally:
             self.outcomes.seconds = time.perf_counter() - self._started_s
+            here = not (self.config.workers or self.config.scheduler)
+            cost = self._watch.cost(device=self.executor.facts["device"], in_this_process=here)
             try:
                 table.save()
+                add_to_record(Path(self.config.out), "extract", {COST: cost}, of=record)
             except StoreError as error:
                 self.outcomes.unsaved = str(error)
 
