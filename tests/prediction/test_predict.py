@@ -177,6 +177,41 @@ def test_other_weights_than_those_of_the_training_are_refused_before_a_slide_is_
         wv.predict(folder, slide)
 
 
+def test_the_stain_of_a_slide_is_recorded_and_another_one_is_flagged(tmp_path, run, cohort, painted):
+    """The same slide, its red, green and blue thinned as by another stain: three times as far as any training slide."""
+    meta = wv.open_features(cohort / "features" / "s00.zarr").meta
+    # The painted tissue, by Beer's law; the picture is averaged, so that its noise is gone.
+    assert meta.stain["density_mean"] == pytest.approx(-np.log(np.array([205, 130, 175]) / 255), abs=0.02)
+    picture = painted.tissue(seed=77, lesion=(150, 110, 310, 250))  # as large as those of the training slides
+    same = run.predict(painted.write_tiff(tmp_path / "same.tif", picture))
+    assert "stain" not in same.likeness.word
+    assert same.likeness.stain_distance < same.likeness.stain_limit
+    paler = (255 * (picture / 255.0) ** np.array([0.3, 1.6, 1.0])).astype(np.uint8)
+    other = run.predict(painted.write_tiff(tmp_path / "other.tif", paler))
+    assert "stain" in other.likeness.word
+    assert other.likeness.stain_distance > other.likeness.stain_limit
+    assert "its stain lies" in other.likeness.why
+    found = run.predict_all(tmp_path / "other.tif", out=tmp_path / "p", progress=False)
+    assert next(iter(found)).likeness == other.likeness
+    assert "stain" in read_table(tmp_path / "p")["other"]["unlike"]
+
+
+def test_a_reference_and_features_of_before_stain_was_recorded_are_read(tmp_path, run, cohort):
+    reference = read_reference(run.path)
+    header, tensors = reference.header(), reference.tensors()
+    del tensors["stain"]
+    old = type(reference).from_parts(header, tensors, where="x")
+    assert np.isnan(old.stain).all()
+    shutil.copytree(cohort / "features" / "s01.zarr", tmp_path / "s01.zarr")
+    path = tmp_path / "s01.zarr" / "zarr.json"
+    content = json.loads(path.read_text())
+    assert content["attributes"].pop("stain")
+    path.write_text(json.dumps(content))
+    found = run.predict(tmp_path / "s01.zarr")
+    assert found.probability == run.predict(cohort / "features" / "s01.zarr").probability
+    assert found.likeness.why.endswith("its stain was not compared: its features do not record it")
+
+
 def test_a_run_of_before_looks_at_the_features_it_was_trained_on(tmp_path, run, cohort):
     folder = tmp_path / "run"
     shutil.copytree(run.path, folder)

@@ -24,6 +24,7 @@ from wsi_vmamba.extraction.kept import remove_spent
 from wsi_vmamba.extraction.outcomes import ALREADY_DONE, CLAIMED, Outcome, failure, unforeseen
 from wsi_vmamba.extraction.planning import plan_slide, plan_without_regions
 from wsi_vmamba.extraction.sources import SlideSource, refuse_namesake, refuse_unusable, require_there
+from wsi_vmamba.extraction.stain import stain_of
 from wsi_vmamba.extraction.tissue_files import read_source, save_tissue, segmenter_numbers
 from wsi_vmamba.extraction.tracebacks import forget_traceback, keep_traceback
 from wsi_vmamba.progress import News, ignore
@@ -175,6 +176,7 @@ def open_planned(config: ExtractConfig, source: SlideSource, encoder: Encoder) -
         except UsageError as error:  # this slide is too coarse for what is asked; others may do
             raise SlideError(source.path, str(error)) from error
         meta = _describe(config, source, slide, mpp, plan, encoder, tissue_source=tissue.source)
+        meta = replace(meta, stain=stain_of(slide, tissue.mask, mpp=mpp.value))
         yield PlannedSlide(slide=slide, tissue=tissue.mask, plan=plan, meta=meta)
 
 

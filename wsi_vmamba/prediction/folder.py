@@ -113,4 +113,5 @@ def facts_of(meta: FeatureMeta, predictor: Predictor) -> dict[str, Any]:
         "threshold": predictor.threshold,
         "features_settings": digest(meta.to_dict()),
         "feature_limit": getattr(predictor.comparison, "limit", None),
+        "stain_limit": getattr(predictor.comparison, "stain_limit", None),
     }

@@ -10,6 +10,7 @@ from wsi_vmamba.errors import IncompatibleStoreError, UsageError
 from wsi_vmamba.prediction.likeness import Comparison
 from wsi_vmamba.prediction.model import TrainedModel
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
+from wsi_vmamba.stains import stain_vector
 from wsi_vmamba.store import FeatureMeta
 from wsi_vmamba.training.reference import DECISIVE, Origin
 
@@ -61,7 +62,9 @@ class Predictor:
             scene=meta.scene,
         )
         said, each = self.model.predict(bag)
-        likeness = self.comparison.of(bag.features, mpp=meta.mpp, slide_id=meta.slide_id)
+        likeness = self.comparison.of(
+            bag.features, mpp=meta.mpp, stain=stain_vector(meta.stain), slide_id=meta.slide_id
+        )
         return SlidePrediction(
             slide_id=meta.slide_id, slide_path=meta.slide_path, scene=meta.scene, reader=meta.reader, mpp=meta.mpp,
             target_mpp=meta.target_mpp, patch_px=meta.patch_px, patch_l0=meta.patch_l0,
