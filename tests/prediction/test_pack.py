@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 import wsi_vmamba as wv
-from wsi_vmamba.errors import UsageError, WeightsError
+from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
 from wsi_vmamba.model import build_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,6 +93,16 @@ def test_other_files_are_named_for_what_they_are(tmp_path, run, cohort):
             wv.predict(tmp_path / f"{name}.wsivm", feature_file)
     with pytest.raises(UsageError, match="a safetensors file but no packed model"):
         wv.predict(run.path / "best.safetensors", feature_file)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_a_damaged_record_is_named(tmp_path, folds, invoke, content):
+    shutil.copytree(folds.path, tmp_path / "run")
+    (tmp_path / "run" / "train.run.json").write_text(content, encoding="latin-1")
+    ended = invoke("pack", tmp_path / "run", "--out", tmp_path / "x.wsivm")
+    assert isinstance(ended.exception, TrainingError)
+    assert "train.run.json is damaged" in str(ended.exception)
+    assert not (tmp_path / "x.wsivm").exists()
 
 
 def test_a_file_that_is_there_is_not_replaced_unless_asked(packed, folds, invoke):

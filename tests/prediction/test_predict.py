@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import wsi_vmamba as wv
 from wsi_vmamba.bags import load_bag
-from wsi_vmamba.errors import IncompatibleStoreError, MissingMppError, TrainingError, UsageError
+from wsi_vmamba.errors import DatasetError, IncompatibleStoreError, MissingMppError, TrainingError, UsageError
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.prediction.slide_prediction import read_prediction
 from wsi_vmamba.records import SlideRecord
@@ -134,6 +135,21 @@ def test_interrupted_predictions_keep_their_table_and_go_on(tmp_path, run, cohor
     assert (tmp_path / "p" / "predictions.csv").read_bytes() == (
         tmp_path / "q" / "predictions.csv"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_no_negative_slide(tmp_path, run, cohort, invoke, value):
+    for name in ("s01", "s02"):
+        shutil.copytree(cohort / "features" / f"{name}.zarr", tmp_path / "f" / f"{name}.zarr")
+    array = zarr.open_array(tmp_path / "f" / "s01.zarr" / "features", mode="r+")
+    array[3, 0] = value
+    assert invoke("predict", run.path, tmp_path / "f", "--out", tmp_path / "p").exit_code == 1
+    rows = read_table(tmp_path / "p")
+    assert (rows["s01"]["outcome"], rows["s01"]["decision"], rows["s01"]["probability"]) == ("failed", "", "")
+    assert "features of 1 of its 320 patches are not finite; extract the slide again" in rows["s01"]["detail"]
+    assert rows["s02"]["outcome"] == "done"
+    with pytest.raises(DatasetError, match="s01: features of 1 of its 320 patches are not finite"):
+        run.predict(tmp_path / "f" / "s01.zarr")
 
 
 def test_a_threshold_of_ones_own(run, cohort):
