@@ -228,6 +228,14 @@ def test_a_reference_and_features_of_before_stain_was_recorded_are_read(tmp_path
     assert found.likeness.why.endswith("its stain was not compared: its features do not record it")
 
 
+@pytest.mark.parametrize("threshold", ["0.5", float("nan")])
+def test_a_threshold_that_is_no_number_is_refused(run, threshold):
+    reference = read_reference(run.path)
+    header = {**reference.header(), "threshold": threshold}
+    with pytest.raises(TrainingError, match=r"x: damaged .*expected a number as threshold, got"):
+        type(reference).from_parts(header, reference.tensors(), where="x")
+
+
 def test_a_run_of_before_looks_at_the_features_it_was_trained_on(tmp_path, run, cohort):
     folder = tmp_path / "run"
     shutil.copytree(run.path, folder)

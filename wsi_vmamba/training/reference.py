@@ -7,6 +7,7 @@ validation slides chose, and compared with the training slides, on a machine tha
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -159,6 +160,11 @@ class Reference:
             )
             if found.means.ndim != 2 or len(found.means) != n_slides or found.mpp.shape != (n_slides,):
                 raise ValueError(f"{n_slides} slides, means {found.means.shape}, mpp {found.mpp.shape}")
+            threshold = found.threshold
+            if threshold is not None and not (
+                isinstance(threshold, int | float) and not math.isnan(threshold)
+            ):
+                raise ValueError(f"expected a number as threshold, got {threshold!r}")
             if found.stain.shape != (n_slides, 6):
                 raise ValueError(f"{n_slides} slides, stain {found.stain.shape}")
             return found
