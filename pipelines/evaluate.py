@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.cost import Stopwatch
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.evaluation import files, tables
 from wsi_vmamba.evaluation.compare import compare
@@ -15,6 +16,7 @@ from wsi_vmamba.evaluation.results import Evaluation
 
 def run(config: EvaluateConfig) -> bool:
     """Compute the metrics asked for, save everything and print it."""
+    watch = Stopwatch()
     if config.out:
         require_writable(Path(config.out), option="--out")
     if config.json_out:
@@ -25,7 +27,7 @@ def run(config: EvaluateConfig) -> bool:
     out = _folder_for(config, folder)
     found = judge_run(config, folder, out=out, progress=console.progress) if folder else judge_files(config)
     _say_notes(found)
-    files.write(found, config, out)
+    files.write(found, config, out, watch=watch)
     _show(found)
     if folder and out:
         files.draw_heatmaps(found, out, count=config.heatmaps)

@@ -7,6 +7,7 @@ from wsi_vmamba.config import PredictConfig
 from wsi_vmamba.prediction.likeness import NOT_CHECKED
 from wsi_vmamba.prediction.rows import PredictionRow
 from wsi_vmamba.prediction.run import PredictionRun, prepare
+from wsi_vmamba.text import printable
 
 
 def run(config: PredictConfig) -> bool:
@@ -25,25 +26,25 @@ def run(config: PredictConfig) -> bool:
 
 def _say_what(prediction: PredictionRun) -> None:
     model, predictor = prediction.predictor.model, prediction.predictor
-    what = "slide(s)" if prediction.files is None else "feature file(s)"
     models = f"the mean of {len(model.members)} models" if len(model.members) > 1 else "one model"
     console.say(
-        f"{prediction.n_slides} {what}; {models} of {model.path}; positive from {predictor.threshold:.4f} on "
+        f"{prediction.inputs.in_words()}; {models} of {model.path}; positive from {predictor.threshold:.4f} on "
         f"({predictor.threshold_source})"
     )
 
 
 def _say_row(row: PredictionRow) -> None:
+    name = printable(row.slide_id)
     if row.failed:
-        console.say(f"{row.slide_id}: {row.outcome} ({row.detail})")
+        console.say(f"{name}: {row.outcome} ({row.detail})")
         return
     spread = f" ± {row.probability_sd:.4f}" if row.probability_sd != "" else ""
     unlike = f"; unlike the training slides: {row.unlike_why}" if row.unlike not in {"", NOT_CHECKED} else ""
     console.say(
-        f"{row.slide_id}: {row.decision}, probability {row.probability:.4f}{spread}, {row.patches} patches{unlike}"
+        f"{name}: {row.decision}, probability {row.probability:.4f}{spread}, {row.patches} patches{unlike}"
     )
     if row.detail:
-        console.say(f"{row.slide_id}: note: {row.detail}")
+        console.say(f"{name}: note: {row.detail}")
 
 
 def _say_sum(prediction: PredictionRun) -> None:

@@ -104,6 +104,20 @@ class Bag:
         return grid_coords(self.coords_l0, patch_l0=self.patch_l0, slide_id=self.slide_id)
 
 
+def require_finite(bag: Bag) -> None:
+    """Refuse a bag that no model can say anything of: one such number makes the whole answer no number.
+
+    Raises:
+        DatasetError: some of its features are not finite.
+    """
+    odd = int((~np.isfinite(bag.features).all(axis=1)).sum())
+    if odd:
+        raise DatasetError(
+            f"{bag.slide_id}: features of {odd} of its {len(bag.features)} patches are not finite; extract the slide "
+            "again with --overwrite"
+        )
+
+
 def grid_coords(coords_l0: NDArray[np.int64], *, patch_l0: float, slide_id: str) -> NDArray[np.int64]:
     """Turn level-0 corners (x, y) into grid places (col, row), both (N, 2) int64; the grid starts at (0, 0).
 

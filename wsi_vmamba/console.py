@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wsi_vmamba.text import printable
+from wsi_vmamba.text import printable, without_commands
 
 #: Notes on one file that are shown one by one.
 _SHOWN_NOTES = 8
@@ -75,7 +75,7 @@ def draws_live(file: object) -> bool:
 
 def say(text: str) -> None:
     """Print one line of news to standard output."""
-    _console().print(text, markup=False)
+    _console().print(without_commands(text), markup=False)
 
 
 def shorten_notes(notes: Sequence[str]) -> list[str]:
@@ -93,7 +93,7 @@ def say_notes(about: str, notes: Sequence[str]) -> None:
 def warn(text: str) -> None:
     """Print one line that the user should act on to standard error."""
     Console(file=sys.stderr, highlight=False, soft_wrap=True).print(
-        f"warning: {text}", markup=False, style="yellow"
+        f"warning: {without_commands(text)}", markup=False, style="yellow"
     )
 
 

@@ -73,3 +73,21 @@ def write_run_record(folder: Path, *, command: str, config: RunConfig, facts: Ma
     }
     write_atomic(folder / f"{command}.yaml", dump_config(config))
     write_atomic(folder / f"{command}.run.json", json.dumps(record, indent=2) + "\n")
+
+
+def add_to_record(folder: Path, command: str, facts: Mapping[str, Any], *, of: bytes) -> None:
+    """Add to the record of a command what is known at its end only, unless another run wrote its own since.
+
+    Args:
+        folder: where the record lies.
+        command: name of the command.
+        facts: what is added.
+        of: the record as this run wrote it.
+    """
+    path = folder / f"{command}.run.json"
+    try:
+        unchanged = path.read_bytes() == of
+    except OSError:  # it was removed meanwhile
+        return
+    if unchanged:
+        write_atomic(path, json.dumps({**json.loads(of), **facts}, indent=2) + "\n")

@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join(f"\\x{ord(letter):02x}" if _is_control(letter) else letter for letter in shown)
 
 
+def without_commands(text: str) -> str:
+    """Return a text in which control characters that a terminal would obey are escapes; line ends and tabs stay."""
+    return "".join(letter if letter in "\n\t" else printable(letter) for letter in text)
+
+
 def name_problem(name: str) -> str:
     """Say why a path or name cannot be used for files and in tables, and what to do; empty where it can.
 

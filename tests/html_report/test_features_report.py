@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import wsi_vmamba as wv
+from wsi_vmamba.html_report.extracted import Extracted
+from wsi_vmamba.html_report.suspicions import Cohort
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,3 +149,15 @@ def test_failed_predictions_come_with_their_remedy(predictions: Path, tmp_path: 
         "lost.svs: gone",
         "copy it again",
     ]
+
+
+def test_one_slide_that_is_no_number_leaves_the_distances_of_the_others():
+    def slide(index: int, mean: np.ndarray | None) -> Extracted:
+        return Extracted(slide_id=f"s{index}", outcome="done", patches=9, settings="x", mean=mean)
+
+    means = np.random.default_rng(0).normal(size=(8, 4))
+    whole = Cohort.of([slide(index, mean) for index, mean in enumerate(means)])
+    with_one = Cohort.of([slide(index, mean) for index, mean in enumerate(means)] + [slide(8, None)])
+    assert with_one.distances == whole.distances
+    assert len(whole.distances) == 8
+    assert with_one.limit == whole.limit

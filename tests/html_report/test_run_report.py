@@ -54,6 +54,14 @@ def test_numbers_are_those_of_evaluate(html: str, found: wv.Evaluation, parse):
     assert shares["specificity"] == f"{called.specificity:.4f}"
 
 
+def test_time_and_cost_are_those_of_the_records(run: wv.Run, html: str, parse):
+    record = json.loads((run.path / "train.run.json").read_text())["cost"]
+    said = parse(html).section("time-and-cost").text
+    words = f"{record['wall_s']:,.1f} s, {record['cpu_s']:,.1f} s of CPU, on cpu ({record['processor']})"
+    assert words in said
+    assert "not recorded" not in said
+
+
 def test_every_slide_is_listed_with_its_score(html: str, found: wv.Evaluation, parse):
     page = parse(html)
     listed = {row[0]: row for row in page.table("8 slides, the furthest")[1:]}

@@ -15,6 +15,7 @@ import wsi_vmamba as wv
 from wsi_vmamba.errors import MissingDataError, UnknownNameError, UsageError
 from wsi_vmamba.prediction.heatmaps import FORMATS
 from wsi_vmamba.report.heatmap import colour_of
+from wsi_vmamba.slide import READERS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,6 +47,11 @@ def check_lesion(prediction: wv.SlidePrediction, box: tuple[int, ...]) -> None:
     assert prediction.attention.sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_every_reader_has_its_lesion(lesion_writers):
+    """Those of a file of their own here, and OpenSlide by a canvas whose scanned area begins elsewhere."""
+    assert {*lesion_writers, "openslide"} == set(READERS)
+
+
 @pytest.mark.parametrize("reader", ["tiff", "zarr", "deepzoom"])
 def test_a_lesion_lights_up_where_it_was_painted(tmp_path, run, lesion_writers, reader, painted):
     slide = lesion_writers[reader](tmp_path, painted.tissue(seed=50, lesion=LESION))
@@ -63,6 +69,7 @@ def test_a_lesion_on_a_canvas_whose_scanned_area_begins_elsewhere(tmp_path, run,
         bounds = (opened.properties["openslide.bounds-x"], opened.properties["openslide.bounds-y"])
     assert bounds == tuple(map(str, OFFSET))
     prediction = run.predict(slide)
+    assert prediction.reader == "openslide"
     moved = tuple(side + OFFSET[i % 2] for i, side in enumerate(lesion))
     assert prediction.patch_probability is not None
     # The second area of the glass holds another piece of the picture, turned.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -11,8 +12,9 @@ import safetensors.torch
 import torch
 
 import wsi_vmamba as wv
-from wsi_vmamba.errors import UsageError, WeightsError
+from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
 from wsi_vmamba.model import build_backbone
+from wsi_vmamba.prediction.packed import _KEY, _digest, _read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,6 +85,30 @@ def test_every_cut_and_every_flipped_byte_is_refused(tmp_path, packed, cohort):
             wv.predict(broken, feature_file)
 
 
+def forged(packed, path, **changes):
+    """A packed model whose header was changed and whose hash was made to fit."""
+    header, tensors = _read(packed)
+    del header["sha256"]
+    header |= changes
+    header["sha256"] = _digest(header, tensors)
+    path.write_bytes(safetensors.torch.save(tensors, {_KEY: json.dumps(header)}))
+    return path
+
+
+def test_what_a_forged_file_claims_takes_no_memory_and_is_refused(tmp_path, packed, cohort):
+    (spec,) = {json.dumps(each, sort_keys=True) for each in _read(packed)[0]["members"]}
+    huge = {**json.loads(spec), "hidden_dim": 10**9}
+    count = len(_read(packed)[0]["members"])
+    for changes, words in (
+        ({"members": [huge] * count}, "not those of the model it describes"),
+        ({"members": []}, "holds no model"),
+        ({"classes": ["a"]}, "damaged"),
+    ):
+        file = forged(packed, tmp_path / "forged.wsivm", **changes)
+        with pytest.raises(WeightsError, match=words):
+            wv.predict(file, cohort / "features" / "s01.zarr")
+
+
 def test_other_files_are_named_for_what_they_are(tmp_path, run, cohort):
     feature_file = cohort / "features" / "s01.zarr"
     (tmp_path / "p.wsivm").write_bytes(b"\x80\x04\x95 a pickle")
@@ -93,6 +119,16 @@ def test_other_files_are_named_for_what_they_are(tmp_path, run, cohort):
             wv.predict(tmp_path / f"{name}.wsivm", feature_file)
     with pytest.raises(UsageError, match="a safetensors file but no packed model"):
         wv.predict(run.path / "best.safetensors", feature_file)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_a_damaged_record_is_named(tmp_path, folds, invoke, content):
+    shutil.copytree(folds.path, tmp_path / "run")
+    (tmp_path / "run" / "train.run.json").write_text(content, encoding="latin-1")
+    ended = invoke("pack", tmp_path / "run", "--out", tmp_path / "x.wsivm")
+    assert isinstance(ended.exception, TrainingError)
+    assert "train.run.json is damaged" in str(ended.exception)
+    assert not (tmp_path / "x.wsivm").exists()
 
 
 def test_a_file_that_is_there_is_not_replaced_unless_asked(packed, folds, invoke):

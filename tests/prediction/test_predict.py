@@ -10,10 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
+import zarr
 
 import wsi_vmamba as wv
 from wsi_vmamba.bags import load_bag
-from wsi_vmamba.errors import IncompatibleStoreError, MissingMppError, TrainingError, UsageError
+from wsi_vmamba.errors import (
+    DatasetError,
+    IncompatibleStoreError,
+    MissingMppError,
+    StoreError,
+    TrainingError,
+    UsageError,
+)
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.prediction.slide_prediction import read_prediction
 from wsi_vmamba.records import SlideRecord
@@ -24,6 +34,17 @@ from wsi_vmamba.training.reference import REFERENCE, read_reference
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LESION = (203, 117, 391, 309)
+
+
+def assert_outside_names_are_refused(file, forged):
+    """Heatmaps are named after the slide, so its name must not lead out of their folder."""
+    with safetensors.safe_open(file, "np") as opened:
+        header, tensors = json.loads(opened.metadata()["wsi_vmamba"]), safetensors.numpy.load_file(file)
+    for name in ("../../x", "/etc/x"):
+        text = json.dumps({**header, "slide_id": name})
+        forged.write_bytes(safetensors.numpy.save(tensors, {"wsi_vmamba": text}))
+        with pytest.raises(StoreError, match="no name of a file"):
+            read_prediction(forged)
 
 
 def read_table(out: Path) -> dict[str, dict[str, str]]:
@@ -51,6 +72,9 @@ def test_features_get_the_probability_of_the_model_and_the_threshold_of_its_vali
     for name, row in rows.items():
         assert row["decision"] == ("positive" if float(row["probability"]) >= said else "negative")
         kept = read_prediction(tmp_path / "p" / "patches" / f"{name}.safetensors")
+        assert_outside_names_are_refused(
+            tmp_path / "p" / "patches" / f"{name}.safetensors", tmp_path / "forged"
+        )
         assert kept.probability == pytest.approx(by_hand[name], rel=1e-6)
         assert np.array_equal(
             kept.coords_l0, wv.open_features(cohort / "features" / f"{name}.zarr").coords_l0
@@ -136,6 +160,21 @@ def test_interrupted_predictions_keep_their_table_and_go_on(tmp_path, run, cohor
     ).read_bytes()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_no_negative_slide(tmp_path, run, cohort, invoke, value):
+    for name in ("s01", "s02"):
+        shutil.copytree(cohort / "features" / f"{name}.zarr", tmp_path / "f" / f"{name}.zarr")
+    array = zarr.open_array(tmp_path / "f" / "s01.zarr" / "features", mode="r+")
+    array[3, 0] = value
+    assert invoke("predict", run.path, tmp_path / "f", "--out", tmp_path / "p").exit_code == 1
+    rows = read_table(tmp_path / "p")
+    assert (rows["s01"]["outcome"], rows["s01"]["decision"], rows["s01"]["probability"]) == ("failed", "", "")
+    assert "features of 1 of its 320 patches are not finite; extract the slide again" in rows["s01"]["detail"]
+    assert rows["s02"]["outcome"] == "done"
+    with pytest.raises(DatasetError, match="s01: features of 1 of its 320 patches are not finite"):
+        run.predict(tmp_path / "f" / "s01.zarr")
+
+
 def test_a_threshold_of_ones_own(run, cohort):
     feature_file = cohort / "features" / "s01.zarr"
     assert run.predict(feature_file, threshold=0.0).decision == "positive"
@@ -175,6 +214,49 @@ def test_other_weights_than_those_of_the_training_are_refused_before_a_slide_is_
         IncompatibleStoreError, match=r"weights of SHA-256 000000000000….*give --weights FILE"
     ):
         wv.predict(folder, slide)
+
+
+def test_the_stain_of_a_slide_is_recorded_and_another_one_is_flagged(tmp_path, run, cohort, painted):
+    """The same slide, its red, green and blue thinned as by another stain: three times as far as any training slide."""
+    meta = wv.open_features(cohort / "features" / "s00.zarr").meta
+    # The painted tissue, by Beer's law; the picture is averaged, so that its noise is gone.
+    assert meta.stain["density_mean"] == pytest.approx(-np.log(np.array([205, 130, 175]) / 255), abs=0.02)
+    picture = painted.tissue(seed=77, lesion=(150, 110, 310, 250))  # as large as those of the training slides
+    same = run.predict(painted.write_tiff(tmp_path / "same.tif", picture))
+    assert "stain" not in same.likeness.word
+    assert same.likeness.stain_distance < same.likeness.stain_limit
+    paler = (255 * (picture / 255.0) ** np.array([0.3, 1.6, 1.0])).astype(np.uint8)
+    other = run.predict(painted.write_tiff(tmp_path / "other.tif", paler))
+    assert "stain" in other.likeness.word
+    assert other.likeness.stain_distance > other.likeness.stain_limit
+    assert "its stain lies" in other.likeness.why
+    found = run.predict_all(tmp_path / "other.tif", out=tmp_path / "p", progress=False)
+    assert next(iter(found)).likeness == other.likeness
+    assert "stain" in read_table(tmp_path / "p")["other"]["unlike"]
+
+
+def test_a_reference_and_features_of_before_stain_was_recorded_are_read(tmp_path, run, cohort):
+    reference = read_reference(run.path)
+    header, tensors = reference.header(), reference.tensors()
+    del tensors["stain"]
+    old = type(reference).from_parts(header, tensors, where="x")
+    assert np.isnan(old.stain).all()
+    shutil.copytree(cohort / "features" / "s01.zarr", tmp_path / "s01.zarr")
+    path = tmp_path / "s01.zarr" / "zarr.json"
+    content = json.loads(path.read_text())
+    assert content["attributes"].pop("stain")
+    path.write_text(json.dumps(content))
+    found = run.predict(tmp_path / "s01.zarr")
+    assert found.probability == run.predict(cohort / "features" / "s01.zarr").probability
+    assert found.likeness.why.endswith("its stain was not compared: its features do not record it")
+
+
+@pytest.mark.parametrize("threshold", ["0.5", float("nan")])
+def test_a_threshold_that_is_no_number_is_refused(run, threshold):
+    reference = read_reference(run.path)
+    header = {**reference.header(), "threshold": threshold}
+    with pytest.raises(TrainingError, match=r"x: damaged .*expected a number as threshold, got"):
+        type(reference).from_parts(header, reference.tensors(), where="x")
 
 
 def test_a_run_of_before_looks_at_the_features_it_was_trained_on(tmp_path, run, cohort):

@@ -7,8 +7,9 @@ import pytest
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.pretraining.augment import Change, change, draw_changes, light_levels, orient, through_jpeg
-from wsi_vmamba.pretraining.stain import restain, stain_amounts
+from wsi_vmamba.pretraining.stain import restain
 from wsi_vmamba.pretraining.view_settings import Augmentation
+from wsi_vmamba.stains import stain_amounts
 
 NOTHING = Augmentation(
     turn=False, stain_gain=0, stain_shift=0, stain_hue=0, brightness=0, contrast=0, blur_p=0, jpeg_p=0, grey_p=0,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from wsi_vmamba.pretraining.measurements import COUNT, measure
-from wsi_vmamba.pretraining.stain import STAINS, restain, stain_mix
+from wsi_vmamba.pretraining.stain import restain, stain_mix
+from wsi_vmamba.stains import STAINS
 
 #: Places in the numbers: what `measure` says comes in this order.
 BANDS, BLOBS, DIRECTIONS, NUCLEI = slice(0, 44), slice(44, 59), slice(59, 77), slice(77, 91)

@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsi_vmamba.pretraining.stain import (
-    STAINS,
-    STAINS_RGB,
-    restain,
-    stain_amounts,
-    stain_colours,
-    stain_mix,
-)
+from wsi_vmamba.pretraining.stain import restain, stain_colours, stain_mix
+from wsi_vmamba.stains import STAINS, STAINS_RGB, stain_amounts
 
 SAME = np.ones(3), np.zeros(3)
 #: Published optical densities of haematoxylin and eosin (Ruifrok and Johnston 2001), made unit vectors by hand.

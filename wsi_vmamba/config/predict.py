@@ -17,7 +17,8 @@ class PredictConfig(RunConfig):
     run: Annotated[PathText, Argument("RUN")]
     """Folder of a run or of a cross-validation, or a file that `pack` made of one."""
     slides: Annotated[PathText, Argument("SLIDES|FEATURES")]
-    """Slides as for `extract` (a folder, one slide, a CSV), or features (a folder of feature files, or one of them)."""
+    """Slides as for `extract` (a folder, one slide, a CSV, a URL), features (a folder of feature files, or one of
+    them), or both in one folder or CSV."""
     out: PathText = "predictions"
     """Folder for the predictions."""
     threshold: Share | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.cost import COST, Stopwatch
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.lesions import LesionMetrics
@@ -28,13 +29,21 @@ def save(found: Evaluation, out: Path) -> None:
         _draw_lesions(found.lesions, out)
 
 
-def write(found: Evaluation, config: EvaluateConfig, out: Path | None) -> None:
-    """Write what was asked for: the JSON of ``json_out``, and into ``out`` all files and the record of the run."""
+def write(found: Evaluation, config: EvaluateConfig, out: Path | None, *, watch: Stopwatch) -> None:
+    """Write what was asked for: the JSON of ``json_out``, and into ``out`` all files and the record of the run.
+
+    Args:
+        found: the metrics.
+        config: how they were asked for.
+        out: folder; None writes nothing there.
+        watch: started before the evaluation.
+    """
     if config.json_out:
         write_json(Path(config.json_out), found.to_dict())
     if out is not None:
         save(found, out)
-        write_run_record(out, command="evaluate", config=config, facts={"device": "cpu"})
+        facts = {"device": "cpu", COST: watch.cost(device="cpu")}
+        write_run_record(out, command="evaluate", config=config, facts=facts)
 
 
 def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba import console
 from wsi_vmamba.config import EvaluateConfig, RunConfig, TrainConfig, keyword_config, keyword_signature
+from wsi_vmamba.cost import Stopwatch
 from wsi_vmamba.datasets import FEATURE_TABLES
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import ConfigError, TrainingError, UsageError
@@ -234,6 +235,7 @@ def evaluate(
     """
     if settings.get("compare") is not None:
         raise ConfigError("keyword argument: 'compare' compares two methods; use wsi_vmamba.compare(a, b)")
+    watch = Stopwatch()
     config = keyword_config(EvaluateConfig, {**settings, "metric": metric, "run": _place(run), "out": out})
     if config.out:
         require_writable(Path(config.out), option="out")
@@ -245,7 +247,7 @@ def evaluate(
     target = Path(config.out) if config.out else None
     show = console.progress if progress else unseen
     found = judge_run(config, folder, out=target, progress=show) if folder else judge_files(config)
-    _write(config, found)
+    _write(config, found, watch=watch)
     return found
 
 
@@ -284,12 +286,12 @@ def _place(run: Run | str | Path | None) -> str | None:
     return None if run is None else str(run.path if isinstance(run, Run) else run)
 
 
-def _write(config: EvaluateConfig, found: Evaluation) -> None:
+def _write(config: EvaluateConfig, found: Evaluation, *, watch: Stopwatch) -> None:
     """Write what was asked for, as the command does."""
     from wsi_vmamba.evaluation import files
 
     out = Path(config.out) if config.out else None
-    files.write(found, config, out)
+    files.write(found, config, out, watch=watch)
     if out is not None:
         files.draw_heatmaps(found, out, count=config.heatmaps)
 

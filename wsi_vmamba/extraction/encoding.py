@@ -135,7 +135,7 @@ def _facts(job: Job, identity: str | None) -> dict[str, Any]:
     the same bytes as one that was not.
     """
     settings = job.meta.to_dict()
-    for name in ("slide_path", "left_out"):
+    for name in ("slide_path", "left_out", "stain"):
         del settings[name]
     device = torch.device(job.encoder.device)
     kernel, _ = choose_backend(device, torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from wsi_vmamba.extraction.kept import remove_spent
 from wsi_vmamba.extraction.outcomes import ALREADY_DONE, CLAIMED, Outcome, failure, unforeseen
 from wsi_vmamba.extraction.planning import plan_slide, plan_without_regions
 from wsi_vmamba.extraction.sources import SlideSource, refuse_namesake, refuse_unusable, require_there
-from wsi_vmamba.extraction.tissue_files import save_tissue, segmenter_numbers, tissue_source
+from wsi_vmamba.extraction.stain import stain_of
+from wsi_vmamba.extraction.tissue_files import read_source, save_tissue, segmenter_numbers
 from wsi_vmamba.extraction.tracebacks import forget_traceback, keep_traceback
 from wsi_vmamba.progress import News, ignore
 from wsi_vmamba.provenance import package_versions
@@ -119,11 +120,11 @@ def make_features(
     path = feature_path(config, source)
     if _is_done(path, config, started_mtime):
         remove_spent(path)
-        return MadeFeatures(outcome=_check_done(path, config, source, encoder))
+        return _check_done(path, config, source, encoder)
     require_short_name(path, slide=source.path)
     with take_claim(path):
         if _is_done(path, config, started_mtime):  # by the run that had the claim a moment ago
-            return MadeFeatures(outcome=_check_done(path, config, source, encoder))
+            return _check_done(path, config, source, encoder)
         with open_planned(config, source, encoder) as planned:
             save_tissue(config, planned.slide, planned.tissue, planned.plan, slide_id=source.slide_id)
             require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
@@ -175,16 +176,21 @@ def open_planned(config: ExtractConfig, source: SlideSource, encoder: Encoder) -
         except UsageError as error:  # this slide is too coarse for what is asked; others may do
             raise SlideError(source.path, str(error)) from error
         meta = _describe(config, source, slide, mpp, plan, encoder, tissue_source=tissue.source)
+        meta = replace(meta, stain=stain_of(slide, tissue.mask, mpp=mpp.value))
         yield PlannedSlide(slide=slide, tissue=tissue.mask, plan=plan, meta=meta)
 
 
 def notes_on(config: ExtractConfig, planned: PlannedSlide) -> list[str]:
     """What a person should know of how a slide was read; its pixels have been."""
-    notes: list[str] = console.shorten_notes(planned.tissue.notes)
+    return _notes(config, planned.slide, of_tissue=planned.tissue.notes)
+
+
+def _notes(config: ExtractConfig, slide: Slide, *, of_tissue: Sequence[str]) -> list[str]:
+    notes: list[str] = console.shorten_notes(of_tissue)
     if config.scene is None:
-        notes.append(scene_note(planned.slide))
+        notes.append(scene_note(slide))
     if config.mpp_override is None:
-        notes.append(mpp_note(planned.slide))
+        notes.append(mpp_note(slide))
     return [note for note in notes if note]
 
 
@@ -202,8 +208,11 @@ def _is_done(path: Path, config: ExtractConfig, started_mtime: float) -> bool:
     return is_complete(path) and (not config.overwrite or 0 < started_mtime < path.stat().st_mtime)
 
 
-def _check_done(path: Path, config: ExtractConfig, source: SlideSource, encoder: Encoder) -> Outcome:
-    """Make sure that a feature file is what this run would make, without segmenting the slide again."""
+def _check_done(path: Path, config: ExtractConfig, source: SlideSource, encoder: Encoder) -> MadeFeatures:
+    """Make sure that a feature file is what this run would make, without segmenting the slide again.
+
+    The notes are those that the run had which made it: whoever made it may have been killed before it said them.
+    """
     stored = open_features(path)
     refuse_namesake(path, stored.meta.slide_path, source.path)
     with open_slide(source.path, reader=config.reader, scene=config.scene) as slide:
@@ -212,8 +221,9 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource, encoder:
             outline = plan_without_regions(config, slide, mpp)
         except UsageError as error:
             raise SlideError(source.path, str(error)) from error
-        found_by = tissue_source(config, slide_id=source.slide_id)
+        found_by, of_mask = read_source(config, slide, mpp=mpp.value, slide_id=source.slide_id)
         meta = _describe(config, source, slide, mpp, outline, encoder, tissue_source=found_by)
+        notes = tuple(_notes(config, slide, of_tissue=of_mask))
     # A segmenter finds the same regions again, and an edited mask has another hash.
     regions = stored.meta.plan.get("regions", [])
     check_compatible(path, replace(meta, plan={**meta.plan, "regions": regions}))
@@ -223,7 +233,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource, encoder:
             f"{path} lacks {left_out} patches that damaged tiles touch; take it as it is with --on-bad-tile skip, or "
             "mend the slide and use --overwrite"
         )
-    return Outcome(
+    outcome = Outcome(
         slide_id=source.slide_id,
         outcome=ALREADY_DONE,
         regions=len(regions),
@@ -231,6 +241,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource, encoder:
         left_out=left_out,
         detail=count_damage(stored.meta.left_out) if left_out else "",
     )
+    return MadeFeatures(outcome=outcome, notes=notes)
 
 
 def _describe(

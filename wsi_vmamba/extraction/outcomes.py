@@ -17,6 +17,7 @@ from wsi_vmamba.errors import (
     UnreadableSlideError,
     UnsupportedSlideError,
 )
+from wsi_vmamba.slide.location import is_url
 from wsi_vmamba.text import printable
 
 DONE, ALREADY_DONE, NO_TISSUE, FAILED = "done", "already done", "no tissue", "failed"
@@ -39,6 +40,10 @@ _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (SlideError, "a --target-mpp that the slide can give"),
     (IncompatibleStoreError, "another --out, or --overwrite"),
     (MemoryError, "a smaller --region-px, or more memory"),
+)
+_REMEDY_OF_URLS = (
+    "check the address, the network and your access to it, then run the same command again; or copy the slide to a "
+    "local disk"
 )
 #: The same, where the system said what is wrong.
 _REMEDIES_BY_NUMBER = {
@@ -135,4 +140,6 @@ def remedy_for(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno in _REMEDIES_BY_NUMBER:
             return _REMEDIES_BY_NUMBER[cause.errno]
         cause = cause.__cause__
+    if isinstance(error, UnreadableSlideError) and is_url(error.slide):
+        return _REMEDY_OF_URLS
     return next((words for kind, words in _REMEDIES if isinstance(error, kind)), "")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsi_vmamba.board import open_board
 from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.cost import COST, Stopwatch
 from wsi_vmamba.durable import cannot_write_into
 from wsi_vmamba.errors import StoreError
 from wsi_vmamba.extraction.executor import Executor, open_executor
@@ -19,7 +20,7 @@ from wsi_vmamba.extraction.sources import SlideSource, find_sources, refuse_othe
 from wsi_vmamba.extraction.summary import Outcomes
 from wsi_vmamba.extraction.tissue_files import FOLDER
 from wsi_vmamba.masks import check_masks
-from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.provenance import add_to_record, write_run_record
 from wsi_vmamba.store import end_dead_claims, remove_stale_partials
 
 
@@ -35,10 +36,11 @@ class ExtractionRun:
     """
 
     config: ExtractConfig
-    sources: list[SlideSource]
+    sources: Sequence[SlideSource]
     executor: Executor
     outcomes: Outcomes
     _started_s: float = field(default_factory=time.perf_counter)
+    _watch: Stopwatch = field(default_factory=Stopwatch)
 
     def extract(self) -> Iterator[Outcome]:
         """Yield the outcome of each slide as it comes, showing the progress; also after Ctrl-C the table is saved.
@@ -47,6 +49,7 @@ class ExtractionRun:
             StoreError: the output folder cannot be written.
         """
         started_mtime = begin_run(self.config, self.executor.facts)
+        record = (Path(self.config.out) / "extract.run.json").read_bytes()
         table = OutcomeTable(Path(self.config.out) / "extract.csv")
         try:
             with open_board(len(self.sources)) as board:
@@ -59,8 +62,11 @@ class ExtractionRun:
                     yield outcome
         finally:
             self.outcomes.seconds = time.perf_counter() - self._started_s
+            here = not (self.config.workers or self.config.scheduler)
+            cost = self._watch.cost(device=self.executor.facts["device"], in_this_process=here)
             try:
                 table.save()
+                add_to_record(Path(self.config.out), "extract", {COST: cost}, of=record)
             except StoreError as error:
                 self.outcomes.unsaved = str(error)
 
@@ -72,14 +78,23 @@ def choose_sources(config: ExtractConfig) -> list[SlideSource]:
         UsageError: there are none, their names collide, or the masks cannot serve them.
     """
     sources = find_sources(config.slides, ids_from_path=config.ids_from_path)
-    if config.mask is not None:
-        check_masks(Path(config.mask), n_slides=len(sources))
-    refuse_other_spellings(sources, Path(config.out))
+    check_sources(config, sources)
     return take_shard(sources, config.shard)
 
 
+def check_sources(config: ExtractConfig, sources: Sequence[SlideSource]) -> None:
+    """Refuse slides that the masks cannot serve, or whose features are there under almost their name.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    if config.mask is not None:
+        check_masks(Path(config.mask), n_slides=len(sources))
+    refuse_other_spellings(sources, Path(config.out))
+
+
 @contextmanager
-def open_run(config: ExtractConfig, sources: list[SlideSource]) -> Iterator[ExtractionRun]:
+def open_run(config: ExtractConfig, sources: Sequence[SlideSource]) -> Iterator[ExtractionRun]:
     """Prepare a run over slides: build the encoder, or reach the workers; they are gone when the block ends."""
     started_s = time.perf_counter()
     with open_executor(config) as executor:

@@ -58,15 +58,18 @@ def segmenter_numbers(config: ExtractConfig) -> dict[str, float]:
     return config.segmenter_settings.model_dump() if used else {}
 
 
-def tissue_source(config: ExtractConfig, *, slide_id: str) -> str:
-    """`FoundTissue.source` of a slide, without looking for its tissue.
+def read_source(
+    config: ExtractConfig, slide: Slide, *, mpp: float, slide_id: str
+) -> tuple[str, tuple[str, ...]]:
+    """`FoundTissue.source` of a slide and the notes on its mask, without looking for its tissue.
 
     Raises:
-        MaskError: the mask is missing or cannot be read.
+        MaskError: the mask is missing, cannot be read or does not fit the slide.
     """
     if config.mask is None:
-        return config.segmenter
-    return _name_of_mask(_read_mask_file(config.mask, slide_id)[1])
+        return config.segmenter, ()
+    found = find_tissue(config, slide, mpp=mpp, slide_id=slide_id)
+    return found.source, found.mask.notes
 
 
 def _read_mask_file(masks: str, slide_id: str) -> tuple[Path, bytes]:

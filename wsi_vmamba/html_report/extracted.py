@@ -98,6 +98,7 @@ def _facts(file: FeatureFile) -> dict[str, Any]:
     meta = file.meta
     width, height = meta.plan.get("width_l0"), meta.plan.get("height_l0")
     area = file.n_patches * meta.patch_l0**2
+    mean = file.features.astype(np.float32).mean(axis=0, dtype=np.float64)
     return {
         "patches": file.n_patches,
         "left_out": meta.n_left_out,
@@ -107,5 +108,7 @@ def _facts(file: FeatureFile) -> dict[str, Any]:
         "mpp": meta.mpp,
         "mpp_source": meta.mpp_source,
         "settings": f"{meta.model} {meta.weights_hash[:12]}, {meta.target_mpp:g} um per pixel, {meta.patch_px} px",
-        "mean": file.features.astype(np.float32).mean(axis=0, dtype=np.float64),
+        # One that is no number would make the distance of every other slide none.
+        "mean": mean if np.isfinite(mean).all() else None,
+        "problem": "" if np.isfinite(mean).all() else "some of its features are not finite",
     }

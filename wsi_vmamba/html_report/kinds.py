@@ -1,18 +1,18 @@
-"""What a folder is, and which report is made of it. One line a kind, one file each."""
+"""Which report is made of a folder. One line a kind, one file each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from wsi_vmamba import folder_kinds
 from wsi_vmamba.config import ReportConfig
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.evaluation.watch import ShowProgress
 from wsi_vmamba.html_report.page import HtmlReport
 from wsi_vmamba.registry import load_attribute
-from wsi_vmamba.training.folders import CONFIG, RECORD
 
 
 class MakeReport(Protocol):
@@ -27,12 +27,10 @@ class Kind:
     """A kind of folder.
 
     Attributes:
-        is_one: whether a folder is of it, by what lies there.
         make: what makes its report, as "module:function", loaded when it is needed.
         compares: whether several can be put side by side.
     """
 
-    is_one: Callable[[Path], bool]
     make: str
     compares: bool = False
 
@@ -42,28 +40,11 @@ class Kind:
         return found
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / RECORD).is_file() and (folder / CONFIG).is_file()
-
-
-def _is_probe(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ("results.json", "predictions.csv"))
-
-
-def _is_prediction(folder: Path) -> bool:
-    return (folder / "predict.run.json").is_file()
-
-
-def _is_features(folder: Path) -> bool:
-    return (folder / "extract.csv").is_file() or any(folder.glob("*.zarr/features/zarr.json"))
-
-
-#: The first that fits is taken; predictions come before features, since they may hold some.
 KINDS: Mapping[str, Kind] = {
-    "run": Kind(_is_run, "wsi_vmamba.html_report.of_run:report_run", compares=True),
-    "predictions": Kind(_is_prediction, "wsi_vmamba.html_report.of_predictions:report_predictions"),
-    "probe": Kind(_is_probe, "wsi_vmamba.html_report.of_probe:report_probe"),
-    "features": Kind(_is_features, "wsi_vmamba.html_report.of_features:report_features"),
+    folder_kinds.RUN: Kind("wsi_vmamba.html_report.of_run:report_run", compares=True),
+    folder_kinds.PREDICTIONS: Kind("wsi_vmamba.html_report.of_predictions:report_predictions"),
+    folder_kinds.PROBE: Kind("wsi_vmamba.html_report.of_probe:report_probe"),
+    folder_kinds.FEATURES: Kind("wsi_vmamba.html_report.of_features:report_features"),
 }
 
 
@@ -75,9 +56,16 @@ def kind_of(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise UsageError(f"no such folder: {folder}; give that of a run, a probe, features or predictions")
-    for name, kind in KINDS.items():
-        if kind.is_one(folder):
-            return name
+    found = folder_kinds.kind_of(folder)
+    if found == folder_kinds.FEATURES and folder_kinds.is_feature_file(folder):
+        raise UsageError(f"{folder} is one feature file; give the folder that it lies in")
+    if found is not None and found in KINDS:
+        return found
+    if found == folder_kinds.SLIDES:
+        raise UsageError(
+            f"{folder} holds slides, and a report is of what was made of them; `wsi-vmamba extract` them first, and "
+            "give the folder of their features"
+        )
     raise UsageError(
         f"{folder}: expected a run that `train` finished, what `probe --out` or `predict --out` left, or a folder of "
         "features; it holds none of them"

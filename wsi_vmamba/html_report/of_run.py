@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wsi_vmamba.config import EvaluateConfig, ReportConfig, resolve_config
+from wsi_vmamba.cost import COST
 from wsi_vmamba.evaluation import tables
 from wsi_vmamba.evaluation.compare import compare
 from wsi_vmamba.evaluation.judge import judge_run
@@ -222,9 +225,23 @@ def _cost(folder: Path, run: ScoredRun) -> Html:
         "Patches": f"{sum(one.patches for one in outcomes):,}" if seconds else "",
         "Waiting": waiting_shares(outcomes),
         "Size of the model": f"{model / 1e6:.2f} MB" if model else "",
-        "Training": "how long it took is not recorded",
+        "Extraction, last run": _spent(record_of(run.features, "extract")),
+        "Training": _spent(record_of(folder, "train")),
+        "Evaluation": _spent(record_of(folder / _EVALUATION.parent, "evaluate")),
     }
-    return facts(pairs, caption="As recorded by extract and train")
+    return facts(pairs, caption="As recorded by extract, train and evaluate")
+
+
+def _spent(record: Mapping[str, Any] | None) -> str:
+    """What a command took, as its record says it."""
+    if record is None:
+        return "no record of it"
+    found = record.get(COST)
+    if found is None:
+        return "how long it took is not recorded"
+    cpu = "" if found["cpu_s"] is None else f", {found['cpu_s']:,.1f} s of CPU"
+    words = f"{found['wall_s']:,.1f} s{cpu}, on {found['device']} ({found['processor']})"
+    return f"{words}, from where an interrupted one stopped" if record.get("resumed") else words
 
 
 def _provenance(folder: Path, run: ScoredRun, asked: EvaluateConfig) -> Html:

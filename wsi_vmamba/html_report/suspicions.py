@@ -86,8 +86,9 @@ def _median(values: list[float] | list[int]) -> float:
 
 def _distances(slides: list[Extracted]) -> tuple[dict[str, float], float]:
     """Each slide against the others, as `prediction.likeness` measures, and what is odd among them."""
+    slides = [one for one in slides if one.mean is not None]
     means = [one.mean for one in slides if one.mean is not None]
-    if len(means) < FEWEST_SLIDES or len(means) != len(slides):
+    if len(means) < FEWEST_SLIDES:
         return {}, float("inf")
     found: NDArray[np.float64] = leave_one_out(np.stack(means))
     middle = float(np.median(found))

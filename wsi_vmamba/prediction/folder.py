@@ -10,12 +10,13 @@ from typing import Any
 from wsi_vmamba.config import PredictConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import StoreError, UsageError
+from wsi_vmamba.folder_kinds import PREDICTION_RECORD
 from wsi_vmamba.prediction.predictor import Predictor
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction, read_header, read_prediction
 from wsi_vmamba.provenance import digest, write_run_record
 from wsi_vmamba.store import FeatureMeta, remove_stale_partials
 
-RECORD = "predict.run.json"
+RECORD = PREDICTION_RECORD
 TABLE = "predictions.csv"
 PATCHES, HEATMAPS, FEATURES = "patches", "heatmaps", "features"
 
@@ -112,4 +113,5 @@ def facts_of(meta: FeatureMeta, predictor: Predictor) -> dict[str, Any]:
         "threshold": predictor.threshold,
         "features_settings": digest(meta.to_dict()),
         "feature_limit": getattr(predictor.comparison, "limit", None),
+        "stain_limit": getattr(predictor.comparison, "stain_limit", None),
     }

@@ -19,12 +19,14 @@ from wsi_vmamba.evaluation.front import Run
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.extraction.encoders import load_encoder
 from wsi_vmamba.extraction.front import embed_source
-from wsi_vmamba.extraction.sources import refuse_unusable, require_there
+from wsi_vmamba.extraction.sources import SlideSource, refuse_unusable, require_there
 from wsi_vmamba.notebook import table_html
 from wsi_vmamba.prediction import folder
 from wsi_vmamba.prediction.extracting import check_weights, encoder_file, extract_config
+from wsi_vmamba.prediction.inputs import FeatureInput
+from wsi_vmamba.prediction.predictor import Predictor, check_settings
 from wsi_vmamba.prediction.rows import PredictionRow
-from wsi_vmamba.prediction.run import FAULTS, PredictionRun, failed_row, prepare
+from wsi_vmamba.prediction.run import FAULTS, PredictionRun, failed_row, open_named, prepare
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction, read_prediction
 
 #: Settings of a folder of predictions, which one slide in memory has no use for.
@@ -167,23 +169,29 @@ def _each(
 ) -> dict[str, Callable[[], SlidePrediction]]:
     """Slide -> what predicts it in memory; what all need is ready."""
     predictor = prediction.predictor
-    if prediction.files is not None:
-        return {path.stem: partial(predictor.predict_file, path) for path in prediction.files}
+    found: dict[str, Callable[[], SlidePrediction]] = {
+        given.slide_id: partial(_predict_file, predictor, given) for given in prediction.inputs.files
+    }
+    if not prediction.inputs.sources:
+        return found
     file = stack.enter_context(encoder_file(predictor.model))
     extract = extract_config(predictor.model, prediction.config, out=prediction.features, encoder=file)
     built = load_encoder(extract) if encoder is None else encoder
     check_weights(predictor.model, extract, weights_hash=built.weights_hash)
 
-    def predict_source(index: int) -> SlidePrediction:
-        source = prediction.sources[index]
+    def predict_source(source: SlideSource) -> SlidePrediction:
         refuse_unusable(source)
         require_there(source)
         embedding = embed_source(extract, source, built)
         return predictor.predict(embedding.meta, embedding.features, embedding.coords_l0)
 
-    return {
-        source.slide_id: partial(predict_source, index) for index, source in enumerate(prediction.sources)
-    }
+    return found | {source.slide_id: partial(predict_source, source) for source in prediction.inputs.sources}
+
+
+def _predict_file(predictor: Predictor, given: FeatureInput) -> SlidePrediction:
+    file = open_named(given)
+    check_settings(predictor.model, file.meta, where=given.path)
+    return predictor.predict(file.meta, file.features, file.coords_l0)
 
 
 def _config(

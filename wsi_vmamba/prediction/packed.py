@@ -105,7 +105,9 @@ def read_packed(path: Path) -> TrainedModel:
         )
         arrays = {name: value.numpy() for name, value in _below(tensors, f"{_REFERENCE}/").items()}
         reference = Reference.from_parts(header["reference"], arrays, where=path)
-        negative, positive = header["classes"]
+        if not members:
+            raise ValueError("it holds no model")
+        negative, positive = map(str, header["classes"])
         encoder = _below(tensors, f"{_ENCODER}/") if header["with_encoder"] else None
     except (KeyError, TypeError, ValueError, TrainingError) as error:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); {_AGAIN}") from error
@@ -143,6 +145,10 @@ def _no_safetensors(path: Path, error: BaseException) -> UsageError | WeightsErr
 
 
 def _member(spec: ModelSpec, state: Mapping[str, Tensor], *, where: Path) -> SlideClassifier:
+    with torch.device("meta"):  # takes no memory, whatever sizes the file claims
+        expected = {name: value.shape for name, value in SlideClassifier(spec).state_dict().items()}
+    if expected != {name: value.shape for name, value in state.items()}:
+        raise WeightsError(f"{where}: its tensors are not those of the model it describes; {_AGAIN}")
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, though none of them stays
         model = SlideClassifier(spec)
     try:

@@ -103,6 +103,13 @@ def _without_paths(reference: Reference) -> Reference:
 
 def _training(run: Path) -> Mapping[str, Any]:
     """What the run's record says, for people; names of machines and folders stay here."""
-    record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    try:
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError(f"expected a JSON object, got {type(record).__name__}")
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{run / RECORD} is damaged ({error}); train again, or restore the file"
+        ) from error
     names = ("written", "versions", "resolved", "slides", "best", "validation_auc", "config_sha256")
     return {name: record[name] for name in names if name in record}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +10,8 @@ from wsi_vmamba.errors import IncompatibleStoreError, UsageError
 from wsi_vmamba.prediction.likeness import Comparison
 from wsi_vmamba.prediction.model import TrainedModel
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
-from wsi_vmamba.store import FeatureMeta, open_features
+from wsi_vmamba.stains import stain_vector
+from wsi_vmamba.store import FeatureMeta
 from wsi_vmamba.training.reference import DECISIVE, Origin
 
 _LESS = ("precision", "region_px", "min_tissue", "segmenter", "segmenter_settings")
@@ -45,17 +44,6 @@ class Predictor:
         elif known is not None and model.reference is not None:
             self.threshold, self.threshold_source = known, model.reference.threshold_source
 
-    def predict_file(self, path: Path) -> SlidePrediction:
-        """Predict the slide of a feature file.
-
-        Raises:
-            StoreError: it is missing or damaged.
-            OtherFeaturesError: it was made with other weights, resolution or patch size than the training slides'.
-        """
-        file = open_features(path)
-        check_settings(self.model, file.meta, where=path)
-        return self.predict(file.meta, file.features, file.coords_l0)
-
     def predict(
         self, meta: FeatureMeta, features: NDArray[np.float16], coords_l0: NDArray[np.int64]
     ) -> SlidePrediction:
@@ -74,7 +62,9 @@ class Predictor:
             scene=meta.scene,
         )
         said, each = self.model.predict(bag)
-        likeness = self.comparison.of(bag.features, mpp=meta.mpp, slide_id=meta.slide_id)
+        likeness = self.comparison.of(
+            bag.features, mpp=meta.mpp, stain=stain_vector(meta.stain), slide_id=meta.slide_id
+        )
         return SlidePrediction(
             slide_id=meta.slide_id, slide_path=meta.slide_path, scene=meta.scene, reader=meta.reader, mpp=meta.mpp,
             target_mpp=meta.target_mpp, patch_px=meta.patch_px, patch_l0=meta.patch_l0,

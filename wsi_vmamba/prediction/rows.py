@@ -26,7 +26,7 @@ class PredictionRow:
         models: how many there are.
         patches: how many were looked at.
         mpp: micrometres per level-0 pixel.
-        unlike: what of it is unlike the training slides: "features", "mpp", both, nothing, or "not checked".
+        unlike: what of it is unlike the training slides: of "features", "mpp" and "stain", nothing, or "not checked".
         unlike_why: in a sentence.
         feature_distance: of its mean feature from the training slides, see `likeness`.
         feature_limit: the largest distance that is still like them.

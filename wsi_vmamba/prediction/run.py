@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from wsi_vmamba.config import PredictConfig
 from wsi_vmamba.errors import MissingDataError, SlideError, UsageError, WsiVmambaError
 from wsi_vmamba.extraction.outcome_table import OutcomeTable
 from wsi_vmamba.extraction.outcomes import failure
-from wsi_vmamba.extraction.run import ExtractionRun, choose_sources, open_run
-from wsi_vmamba.extraction.sources import SlideSource
+from wsi_vmamba.extraction.run import ExtractionRun, check_sources, open_run
 from wsi_vmamba.prediction import folder
 from wsi_vmamba.prediction.extracting import check_weights, encoder_file, extract_config
-from wsi_vmamba.prediction.inputs import feature_files
+from wsi_vmamba.prediction.inputs import FeatureInput, Inputs, find_inputs
 from wsi_vmamba.prediction.model import load_model
 from wsi_vmamba.prediction.predictor import OtherFeaturesError, Predictor
 from wsi_vmamba.prediction.rows import PredictionRow
@@ -35,16 +35,14 @@ class PredictionRun:
     Attributes:
         config: of the run.
         predictor: the model.
-        files: feature files, or None where slides are to be extracted first.
-        sources: the slides, where there are no feature files.
+        inputs: slides whose features are there, and slides to be extracted first.
         rows: what became of the slides so far.
         out: where everything goes.
     """
 
     config: PredictConfig
     predictor: Predictor
-    files: list[Path] | None
-    sources: list[SlideSource]
+    inputs: Inputs
     rows: list[PredictionRow] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -55,15 +53,15 @@ class PredictionRun:
 
     @property
     def features(self) -> Path:
-        """Folder of the feature files."""
-        if self.files is not None:
-            return self.files[0].parent
+        """Folder of the feature files, of those that are made where there are any."""
+        if not self.inputs.sources:
+            return self.inputs.files[0].path.parent
         return self.out / folder.FEATURES
 
     @property
     def n_slides(self) -> int:
         """How many slides there are to predict."""
-        return len(self.sources) if self.files is None else len(self.files)
+        return self.inputs.n_slides
 
     @property
     def ok(self) -> bool:
@@ -97,38 +95,40 @@ class PredictionRun:
     @contextmanager
     def _source(self) -> Iterator[Iterator[PredictionRow]]:
         """The rows to come; what they need is ready, or refused, before anything is written."""
-        if self.files is not None:
-            yield (self._predict(path) for path in self.files)
+        of_files = (self._predict(file) for file in self.inputs.files)
+        if not self.inputs.sources:
+            yield of_files
             return
         model = self.predictor.model
         with encoder_file(model) as encoder:
             extract = extract_config(model, self.config, out=self.features, encoder=encoder)
-            with open_run(extract, self.sources) as extraction:
+            with open_run(extract, self.inputs.sources) as extraction:
                 facts = extraction.executor.facts
                 check_weights(model, extract, weights_hash=facts["weights_hash"])
-                yield self._extracted(extraction)
+                yield chain(of_files, self._extracted(extraction))
 
     def _extracted(self, extraction: ExtractionRun) -> Iterator[PredictionRow]:
-        paths = {source.slide_id: str(absolute(source.path)) for source in self.sources}
+        paths = {source.slide_id: str(absolute(source.path)) for source in self.inputs.sources}
         for outcome in extraction.extract():
             path = paths.get(outcome.slide_id, "")
             if outcome.failed:
                 yield PredictionRow.of_failure(outcome, path=path)
             else:
-                file = self.features / f"{outcome.slide_id}.zarr"
+                made = self.features / f"{outcome.slide_id}.zarr"
+                file = FeatureInput(slide_id=outcome.slide_id, path=made)
                 yield self._predict(file, note=outcome.detail, slide_path=path)
 
-    def _predict(self, path: Path, *, note: str = "", slide_path: str = "") -> PredictionRow:
+    def _predict(self, given: FeatureInput, *, note: str = "", slide_path: str = "") -> PredictionRow:
         """Predict one slide from its feature file; what ends it is its row, the others go on."""
         try:
-            file = open_features(path)
+            file = open_named(given)
             found = self._of(file)
             notes = [note, self.predictor.note_on(file.meta)]
             if self.config.heatmaps:
                 notes.append(self._draw(found, slide_path))
             return PredictionRow.of(found, detail="; ".join(filter(None, notes)))
         except FAULTS as error:
-            return failed_row(path.stem, error, path=slide_path)
+            return failed_row(given.slide_id, error, path=slide_path)
 
     def _of(self, file: FeatureFile) -> SlidePrediction:
         if not self.config.overwrite:
@@ -150,6 +150,16 @@ class PredictionRun:
         return ""
 
 
+def open_named(given: FeatureInput) -> FeatureFile:
+    """Open a feature file as that of the slide it is given for, as training does: a file may have been renamed.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    file = open_features(given.path)
+    return replace(file, meta=replace(file.meta, slide_id=given.slide_id))
+
+
 def failed_row(slide_id: str, error: BaseException, *, path: str = "") -> PredictionRow:
     """The row of a slide that an error ended."""
     outcome = failure(slide_id, error)
@@ -165,13 +175,12 @@ def prepare(config: PredictConfig) -> PredictionRun:
         TrainingError: there is no finished run, or it is damaged.
         UsageError: nothing to predict is there, or no threshold is known.
     """
-    files = feature_files(config.slides)
+    inputs = find_inputs(config.slides, ids_from_path=config.ids_from_path)
     model = load_model(
         Path(config.run), trained_on=None if config.trained_on is None else Path(config.trained_on)
     )
     predictor = Predictor(model, threshold=config.threshold)
-    sources = []
-    if files is None:
+    if inputs.sources:
         extract = extract_config(model, config, out=Path(config.out) / folder.FEATURES)
-        sources = choose_sources(extract)
-    return PredictionRun(config=config, predictor=predictor, files=files, sources=sources)
+        check_sources(extract, inputs.sources)
+    return PredictionRun(config=config, predictor=predictor, inputs=inputs)

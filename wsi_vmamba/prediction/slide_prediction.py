@@ -143,7 +143,8 @@ class SlidePrediction:
             "format": _FORMAT, "version": VERSION, **plain, "probabilities": list(self.probabilities),
             "unlike": None if self.likeness.unlike is None else list(self.likeness.unlike),
             "unlike_why": self.likeness.why, "feature_distance": self.likeness.distance,
-            "feature_limit": self.likeness.limit, **facts,
+            "feature_limit": self.likeness.limit, "stain_distance": self.likeness.stain_distance,
+            "stain_limit": self.likeness.stain_limit, **facts,
         }  # fmt: skip
         tensors = {"coords_l0": np.ascontiguousarray(self.coords_l0)}
         if self.attention is not None:
@@ -180,6 +181,8 @@ def read_header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
         if header["format"] != _FORMAT or header["version"] != VERSION:
             raise ValueError(f"{header['format']} of version {header['version']}")
+        if Path(header["slide_id"]).name != header["slide_id"]:  # files are named after it
+            raise ValueError(f"slide_id {header['slide_id']!r} is no name of a file")
         return header
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
@@ -204,6 +207,8 @@ def read_prediction(path: Path) -> SlidePrediction:
             likeness=Likeness(
                 unlike=None if unlike is None else tuple(unlike), why=header["unlike_why"],
                 distance=header["feature_distance"], limit=header["feature_limit"],
+                # Predictions of before stain was compared have none.
+                stain_distance=header.get("stain_distance"), stain_limit=header.get("stain_limit"),
             ),
         )  # fmt: skip
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.pretraining.stain import stain_amounts
+from wsi_vmamba.stains import stain_amounts
 
 Picture = NDArray[np.uint8]
 Plane = NDArray[np.float32]

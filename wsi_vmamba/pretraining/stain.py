@@ -1,9 +1,4 @@
-"""H&E in terms of its stains: colour deconvolution, and pictures stained otherwise.
-
-Optical density is linear in the amounts of the stains (Ruifrok and Johnston, Quantification of histochemical staining
-by color deconvolution, Analytical and Quantitative Cytology and Histology 23:291-299, 2001), so that changing amounts
-and colours of stains is one 3 x 3 matrix on densities.
-"""
+"""Pictures stained otherwise: changing amounts and colours of stains is one 3 x 3 matrix on optical densities."""
 
 from __future__ import annotations
 
@@ -11,26 +6,10 @@ import math
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-Floats = NDArray[np.float64]
+from wsi_vmamba.stains import DENSITY_OF_LEVEL, STAINS, UNMIX, Floats, Picture
 
-#: Optical density of each stain in red, green and blue, as published; rows are haematoxylin, eosin and the third stain
-#: (DAB), which here takes up what the first two do not explain.
-STAINS_RGB = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-#: The same as unit vectors.
-STAINS = STAINS_RGB / np.linalg.norm(STAINS_RGB, axis=1, keepdims=True)
-#: From densities in RGB to amounts of the stains: ``amounts = densities @ UNMIX``.
-UNMIX = np.linalg.inv(STAINS)
-#: Density of each grey level, natural logarithm, glass at 255; black is taken for level 1.
-DENSITY_OF_LEVEL = -np.log(np.maximum(np.arange(256), 1) / 255)
 _DENSITY_FLOAT32 = DENSITY_OF_LEVEL.astype(np.float32)
-
-
-def stain_amounts(picture: Picture) -> Floats:
-    """Optical density of haematoxylin, eosin and the rest at each pixel of an RGB picture, (height, width, 3)."""
-    return np.asarray(DENSITY_OF_LEVEL[picture] @ UNMIX)
 
 
 def stain_colours(hue: Floats) -> Floats:

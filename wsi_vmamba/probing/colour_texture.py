@@ -6,10 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Optical densities (red, green, blue) of haematoxylin, eosin and DAB, rows of length one (Ruifrok and Johnston 2001).
-_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-#: From optical densities (rows) to amounts of the stains.
-_UNMIX = np.linalg.inv(_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)).astype(np.float32)
+from wsi_vmamba.stains import stain_amounts
+
 #: Eight neighbours of a pixel, once around it: (down, right).
 _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
 #: Halvings of the tile at which textures are looked at.
@@ -40,8 +38,7 @@ def encode(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _describe(tile: NDArray[np.uint8]) -> NDArray[np.float32]:
-    density = -np.log10((tile.astype(np.float32) + 1) / 256)
-    stains = density @ _UNMIX
+    stains = stain_amounts(tile).astype(np.float32)
     parts = [_statistics(tile.astype(np.float32) / 255), _statistics(stains)]
     grey = np.ascontiguousarray(stains[..., 0])
     for _ in range(_SCALES):

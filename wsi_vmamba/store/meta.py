@@ -17,7 +17,10 @@ SCHEMA_VERSION = 2
 _OF_CELLS = 1
 
 #: Fields that may differ between a stored file and a new request: where the slide lay, what made the file.
-NOT_SETTINGS = frozenset({"slide_path", "versions", "left_out"})
+NOT_SETTINGS = frozenset({"slide_path", "versions", "left_out", "stain"})
+
+#: Fields that files of before they were recorded lack.
+_ADDED_LATER = frozenset({"stain"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class FeatureMeta:
             compared.
         scene: which picture of the slide's file was read; 0 where it holds one.
         segmenter_settings: name -> number of what the segmenter went by; empty where it has none, or a mask was given.
+        stain: what the stain of the slide is like, see `stains.describe_stain`; empty where it was not looked at. Not
+            compared.
         schema_version: layout of the file.
     """
 
@@ -64,6 +69,7 @@ class FeatureMeta:
     left_out: Mapping[str, Any] = field(default_factory=dict)
     scene: int = 0
     segmenter_settings: Mapping[str, float] = field(default_factory=dict)
+    stain: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -111,8 +117,8 @@ class FeatureMeta:
                 "extract the slide again with --overwrite, or into another --out"
             )
         expected = {known.name for known in fields(cls)}
-        if expected != set(values):
-            odd = ", ".join(sorted(expected ^ set(values)))
+        if odd_names := (expected ^ set(values)) - (_ADDED_LATER - set(values)):
+            odd = ", ".join(sorted(odd_names))
             raise StoreError(
                 f"{where}: missing or unknown attributes ({odd}); extract the slide again with --overwrite"
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.cost import COST, Stopwatch
 from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.metrics.auc import roc_auc
@@ -39,6 +41,7 @@ def train_table(config: TrainConfig) -> TableTraining:
         UsageError: an option for slides with patches is given, or the folder holds a run that is not to be overwritten.
         DatasetError: the table is not as described, or a training slide has no label.
     """
+    watch = Stopwatch()
     _refuse_slide_options(config)
     table = read_feature_table(Path(config.manifest) if config.manifest else None)
     folder = Path(config.runs) / (config.name or f"{config.dataset}-{config.classifier}")
@@ -47,7 +50,8 @@ def train_table(config: TrainConfig) -> TableTraining:
     tabular.save(folder, fitted, classifier=config.classifier, seed=config.seed)
     labels = np.array(list(fitted.validation_labels.values()))
     found = float(roc_auc(labels, np.array(list(fitted.validation.values()))))
-    facts = {"device": "cpu", "validation_auc": found, "features": len(table.names)}
+    facts: dict[str, Any] = {"device": "cpu", "validation_auc": found, "features": len(table.names)}
+    facts |= {COST: watch.cost(device="cpu")}
     write_run_record(folder, command="train", config=config, facts=facts)
     return TableTraining(
         folder=folder, n_features=len(table.names), n_validation=len(labels), validation_auc=found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wsi_vmamba.bags import BagLoader
 from wsi_vmamba.config import TrainConfig
+from wsi_vmamba.cost import COST, Stopwatch, total
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.provenance import write_run_record
@@ -80,7 +83,7 @@ class TrainJob:
 
     def fit(self, part: Part, *, on_epoch: OnEpoch | None = None) -> TrainResult:
         """Train one part and write its record; see `train` for what is raised and what an interruption leaves."""
-        config = self.config
+        config, watch = self.config, Stopwatch()
         if self.folds_from and (config.resume or config.overwrite):
             # Being there says that all folds are of one finished training.
             (self.folder / RECORD).unlink(missing_ok=True)
@@ -89,20 +92,28 @@ class TrainJob:
             load_targets=self.targets, describe_targets=self.targets.describe,
             resume=config.resume, overwrite=config.overwrite, device=self.device, on_epoch=on_epoch,
         )  # fmt: skip
-        facts = {
+        facts: dict[str, Any] = {
             "device": self.device,
             "best": vars(result.best),
             "slides": sum(record.split != "test" for record in part.records),
             "resolved": self.settings.to_dict(),
         }
         self._save_reference(part.folder, [part.folder])
+        # Of this call: what an interrupted one before it took is not known any more.
+        facts |= {COST: watch.cost(device=self.device), "resumed": config.resume}
         write_run_record(part.folder, command="train", config=config, facts=facts)
         return result
 
     def finish(self, best: Sequence[EpochReport]) -> None:
         """Of a cross-validation, write that all its folds are trained; ``best`` are their best epochs."""
         if self.folds_from:
-            facts = {"device": self.device, "validation_auc": [report.validation_auc for report in best]}
+            records = (json.loads((part.folder / RECORD).read_text()) for part in self.parts)
+            facts = {
+                "device": self.device,
+                "validation_auc": [report.validation_auc for report in best],
+                COST: total(record[COST] for record in records),
+                "resumed": self.config.resume,
+            }
             self._save_reference(self.folder, [part.folder for part in self.parts])
             write_run_record(self.folder, command="train", config=self.config, facts=facts)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsi_vmamba.bags import Bag, FeatureSource
+from wsi_vmamba.bags import Bag, FeatureSource, require_finite
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.mil import AGGREGATORS
 from wsi_vmamba.mil.patch_head import PatchHead
@@ -156,7 +156,9 @@ def predict(model: SlideClassifier, bag: Bag) -> Prediction:
 
     Raises:
         IncompatibleStoreError: the bag's features are not of the kind the model was trained on.
+        DatasetError: some of its features are not finite.
     """
+    require_finite(bag)
     model.eval()
     with torch.no_grad():
         output = model.forward_bag(bag)

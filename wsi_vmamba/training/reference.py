@@ -7,6 +7,7 @@ validation slides chose, and compared with the training slides, on a machine tha
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.metrics.thresholds import choose_threshold
+from wsi_vmamba.stains import stain_vector
 from wsi_vmamba.store import FeatureMeta
 
 #: In the folder of a run, or of a cross-validation.
@@ -97,6 +99,8 @@ class Reference:
         slide_ids: their names.
         means: (N, D) float32, mean feature of each.
         mpp: (N,) float64, micrometres per level-0 pixel of each.
+        stain: (N, 6) float64, what the stain of each is like, see `stains.stain_vector`; rows of NaN where its features
+            do not say it.
         threshold: from which probability on a slide is called positive; None where none was chosen.
         threshold_source: what it was chosen on, in words.
         notes: what of ``origin`` was not the same for all slides.
@@ -106,6 +110,7 @@ class Reference:
     slide_ids: tuple[str, ...]
     means: NDArray[np.float32]
     mpp: NDArray[np.float64]
+    stain: NDArray[np.float64]
     threshold: float | None = None
     threshold_source: str = ""
     notes: tuple[str, ...] = ()
@@ -123,7 +128,8 @@ class Reference:
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The arrays."""
-        return {"means": np.ascontiguousarray(self.means), "mpp": np.ascontiguousarray(self.mpp)}
+        found = {"means": self.means, "mpp": self.mpp, "stain": self.stain}
+        return {name: np.ascontiguousarray(values) for name, values in found.items()}
 
     def to_bytes(self) -> bytes:
         """As a safetensors file."""
@@ -139,18 +145,28 @@ class Reference:
         try:
             if header["version"] != VERSION:
                 raise ValueError(f"version {header['version']!r}, expected {VERSION}")
+            n_slides = len(header["slide_ids"])
+            # References of before it was looked at have none.
+            stain = tensors["stain"] if "stain" in tensors else np.full((n_slides, 6), np.nan)
             found = cls(
                 origin=Origin(**header["origin"]),
                 slide_ids=tuple(header["slide_ids"]),
                 means=np.asarray(tensors["means"], dtype=np.float32),
                 mpp=np.asarray(tensors["mpp"], dtype=np.float64),
+                stain=np.asarray(stain, dtype=np.float64),
                 threshold=header["threshold"],
                 threshold_source=header["threshold_source"],
                 notes=tuple(header["notes"]),
             )
-            n_slides = len(found.slide_ids)
             if found.means.ndim != 2 or len(found.means) != n_slides or found.mpp.shape != (n_slides,):
                 raise ValueError(f"{n_slides} slides, means {found.means.shape}, mpp {found.mpp.shape}")
+            threshold = found.threshold
+            if threshold is not None and not (
+                isinstance(threshold, int | float) and not math.isnan(threshold)
+            ):
+                raise ValueError(f"expected a number as threshold, got {threshold!r}")
+            if found.stain.shape != (n_slides, 6):
+                raise ValueError(f"{n_slides} slides, stain {found.stain.shape}")
             return found
         except (KeyError, TypeError, ValueError) as error:
             raise TrainingError(
@@ -229,6 +245,7 @@ def build_reference(
         slide_ids=tuple(slide.slide_id for slide in slides),
         means=np.stack([slide.mean for slide in slides]),
         mpp=np.array([slide.meta.mpp for slide in slides]),
+        stain=np.stack([stain_vector(slide.meta.stain) for slide in slides]),
         threshold=threshold,
         threshold_source=source,
         notes=tuple(notes),

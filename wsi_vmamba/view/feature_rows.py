@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wsi_vmamba.errors import StoreError
+from wsi_vmamba.folder_kinds import FEATURE_SUFFIX
 from wsi_vmamba.slide import find_slides
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.slide.location import Location, is_url, may_exist, place_of
 from wsi_vmamba.store import FeatureMeta, open_features
 from wsi_vmamba.text import printable
-from wsi_vmamba.view.kinds import FEATURE_SUFFIX
 from wsi_vmamba.view.row import SlideRow
 
 _MOVED = "the slide is not where its features were made from; give --slides DIR to say where it is now"

@@ -11,13 +11,13 @@ from typing import Any
 from wsi_vmamba.config import TrainConfig, resolve_config
 from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
 from wsi_vmamba.errors import StoreError, UsageError, WsiVmambaError
+from wsi_vmamba.folder_kinds import PREDICTION_RECORD, feature_files, is_feature_file
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.slide.location import place_of
 from wsi_vmamba.table import Row, read_table
 from wsi_vmamba.text import printable
 from wsi_vmamba.training.folders import CONFIG
 from wsi_vmamba.view.feature_rows import FeatureRows, find_slide
-from wsi_vmamba.view.kinds import PREDICTION_RECORD, feature_files, is_feature_file
 from wsi_vmamba.view.patches import PatchModel
 from wsi_vmamba.view.row import SlideRow
 from wsi_vmamba.view.sources import Source, title_of

@@ -7,8 +7,8 @@ from pathlib import Path
 from wsi_vmamba.config import ViewConfig
 from wsi_vmamba.config.fields import FEATURES, RUNS
 from wsi_vmamba.errors import TrainingError, UsageError
+from wsi_vmamba.folder_kinds import PREDICTIONS, PROBE, RUN, result_in
 from wsi_vmamba.training.folders import newest_run
-from wsi_vmamba.view.kinds import PREDICTION_RECORD, feature_files, is_feature_file, is_run
 from wsi_vmamba.view.run_model import RunModel
 from wsi_vmamba.view.sources import Source, folder_source, slide_source
 
@@ -30,15 +30,15 @@ def open_target(config: ViewConfig) -> Source:
         )
     if not path.is_dir():
         return slide_source(path)
-    is_prediction, has_features = (path / PREDICTION_RECORD).is_file(), any(True for _ in feature_files(path))
-    if not (is_prediction or has_features or is_run(path) or is_feature_file(path)):
+    kind = result_in(path)
+    if kind is None or kind == PROBE:
         return folder_source(path, follow_links=config.follow_links)
     # Loads zarr, which a picture alone need not wait for.
     from wsi_vmamba.view import result_sources
 
-    if is_prediction:
+    if kind == PREDICTIONS:
         return result_sources.prediction_source(path, slides=slides)
-    if is_run(path):
+    if kind == RUN:
         return result_sources.run_source(path, slides=slides, model=RunModel)
     return result_sources.features_source(path, slides=slides)
 
