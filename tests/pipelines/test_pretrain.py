@@ -30,14 +30,14 @@ def test_slides_become_weights_that_a_backbone_takes(config, capsys):
     said = capsys.readouterr().out
     slides = json.loads((out / "pretrain.run.json").read_text())["slides"]
     assert (
-        f"pretraining vmamba_pico (shipped weights, trained on generated images only) by dino on {len(slides)} slides"
-        in said
+        "pretraining vmamba_pico (shipped weights, trained on open slides and generated images) by dino on "
+        f"{len(slides)} slides" in said
     )
     assert "step 2/2  loss " in said
     assert f"extract SLIDES --backbone vmamba_pico --weights {out / 'weights.safetensors'}" in said
     model = build_backbone("vmamba_pico", weights=out / "weights.safetensors")
     shipped = (
-        Path(pretrain.__file__).parents[1] / "wsi_vmamba/model/pretrained/vmamba_pico_synthetic.safetensors"
+        Path(pretrain.__file__).parents[1] / "wsi_vmamba/model/pretrained/vmamba_pico_tissue.safetensors"
     )
     before = build_backbone("vmamba_pico", weights=shipped)
     assert not torch.equal(

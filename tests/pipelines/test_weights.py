@@ -15,7 +15,7 @@ from wsi_vmamba.config import WeightsConfig
 from wsi_vmamba.errors import ConfigError, UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.releases import RELEASES
-from wsi_vmamba.model.shipped import SHIPPED
+from wsi_vmamba.model.shipped import shipped_files
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.pipelines import weights
 
@@ -48,7 +48,7 @@ def table(text: str) -> dict[str, list[str]]:
 
 def test_all_weights_in_one_table(checkpoint: Path, capsys: pytest.CaptureFixture[str], home: Path) -> None:
     rows = table(run(capsys)[1])
-    shipped = {Path(file).stem for file in SHIPPED.values()}
+    shipped = set(shipped_files())
     assert rows.keys() == {"name", *shipped, *RELEASES}
     assert rows["vssm1_tiny_0230s"] == [
         "vmamba_tiny_s1l8", "~120", "82.6 (theirs)", "MIT", "not here: wsi-vmamba weights add vssm1_tiny_0230s",

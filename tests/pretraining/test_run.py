@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.model import build_backbone
@@ -55,6 +56,25 @@ def test_what_differs_from_the_checkpoint_is_named(config, fake_source):
     ):
         run(changed, fake_source)
     run(config.changed(resume=True, log_steps=1), fake_source)  # how often it is logged may change
+
+
+def test_a_share_of_the_weights_it_began_with_is_kept(config, fake_source, tmp_path):
+    """On the line between the first and the learned weights, at the start, at the end, and in the middle."""
+    whole = config.changed(steps=1, log_steps=1)
+    written = {}
+    for share in (0.0, 0.5, 1.0):
+        settings = whole.changed(init_share=share, out=str(tmp_path / f"share{share}"))
+        run(settings, fake_source)
+        written[share] = load_file(tmp_path / f"share{share}" / "weights.safetensors")
+    first = build_backbone("vmamba_pico", num_classes=1, seed=0).state_dict()
+    moved = 0
+    for name, value in written[1.0].items():
+        if not name.startswith("classifier.head"):
+            assert torch.equal(value, first[name].half()), name
+        middle = (written[0.0][name].float() + value.float()) / 2
+        torch.testing.assert_close(written[0.5][name].float(), middle, rtol=2e-3, atol=1e-6)
+        moved += not torch.equal(written[0.0][name], value)
+    assert moved > 50
 
 
 def test_the_weights_are_the_average_backbone_in_half_precision(config, fake_source):

@@ -17,6 +17,7 @@ from wsi_vmamba.config.fields import (
     PathText,
     Seed,
     Segmenter,
+    Share,
     SomeObjective,
 )
 from wsi_vmamba.config.marks import Argument, SetOnly
@@ -129,6 +130,9 @@ class PretrainConfig(RunConfig):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Share of the past in the running average of the weights, which is what is kept (and the teacher of dino); it
     rises to 1 by a cosine. 0.996 suits long trainings; 0 keeps the weights themselves, which dino cannot."""
+    init_share: Share = 0.0
+    """Share of the weights it began with in those that are written: between both lie weights that do better on tissue
+    that neither training has seen (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903)."""
     dino: DinoSettings = DinoSettings()
     """Settings of the objective dino."""
     barlow_twins: BarlowTwinsSettings = BarlowTwinsSettings()

@@ -12,9 +12,9 @@ from wsi_vmamba.model.releases import RELEASES, releases_of
 from wsi_vmamba.model.stored import VARIANT, WORDS, is_name, read_header, stored_files
 
 FOLDER = Path(__file__).parent / "pretrained"
-#: Backbone -> weights shipped with it. Trained on generated images only, by the settings of
-#: configs/pretrain-painted.yaml.
-SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_synthetic.safetensors"}
+#: Backbone -> the weights in the package that `auto` stands for. What they are says docs/model-card.md. Beside them lie
+#: those they began with, vmamba_pico_synthetic, trained on generated images only by configs/pretrain-painted.yaml.
+SHIPPED: Mapping[str, str] = {"vmamba_pico": "vmamba_pico_tissue.safetensors"}
 #: Backbone -> where its published weights are, for the message that none are here.
 PUBLISHED: Mapping[str, str] = {
     "timm_resnet152": "https://huggingface.co/timm/resnet152.a1h_in1k",
@@ -79,13 +79,18 @@ def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
             f"{known}, or --weights random to test the pipeline. Shipped with weights: {', '.join(SHIPPED)}"
         )
     return ResolvedWeights(
-        path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on generated images only"
+        path=FOLDER / SHIPPED[backbone], note="shipped weights, trained on open slides and generated images"
     )
+
+
+def shipped_files() -> dict[str, Path]:
+    """Name -> file of the weights that come with the package."""
+    return {file.stem: file for file in sorted(FOLDER.glob("*.safetensors"))}
 
 
 def named_files() -> dict[str, Path]:
     """Name -> file of all weights that are here: shipped with the package, and imported."""
-    return {Path(file).stem: FOLDER / file for file in SHIPPED.values()} | stored_files()
+    return shipped_files() | stored_files()
 
 
 def _named(backbone: str, name: str) -> ResolvedWeights:

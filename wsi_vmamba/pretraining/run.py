@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from wsi_vmamba.config.pretrain import PretrainConfig
 from wsi_vmamba.config.resolve import dump_config
@@ -73,6 +74,7 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     objective_class: type[Objective] = OBJECTIVES.resolve(config.objective)
     classes = TISSUES if paints_every(config) else ()
     backbone, note = start(config.backbone, config.init, classes=classes, seed=config.seed)
+    first = {name: value.clone() for name, value in backbone.state_dict().items()}
     objective = objective_class.of(config, dim=backbone.dim)
     with _stream(config.seed):
         head = objective.head()
@@ -87,7 +89,7 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     if ranks.leads:
         cut_after(out / LOG, step=loop.step)
         write_atomic(out / SETTINGS, dump_config(config))
-    run = _Run(loop, config, source, identity, note, ranks, out, classes)
+    run = _Run(loop, config, source, identity, note, ranks, out, classes, first)
     return Begun(note=note, first=loop.step, precision=precision, reports=run.reports())
 
 
@@ -101,6 +103,7 @@ class _Run:
     ranks: Ranks
     out: Path
     classes: tuple[str, ...]
+    first: Mapping[str, Tensor]
 
     def reports(self) -> Iterator[Report]:
         """Make the steps; whatever is due is on disk when a report is handed out."""
@@ -151,8 +154,13 @@ class _Run:
             "settings": json.dumps(self.identity),
             **judged,
         }
-        backbone = self.loop.average.backbone
-        return packed(backbone, name=self.config.backbone, classes=self.classes, facts=facts)
+        learned = self.loop.average.backbone.state_dict()
+        share = self.config.init_share
+        state = {
+            name: torch.lerp(value, self.first[name].to(value), share) if share else value
+            for name, value in learned.items()
+        }
+        return packed(state, name=self.config.backbone, classes=self.classes, facts=facts)
 
     def _refuse_collapse(self, report: Report) -> None:
         if report.stop:

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from wsi_vmamba import __version__
 from wsi_vmamba.errors import UsageError
@@ -61,9 +61,11 @@ def _classes_of(path: Path) -> str | None:
     return found
 
 
-def packed(backbone: nn.Module, *, name: str, classes: Sequence[str], facts: Mapping[str, str]) -> bytes:
-    """The backbone as a safetensors file in float16, with what made it in the header."""
-    tensors = {key: value.detach().half().cpu().contiguous() for key, value in backbone.state_dict().items()}
+def packed(
+    state: Mapping[str, Tensor], *, name: str, classes: Sequence[str], facts: Mapping[str, str]
+) -> bytes:
+    """The state of a backbone as a safetensors file in float16, with what made it in the header."""
+    tensors = {key: value.detach().half().cpu().contiguous() for key, value in state.items()}
     header = {
         "format": "pt",
         "backbone": name,

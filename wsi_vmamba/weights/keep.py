@@ -13,7 +13,7 @@ from wsi_vmamba import __version__
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.errors import UsageError, WeightsError
 from wsi_vmamba.model.releases import RELEASES
-from wsi_vmamba.model.shipped import SHIPPED, named_files
+from wsi_vmamba.model.shipped import named_files, shipped_files
 from wsi_vmamba.model.stored import (
     BLANK,
     DIGEST,
@@ -80,7 +80,7 @@ def check_name(name: str, *, overwrite: bool) -> None:
             f"{name!r} cannot be a name of weights: letters, digits, dots, hyphens and underscores, no ending of a "
             f"checkpoint, and none of {', '.join(WORDS)}; give --name"
         )
-    if name in {Path(file).stem for file in SHIPPED.values()}:
+    if name in shipped_files():
         raise UsageError(f"weights {name} come with the package; choose another --name")
     if name in stored_files() and not overwrite:
         raise UsageError(

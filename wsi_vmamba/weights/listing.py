@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsi_vmamba.errors import WeightsError
 from wsi_vmamba.model.releases import RELEASES
-from wsi_vmamba.model.shipped import SHIPPED, named_files
+from wsi_vmamba.model.shipped import named_files, shipped_files
 from wsi_vmamba.model.stored import VARIANT, read_header
 
 _BYTES_PER_NUMBER = 4
@@ -37,7 +37,7 @@ class Listed:
 def listed() -> list[Listed]:
     """Shipped, imported and published weights, in this order; published ones that are here come once."""
     here = named_files()
-    shipped = {Path(file).stem for file in SHIPPED.values()}
+    shipped = shipped_files()
     rows = [_here(name, file, shipped=name in shipped) for name, file in here.items()]
     return rows + [_not_here(name) for name in RELEASES if name not in here]
 
