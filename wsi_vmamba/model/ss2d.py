@@ -76,17 +76,27 @@ class SS2D(nn.Module):
             repeat(Ds, "d -> (k d)", k=DIRECTIONS),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+    def scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What is scanned of a map (B, H, W, d_model).
+
+        Returns:
+            u (B, H, W, d_inner), the scan's own projections (B, H, W, 4 * (R + 2 N)) as `ss2d_scan` takes them, and the
+            gate before its SiLU, (B, H, W, d_inner), None where there is none.
+        """
         u = self.in_proj(x)
         gate: Tensor | None = None
         if self.gated:
             u, gate = u.chunk(2, dim=-1)
         u = F.silu(self.conv2d(rearrange(u, "b h w c -> b c h w")))
         u = rearrange(u, "b c h w -> b h w c")
-        x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
-        proj = F.linear(u, rearrange(x_proj, "k rows d -> (k rows) d"))
+        proj = F.linear(u, rearrange(self.scan_parameters()[0], "k rows d -> (k rows) d"))
+        return u, proj, gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+        u, proj, gate = self.scan_inputs(x)
+        _, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # Recurrences always run in float32: kernels see to it themselves, for the reference maps are converted.
         work = scan_dtype(u.device, u.dtype)
         y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)
