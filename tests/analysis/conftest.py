@@ -20,7 +20,14 @@ def small_network() -> Callable[..., Network]:
     """Two stages, stride 8; weights from a seed, with scans that reach far."""
 
     def make(*, seed: int = 0, **changes: object) -> Network:
-        fields = {"depths": (1, 2), "dims": (8, 16), "ssm_ratio": 1.0, "d_state": 2, "num_classes": 2, **changes}
+        fields = {
+            "depths": (1, 2),
+            "dims": (8, 16),
+            "ssm_ratio": 1.0,
+            "d_state": 2,
+            "num_classes": 2,
+            **changes,
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = VMamba(VMambaConfig(**fields))

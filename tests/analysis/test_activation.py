@@ -44,7 +44,7 @@ def test_weights_are_the_gradients_of_the_scan_by_its_input(small_network, token
 
 @pytest.mark.parametrize("scan", range(4))
 def test_each_scan_is_the_recurrence_by_hand_in_its_own_order(small_network, scan) -> None:
-    op, u, proj = scan_of(small_network(), height=3, width=4)
+    op, _, proj = scan_of(small_network(), height=3, width=4)
     row, column, height, width = 1, 2, 3, 4
     order = [(r, c) for r in range(height) for c in range(width)]
     if scan % 2:

@@ -74,7 +74,8 @@ def test_with_memory_the_scans_see_the_whole_square(small_network) -> None:
 def test_random_directions_come_near_the_exact_map_and_are_those_of_the_seed(small_network) -> None:
     network, shown = small_network(), pictures(1, 48)
     exact, near, same = (
-        measure_erf(network, shown, sides_px=[48], projections=n, seed=5).regions[0].density for n in (16, 15, 15)
+        measure_erf(network, shown, sides_px=[48], projections=n, seed=5).regions[0].density
+        for n in (16, 15, 15)
     )
     np.testing.assert_array_equal(near, same)
     assert np.corrcoef(exact.ravel(), near.ravel())[0, 1] > 0.97
@@ -82,7 +83,9 @@ def test_random_directions_come_near_the_exact_map_and_are_those_of_the_seed(sma
 
 def test_a_square_that_would_not_fit_is_refused_with_one_that_does() -> None:
     config = VARIANTS["vmamba_base_s1l20"]
-    with pytest.raises(MemoryLimitError, match=r"4096 x 4096 px need 19\.\d GB, but .* are left; use --region-px"):
+    with pytest.raises(
+        MemoryLimitError, match=r"4096 x 4096 px need 19\.\d GB, but .* are left; use --region-px"
+    ):
         require_memory(config, side_px=4096, memory_limit=6_000_000_000)
     require_memory(VARIANTS["vmamba_pico"], side_px=32, memory_limit=None)
     assert gradient_bytes(config, side_px=2048) < gradient_bytes(config, side_px=4096)
