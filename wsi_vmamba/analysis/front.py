@@ -43,7 +43,7 @@ def analyse(
         >>> found.regions[0].density.shape  # doctest: +SKIP
         (224, 224)
     """
-    named = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    named = [str(one) for one in ([pictures] if isinstance(pictures, str | Path) else pictures)]
     config = keyword_config(AnalyseConfig, {**settings, "analysis": analysis, "pictures": named, "out": out})
     if config.out:
         require_writable(Path(config.out), option="out")

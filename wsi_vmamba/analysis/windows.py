@@ -65,7 +65,7 @@ def find_windows(config: AnalyseConfig, *, side_px: int, count: int) -> tuple[Wi
     for place, (path, share) in enumerate(zip(config.pictures, shares, strict=True)):
         rng = np.random.default_rng([config.seed, place])
         if share and Path(path).suffix.lower() in PICTURE_SUFFIXES:
-            found += _of_picture(Path(path), config.at, side_px=side_px, count=share, rng=rng)
+            found += _of_picture(Path(path), _point(config), side_px=side_px, count=share, rng=rng)
         elif share:
             found += _of_slide(path, config, side_px=side_px, count=share, rng=rng)
     return tuple(found)
@@ -100,6 +100,10 @@ def _painted(seed: int, *, side_px: int, count: int) -> tuple[Window, ...]:
         )
         for number, image in enumerate(images)
     )
+
+
+def _point(config: AnalyseConfig) -> tuple[int, int] | None:
+    return None if config.at is None else (config.at[0], config.at[1])
 
 
 def _of_picture(
@@ -149,9 +153,10 @@ def _of_slide(
     with open_slide(path) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override).value
         plan = _plan(slide, mpp=mpp, target_mpp=config.mpp, side_px=side_px)
-        if config.at is not None:
-            _require_inside(path, config.at, width=plan.width_l0, height=plan.height_l0)
-            points = [(float(config.at[0]), float(config.at[1]))]
+        at = _point(config)
+        if at is not None:
+            _require_inside(path, at, width=plan.width_l0, height=plan.height_l0)
+            points = [(float(at[0]), float(at[1]))]
         else:
             places = TissuePlaces.of(segment_tissue(slide, mpp=mpp))
             if not places.count:

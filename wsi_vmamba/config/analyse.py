@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from wsi_vmamba.config.base import RunConfig, default_of
 from wsi_vmamba.config.fields import (
@@ -28,6 +28,11 @@ OWN_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "directions": ("tiles", "groups", "limit", "resize", "bootstrap"),
     "scan-order": ("wavelength_px", "angles", "phases"),
 }
+
+
+def _as_list(value: object) -> object:
+    """A pair of Python as YAML and the command line give one."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 class AnalyseConfig(RunConfig):
@@ -64,7 +69,10 @@ class AnalyseConfig(RunConfig):
         Annotated[float, Field(gt=0)] | None, Option("--memory-limit-gb", "--memory-limit")
     ] = None
     """Of `erf`: most GB the process may hold; a region that needs more is refused. By default what is free."""
-    at: tuple[int, int] | None = None
+    at: Annotated[
+        Annotated[list[int], Field(min_length=2, max_length=2), BeforeValidator(_as_list)] | None,
+        Option("--at", metavar="X Y"),
+    ] = None
     """Of `activation`: the pixel (x y) whose token it is, in level-0 pixels of the slide, or pixels of the picture; by
     default the middle of the square."""
     block: str | None = None
