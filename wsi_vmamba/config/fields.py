@@ -71,6 +71,7 @@ Classifier = Annotated[str, Choices(("classifier",))]
 PublicDataset = Annotated[str, Choices(("public data set",))]
 Exporter = Annotated[str, Choices(("exporter",))]
 SomeObjective = Annotated[str, Choices(("objective",))]
+Analysis = Annotated[str, Choices(("analysis",))]
 HeatmapLayer = Annotated[str, Choices(("heatmap layer",))]
 HeatmapFormat = Annotated[str, Choices(("heatmap format",))]
 
