@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import safetensors
@@ -56,7 +56,7 @@ class Origin:
     target_mpp: float
     patch_px: int
     precision: str
-    region_px: int | None = None
+    region_px: int | Literal["whole"] | None = None
     min_tissue: float | None = None
     segmenter: str = "otsu"
     segmenter_settings: Mapping[str, float] = field(default_factory=dict)
