@@ -95,8 +95,12 @@ class Scratch:
                 path.unlink()
 
     def held_bytes(self) -> int:
-        """Bytes of its files now."""
-        return sum(path.stat().st_size for path in self.folder.iterdir())
+        """Bytes of its files now; those that come or go meanwhile may or may not be counted."""
+        total = 0
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def remove(self) -> None:
         """Remove the folder and what is in it."""
