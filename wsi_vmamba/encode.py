@@ -25,6 +25,8 @@ from wsi_vmamba.inference.linear import onednn_usable
 from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch_forward import disk_bytes
+from wsi_vmamba.inference.sparse_forward import sparse_disk_bytes
+from wsi_vmamba.inference.sparse_plan import plan_sparse
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.null import NullBackbone
@@ -223,9 +225,34 @@ class StripEncoder:
         )
         return forward.feature_rows
 
-    def scratch_bytes(self, *, height_px: int, width_px: int) -> int:
-        """Most bytes that the files of a region take."""
-        return disk_bytes(self.forward.plan_in_scratch(height_px=height_px, width_px=width_px))
+    def pool_tissue_in_scratch(
+        self,
+        pixels: BandStream,
+        tissue: NDArray[np.bool_],
+        scratch: Scratch,
+        *,
+        report: Callable[[float], None],
+    ) -> NDArray[np.float32]:
+        """The same of those patches of a region that are tissue, and nothing else of it.
+
+        Args:
+            pixels: of the region.
+            tissue: (rows, columns) of patches, together the region.
+            scratch: see `encode_in_scratch`.
+            report: likewise.
+
+        Returns:
+            The mean of the tokens of each patch of tissue, (n, dim), row by row.
+        """
+        forward = self.forward.tissue_in_scratch(
+            _TensorBands(pixels), tissue, scratch, report=report, pixels_bytes=band_bytes(pixels.width)
+        )
+        return forward.pooled()
+
+    def scratch_bytes(self, *, height_px: int, width_px: int, tissue: NDArray[np.bool_] | None = None) -> int:
+        """Most bytes that the files of a region take, or those of its tissue."""
+        plan = self.forward.plan_in_scratch(height_px=height_px, width_px=width_px)
+        return disk_bytes(plan) if tissue is None else sparse_disk_bytes(plan_sparse(plan, tissue))
 
 
 class _TensorBands:

@@ -38,12 +38,14 @@ class RegionSpec:
             256 gives at most 9,984. "whole" makes one region of all patches of the slide.
         patch_px: side in target pixels of the square that one stored feature stands for.
         min_tissue: smallest share of tissue, 0 to 1, of a patch that is kept; 0 keeps patches with any tissue.
+        background: whether the encoder reads patches of a region that are not kept, or skips them.
     """
 
     target_mpp: float = default_of(PlanConfig, "target_mpp")
     region_px: int | Literal["whole"] = default_of(PlanConfig, "region_px")
     patch_px: int = default_of(PlanConfig, "patch_px")
     min_tissue: float = default_of(PlanConfig, "min_tissue")
+    background: Literal["read", "skip"] = "read"
 
     def __post_init__(self) -> None:
         for name in ("region_px", "patch_px"):
@@ -64,6 +66,12 @@ class RegionSpec:
             raise UsageError(
                 f"region_px ({self.region_px}) must hold at least one patch ({self.patch_px}); raise region_px"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as plain JSON; the background only where it is skipped, which it was not in older files."""
+        return {
+            name: value for name, value in asdict(self).items() if (name, value) != ("background", "read")
+        }
 
     @property
     def region_patches(self) -> int | None:
@@ -150,6 +158,13 @@ class RegionPlan:
             if max(region.width_px, region.height_px) > longest:
                 raise UsageError(f"region {place} is longer than {longest} px; make plans with plan_regions")
 
+    def tissue(self, region: Region) -> NDArray[np.bool_]:
+        """Which patches of a region are kept, bool (rows, columns)."""
+        patch = self.spec.patch_px
+        kept = np.zeros((region.height_px // patch, region.width_px // patch), dtype=np.bool_)
+        kept[region.patches[:, 1] - region.y_px // patch, region.patches[:, 0] - region.x_px // patch] = True
+        return kept
+
     @property
     def l0_per_px(self) -> float:
         """Level-0 pixels per target pixel."""
@@ -193,7 +208,7 @@ class RegionPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON; patches are runs of [row, first column, count]."""
         return {
-            "spec": asdict(self.spec),
+            "spec": self.spec.to_dict(),
             "width_l0": self.width_l0,
             "height_l0": self.height_l0,
             "mpp": self.mpp,

@@ -211,7 +211,7 @@ PATHS: dict[type[RunConfig], set[str]] = {
 NO_PATHS = {
     "reader", "segmenter", "backbone", "precision", "device", "on_bad_tile", "shard", "scheduler", "dataset", "name",
     "aggregator", "classifier", "supervision", "metric", "split", "score_column", "label_column", "positive", "exclude",
-    "endpoint_url", "format", "encoder",
+    "endpoint_url", "format", "encoder", "background", "region_px",
 }  # fmt: skip
 
 

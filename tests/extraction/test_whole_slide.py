@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import wsi_vmamba as wv
-from wsi_vmamba.errors import UnreadableSlideError
+from wsi_vmamba.errors import UnreadableSlideError, UsageError
 from wsi_vmamba.extraction import encoding
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.ops import cpu
@@ -72,6 +72,27 @@ def test_scratch_changes_no_byte_of_regions(one_slide, tmp_path, extract_config,
     assert extract.run(extract_config(one_slide, tmp_path / "memory", **PICO))
     assert store_bytes(tmp_path / "files") == store_bytes(tmp_path / "memory")
     assert list(scratch.iterdir()) == []
+
+
+def test_skipped_background_is_recorded_and_tissue_everywhere_is_as_before(
+    one_slide, tmp_path, extract_config, capsys
+):
+    whole = {"region_px": "whole", **PICO}
+    assert extract.run(extract_config(one_slide, tmp_path / "skip", background="skip", **whole))
+    assert extract.run(extract_config(one_slide, tmp_path / "read", **whole))
+    skip, read = (open_features(tmp_path / folder / "s0.zarr") for folder in ("skip", "read"))
+    np.testing.assert_array_equal(skip.coords_l0, read.coords_l0)
+    np.testing.assert_allclose(skip.features, read.features, rtol=2e-3, atol=2e-3)  # stored in half precision
+    assert skip.meta.plan["spec"]["background"] == "skip"
+    assert "background" not in read.meta.plan["spec"]
+    assert hidden(tmp_path / "skip") == []
+    assert not extract.run(extract_config(one_slide, tmp_path / "skip", **whole))
+    assert "plan.spec.background: stored" in capsys.readouterr().out
+
+
+def test_background_cannot_be_skipped_by_backbones_that_read_all(one_slide, tmp_path, extract_config):
+    with pytest.raises(UsageError, match=r"background=skip is for VMambas on the CPU .* not for null on cpu"):
+        extract.run(extract_config(one_slide, tmp_path / "out", background="skip", device="cpu"))
 
 
 def test_an_interrupted_pass_goes_on_and_says_so(

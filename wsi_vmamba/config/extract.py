@@ -91,6 +91,9 @@ class ExtractConfig(PlanConfig):
     scratch: PathText | None = None
     """Keep the maps of VMambas on the CPU in files in this folder, not in memory, so that regions of any size fit; by
     default only with region_px whole, and then in out. The features are the same."""
+    background: Literal["read", "skip"] = "read"
+    """What patches without tissue are to a VMamba on the CPU: pixels like others, or nothing: states cross them
+    unchanged, convolutions see zeros, and they cost neither time nor room. Maps are then in files, see scratch."""
     prefetch: Annotated[int, Field(ge=1, le=8), SetOnly()] = 1
     """Regions decoded ahead of the one being encoded."""
     on_bad_tile: Literal["fail", "skip"] = "fail"

@@ -210,6 +210,7 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats, facts: Mappin
         for region in missing:
             scratch = open_region_scratch(
                 job.encoder,
+                plan,
                 region,
                 parent=parent,
                 name=name,

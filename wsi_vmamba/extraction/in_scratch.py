@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, StripEncoder, pool_rows
+from wsi_vmamba.errors import UsageError
 from wsi_vmamba.extraction.damage import damage_as_json, damage_of_json
 from wsi_vmamba.inference.scratch import Scratch, open_scratch, remove_scratch, require_space
 from wsi_vmamba.regions import Region, RegionPlan
@@ -26,8 +27,19 @@ _DAMAGE = "damage.json"
 
 
 def in_scratch(config: ExtractConfig, encoder: Encoder) -> bool:
-    """Whether the maps of regions are kept in files."""
-    return isinstance(encoder, StripEncoder) and (config.scratch is not None or config.region_px == "whole")
+    """Whether the maps of regions are kept in files.
+
+    Raises:
+        UsageError: the background is to be skipped, which the encoder cannot do.
+    """
+    strips = isinstance(encoder, StripEncoder)
+    if config.background == "skip" and not strips:
+        raise UsageError(
+            f"background=skip is for VMambas on the CPU with the compiled kernels, not for {encoder.name} on "
+            f"{encoder.device}; use --background read, or --device cpu"
+        )
+    asked = config.scratch is not None or config.region_px == "whole" or config.background == "skip"
+    return strips and asked
 
 
 def scratch_name(path: Path) -> str:
@@ -80,12 +92,15 @@ def pool_in_scratch(
             known = found
 
     with closing(BandStream(slide, plan, region, stats=stats, decoded=keep_damage)) as bands:
+        if plan.spec.background == "skip":
+            return encoder.pool_tissue_in_scratch(bands, plan.tissue(region), scratch, report=report)
         rows = encoder.encode_in_scratch(bands, scratch, report=report)
     return pool_rows(rows, region, patch_px=plan.spec.patch_px, stride_px=encoder.stride_px)
 
 
 def open_region_scratch(
     encoder: StripEncoder,
+    plan: RegionPlan,
     region: Region,
     *,
     parent: Path,
@@ -99,7 +114,11 @@ def open_region_scratch(
         StoreError: it has not, or refuses.
     """
     scratch = open_scratch(parent, name, {**facts, "region": region.index}, say=say)
-    needed = encoder.scratch_bytes(height_px=region.height_px, width_px=region.width_px)
+    needed = encoder.scratch_bytes(
+        height_px=region.height_px,
+        width_px=region.width_px,
+        tissue=plan.tissue(region) if plan.spec.background == "skip" else None,
+    )
     try:
         takes = require_space(scratch, needed)
     except BaseException:

@@ -148,13 +148,21 @@ class CarriesInFiles:
         state[-1, :, -1] = entering
         for strip in range(self._n_strips):
             for kind, into in enumerate((decay, state)):
-                for group in range(self._groups):
-                    self._read(into[strip, group, 1:-1], self._place(strip, kind, group, first))
+                self._fill_piece(into[strip, :, 1:-1], strip, kind, first, last)
         native().combine(decay, state, True, threads, "")
         for strip in range(self._n_strips):
-            for group in range(self._groups):
-                self._write(state[strip, group, 1:-1], self._place(strip, 1, group, first))
+            self._keep_piece(state[strip, :, 1:-1], strip, first, last)
         return state[-1, :, 0].clone()
+
+    def _fill_piece(self, into: Tensor, strip: int, kind: int, first: int, last: int) -> None:
+        """Read decays (0) or states (1) of columns [first, last) of a strip into (groups, last - first, 16)."""
+        for group in range(self._groups):
+            self._read(into[group], self._place(strip, kind, group, first))
+
+    def _keep_piece(self, state: Tensor, strip: int, first: int, last: int) -> None:
+        """Write what enters columns [first, last) of a strip."""
+        for group in range(self._groups):
+            self._write(state[group], self._place(strip, 1, group, first))
 
     def _offset(self, strip: int) -> int:
         """Where decay and state of a strip begin in the file."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +23,17 @@ from wsi_vmamba.inference.residual import MapInMemory
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch_forward import PixelRows, ScratchForward, workers_bytes
 from wsi_vmamba.inference.scratch_forward import memory_bytes as scratch_memory_bytes
+from wsi_vmamba.inference.sparse_forward import (
+    SparseForward,
+    sparse_memory_bytes,
+    sparse_workers_bytes,
+)
+from wsi_vmamba.inference.sparse_plan import plan_sparse
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
+
+InScratch = TypeVar("InScratch", bound=ScratchForward)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -107,8 +117,55 @@ class StripForward:
             UsageError: the region is smaller than one token.
         """
         plan = self.plan_in_scratch(height_px=pixels.height, width_px=pixels.width)
+        make = partial(ScratchForward, self.packed, plan, scratch, profile=self.profile, report=report)
+        memory, needed = workers_bytes(plan), scratch_memory_bytes(plan) + pixels_bytes
+        return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)
+
+    def tissue_in_scratch(
+        self,
+        pixels: PixelRows,
+        tissue: NDArray[np.bool_],
+        scratch: Scratch,
+        *,
+        report: Callable[[float], None],
+        pixels_bytes: int = 0,
+    ) -> SparseForward:
+        """Encode the tissue of a region, see `in_scratch`; what is outside takes no part.
+
+        Tokens outside have step size zero in every scan, are zeros to every convolution on maps, and are neither
+        kept nor computed. The stem looks at pixels as they are.
+
+        Args:
+            pixels: of the region, whole patches.
+            tissue: (rows, columns) of patches, together the region; those that are tissue.
+            scratch: see `in_scratch`, as for the others.
+            report: likewise.
+            pixels_bytes: likewise.
+        """
+        plan = self.plan_in_scratch(height_px=pixels.height, width_px=pixels.width)
+        rows, columns = tissue.shape
+        if plan.stages[-1].height % rows or plan.stages[-1].width % columns:
+            raise UsageError(
+                f"a region of {plan.width_px} x {plan.height_px} px is not {columns} x {rows} patches of whole tokens"
+            )
+        stages = plan_sparse(plan, tissue)
+        make = partial(
+            SparseForward, self.packed, plan, scratch, tissue=tissue, profile=self.profile, report=report
+        )
+        memory, needed = sparse_workers_bytes(stages), sparse_memory_bytes(stages) + pixels_bytes
+        return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)
+
+    def _run_in_scratch(
+        self,
+        make: Callable[..., InScratch],
+        plan: EncodePlan,
+        pixels: PixelRows,
+        *,
+        memory: int,
+        needed: int,
+    ) -> InScratch:
+        """Run a pass with ``memory`` bytes for its workers, where ``needed`` bytes in all are free."""
         _require_tokens(plan)
-        needed = scratch_memory_bytes(plan) + pixels_bytes
         with self._lock:
             allowed = self._allowed_bytes()
             if needed > allowed:
@@ -117,14 +174,7 @@ class StripForward:
                     f"in files, but {max(allowed, 0) / 1e9:.1f} GB are left; use a smaller --region-px, --precision "
                     "bf16, or a higher --memory-limit-gb"
                 )
-            forward = ScratchForward(
-                self.packed,
-                plan,
-                scratch,
-                memory=self._scratch.take(workers_bytes(plan)),
-                profile=self.profile,
-                report=report,
-            )
+            forward = make(memory=self._scratch.take(memory))
             with torch.inference_mode(), Workers(self.threads) as workers:
                 forward.run(pixels, workers)
         return forward

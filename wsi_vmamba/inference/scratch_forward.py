@@ -23,7 +23,7 @@ from torch import Tensor
 from wsi_vmamba.inference.block import BlockRun
 from wsi_vmamba.inference.carries import CarriesInFiles, carries_bytes
 from wsi_vmamba.inference.convolve import Rows, downsampled_rows, stem_rows, stem_sources
-from wsi_vmamba.inference.memory import carve, layout_bytes
+from wsi_vmamba.inference.memory import Layout, carve, layout_bytes
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import EncodePlan, StagePlan, conv_bytes, conv_groups
 from wsi_vmamba.inference.residual import MapInFiles, Reached
@@ -32,7 +32,7 @@ from wsi_vmamba.inference.workers import Profile, Workers
 
 _STEP = "step.json"
 #: Pieces of columns while carries are combined, and what libraries take.
-_OTHER_BYTES = 256 << 20
+OTHER_BYTES = 256 << 20
 
 
 class PixelRows(Rows, Protocol):
@@ -210,7 +210,7 @@ class ScratchForward:
         assert step.block is not None
         stage = self._stages[step.stage]
         block = self._packed.stages[step.stage][step.block]
-        first_pass = _first_pass_share(stage)
+        first_pass = self._first_pass_share(stage)
         with closing(
             CarriesInFiles(
                 block.scan,
@@ -230,27 +230,48 @@ class ScratchForward:
                 block=block,
                 stage=stage,
                 map=changed,
-                carries=_Counted(carries, stage, partial(self._count_rows, number, stage, first_pass)),
+                carries=Counted(
+                    carries,
+                    lambda tokens: self._count_rows(number, stage, first_pass, tokens // stage.width),
+                ),
                 kept_u=None,
                 kept_proj=None,
-                scratch=self._hands(stage),
+                scratch=self._hands(stage, _worker_layout(stage)),
                 profile=self._profile,
             )
-            borders = torch.empty(len(stage.ranges), 2, stage.width, stage.d_inner, dtype=stage.dtype)
-            if carries.take_up(borders):
-                self._count(number, first_pass)
-            else:
-                borders = run.project_borders(workers)
-                run.summarize(borders, workers)
-                with self._profile.measure("scan combine"):
-                    carries.combine(threads=workers.count)
-                carries.keep(borders)
-            run.apply(borders, workers)
+            self._two_passes(number, run, carries, len(stage.ranges), first_pass, workers)
 
-    def _hands(self, stage: StagePlan) -> list[dict[str, Tensor]]:
-        layout = _worker_layout(stage)
+    def _two_passes(
+        self,
+        number: int,
+        run: BlockRun,
+        carries: CarriesInFiles,
+        n_ranges: int,
+        first_pass: float,
+        workers: Workers,
+    ) -> None:
+        """Run a block from where it is: before what enters each strip is known, or after."""
+        stage = run.stage
+        borders = torch.empty(n_ranges, 2, stage.width, stage.d_inner, dtype=stage.dtype)
+        if carries.take_up(borders):
+            self._count(number, first_pass)
+        else:
+            borders = run.project_borders(workers)
+            run.summarize(borders, workers)
+            with self._profile.measure("scan combine"):
+                carries.combine(threads=workers.count)
+            carries.keep(borders)
+        run.apply(borders, workers)
+
+    def _hands(self, stage: StagePlan, layout: Layout) -> list[dict[str, Tensor]]:
+        """Scratch of each worker of a stage."""
         each = layout_bytes(layout)
         return [carve(self._memory[i * each : (i + 1) * each], layout) for i in range(stage.workers)]
+
+    @staticmethod
+    def _first_pass_share(stage: StagePlan) -> float:
+        first, second = _costs(stage)
+        return first / (first + second)
 
     def _count(self, number: int, share: float) -> None:
         """Note that so much more of a step is done."""
@@ -309,18 +330,19 @@ class _ChangingMap:
         self._count(len(rows))
 
 
-class _Counted:
-    """Carries that tell how many rows they have summarized."""
+class Counted:
+    """Carries that tell how many tokens they have summarized."""
 
-    def __init__(self, carries: CarriesInFiles, stage: StagePlan, count: Callable[[int], None]) -> None:
+    def __init__(self, carries: CarriesInFiles, count: Callable[[int], None]) -> None:
         self._count = count
         self._summarize = carries.summarize
         self.combine = carries.combine
         self.apply = carries.apply
 
     def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
+        """See `Carries.summarize`."""
         self._summarize(u, proj, strip=strip)
-        self._count(len(u))
+        self._count(u.shape[0] * u.shape[1])
 
 
 def _steps(packed: PackedVMamba, plan: EncodePlan) -> Iterator[Step]:
@@ -339,11 +361,6 @@ def _costs(stage: StagePlan) -> tuple[float, float]:
         inputs + 60.0 * stage.d_inner,
         inputs + 120.0 * stage.d_inner + stage.d_model * (stage.d_inner + 2.0 * stage.hidden),
     )
-
-
-def _first_pass_share(stage: StagePlan) -> float:
-    first, second = _costs(stage)
-    return first / (first + second)
 
 
 def _worker_layout(stage: StagePlan) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -369,7 +386,7 @@ def memory_bytes(plan: EncodePlan) -> int:
         each.append(
             states + at_work + stage.border_bytes + max(stage.transient_bytes, conv_bytes(stage) + held)
         )
-    return workers_bytes(plan) + max(each) + _OTHER_BYTES
+    return workers_bytes(plan) + max(each) + OTHER_BYTES
 
 
 def disk_bytes(plan: EncodePlan) -> int:

@@ -15,7 +15,7 @@ from wsi_vmamba.prediction.slide_prediction import SlidePrediction
 from wsi_vmamba.store import FeatureMeta, open_features
 from wsi_vmamba.training.reference import DECISIVE, Origin
 
-_LESS = ("precision", "region_px", "min_tissue", "segmenter", "segmenter_settings")
+_LESS = ("precision", "region_px", "min_tissue", "background", "segmenter", "segmenter_settings")
 
 
 class OtherFeaturesError(IncompatibleStoreError):

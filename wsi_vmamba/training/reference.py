@@ -45,6 +45,7 @@ class Origin:
         precision: the arithmetic it ran in.
         region_px: largest side of a region at ``target_mpp``; None where the features do not say it.
         min_tissue: share of a patch that had to be tissue; None where the features do not say it.
+        background: whether the backbone read patches without tissue.
         segmenter: what found the tissue; "mask" where the masks were the user's own.
         segmenter_settings: its numbers.
         weights: what `extract --weights` was given, where that is known.
@@ -58,6 +59,7 @@ class Origin:
     precision: str
     region_px: int | Literal["whole"] | None = None
     min_tissue: float | None = None
+    background: str = "read"
     segmenter: str = "otsu"
     segmenter_settings: Mapping[str, float] = field(default_factory=dict)
     weights: str | None = None
@@ -75,6 +77,7 @@ class Origin:
             precision=meta.precision,
             region_px=spec.get("region_px"),
             min_tissue=spec.get("min_tissue"),
+            background=spec.get("background", "read"),
             segmenter="mask" if meta.segmenter.startswith("mask ") else meta.segmenter,
             segmenter_settings=dict(meta.segmenter_settings),
         )
@@ -217,7 +220,7 @@ def build_reference(
                 f"{slide.slide_id}: its features were made with other settings ({'; '.join(differing)}); extract all "
                 "slides with the same settings into one folder"
             )
-        names = ("precision", "region_px", "min_tissue", "segmenter", "segmenter_settings")
+        names = ("precision", "region_px", "min_tissue", "background", "segmenter", "segmenter_settings")
         notes |= dict.fromkeys(origin.differences(other, names))
     threshold, source = None, ""
     if held_out is not None:
