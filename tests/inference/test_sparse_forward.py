@@ -40,7 +40,7 @@ KINDS = {
 }
 PATCH_PX = 32
 #: Tissue in pieces: glass in the middle of rows, a row of it all through, patches that touch at corners only.
-PIECES = ["#..##.", "##..#.", "......", ".#.#.#", "#####.", "..#..#"]
+PIECES = ["#..##", "##..#", ".....", ".#.#.", "####."]
 
 
 def tissue_of(rows: list[str]) -> NDArray[np.bool_]:
