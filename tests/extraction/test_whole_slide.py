@@ -143,6 +143,13 @@ def test_a_slide_that_cannot_be_read_leaves_nothing(one_slide, tmp_path, extract
     assert hidden(tmp_path / "out") == []
 
 
+def test_too_little_memory_is_refused_and_leaves_nothing(one_slide, tmp_path, extract_config, read_outcomes):
+    config = extract_config(one_slide, tmp_path / "out", region_px="whole", memory_limit_gb=0.001, **PICO)
+    assert not extract.run(config)
+    assert "even with its map in files" in read_outcomes(tmp_path / "out")["s0"]["detail"]
+    assert hidden(tmp_path / "out") == []
+
+
 def test_embed_writes_only_into_scratch_and_leaves_nothing(one_slide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"segmenter": "all", "patch_px": 64, "scratch": str(tmp_path / "scratch"), **PICO}

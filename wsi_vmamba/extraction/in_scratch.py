@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, StripEncoder, pool_rows
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.extraction.damage import damage_as_json, damage_of_json
 from wsi_vmamba.inference.scratch import Scratch, open_scratch, remove_scratch, require_space
 from wsi_vmamba.regions import Region, RegionPlan
@@ -92,9 +92,14 @@ def pool_in_scratch(
             known = found
 
     with closing(BandStream(slide, plan, region, stats=stats, decoded=keep_damage)) as bands:
-        if plan.spec.background == "skip":
-            return encoder.pool_tissue_in_scratch(bands, plan.tissue(region), scratch, report=report)
-        rows = encoder.encode_in_scratch(bands, scratch, report=report)
+        try:
+            if plan.spec.background == "skip":
+                return encoder.pool_tissue_in_scratch(bands, plan.tissue(region), scratch, report=report)
+            rows = encoder.encode_in_scratch(bands, scratch, report=report)
+        except MemoryLimitError:  # refused before anything was computed
+            if not scratch.resumed:
+                scratch.remove()
+            raise
     return pool_rows(rows, region, patch_px=plan.spec.patch_px, stride_px=encoder.stride_px)
 
 

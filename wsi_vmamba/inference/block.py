@@ -49,27 +49,95 @@ class Carries(Protocol):
         ...
 
 
+class TwoPasses(Protocol):
+    """A block on a map, pass by pass, for whoever keeps what is between them."""
+
+    @property
+    def stage(self) -> StagePlan:
+        """Widths and dtype."""
+        ...
+
+    def project_borders(self, workers: Workers) -> Tensor:
+        """See `BlockRun.project_borders`."""
+        ...
+
+    def summarize(self, borders: Tensor, workers: Workers) -> None:
+        """See `BlockRun.summarize`."""
+        ...
+
+    def apply(self, borders: Tensor, workers: Workers) -> None:
+        """See `BlockRun.apply`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class BlockRun:
-    """One block on one map: what all its workers share.
+class BlockParts:
+    """What of a block looks at single tokens, for whoever walks over a map.
 
     Attributes:
-        map: the residual map (height, width, d_model), which is changed.
+        block: the weights.
+        stage: widths and dtype.
         carries: of the strips of the map.
-        kept_u: (height, width, d_inner), or None to compute the scan input in both passes.
-        kept_proj: (height, width, 4 * (R + 2 N)) float32, or None likewise.
-        scratch: one dictionary of `StagePlan.worker_layout` for each that works at the same time; with ``x``
-            (strip_rows + 1, width, d_model) where the map has to be read into memory.
+        scratch: memory of each that works at the same time, by name.
+        profile: takes CPU seconds.
     """
 
     block: PackedBlock
     stage: StagePlan
-    map: ResidualMap
     carries: Carries
-    kept_u: Tensor | None
-    kept_proj: Tensor | None
     scratch: list[dict[str, Tensor]]
     profile: Profile
+
+    def project_in(self, x: Tensor, out: Tensor, norm: Tensor) -> None:
+        """Write in_proj of the norm of rows of the map to ``out``."""
+        with self.profile.measure("norm + in_proj"):
+            flat, target = x.flatten(0, 1), out.flatten(0, 1)
+            for chunk in chunks(len(flat)):
+                normed = self.block.norm(flat[chunk], _fit(norm, flat[chunk]))
+                target[chunk] = self.block.in_proj(normed)
+
+    def project(self, u: Tensor, out: Tensor) -> Tensor:
+        """Write x_proj of a strip to ``out``, float32, and return that."""
+        with self.profile.measure("x_proj"):
+            flat, target = u.flatten(0, 1), out.flatten(0, 1)
+            for chunk in chunks(len(flat)):
+                target[chunk] = self.block.x_proj(flat[chunk])
+        return out
+
+    def add_rest(self, x: Tensor, y: Tensor, norm: Tensor) -> None:
+        """From the scan ``y`` (tokens, d_inner) to the new residual ``x`` (tokens, d_model), in place."""
+        for chunk in chunks(len(x)):
+            here, scanned = x[chunk], y[chunk]
+            with self.profile.measure("norm + out_proj"):
+                gate = self._gate(here, norm)
+                here.add_(self.block.out_proj(self.block.out_norm(scanned, _fit(norm, scanned), gate=gate)))
+            if self.block.norm2 is not None and self.block.fc1 is not None and self.block.fc2 is not None:
+                with self.profile.measure("norm + MLP"):
+                    here.add_(self.block.fc2(self.block.fc1(self.block.norm2(here, _fit(norm, here)))))
+
+    def _gate(self, x: Tensor, norm: Tensor) -> Tensor | None:
+        """SiLU of the z half of in_proj, float32 as the scan is; None without a gate."""
+        if self.block.gate is None:
+            return None
+        return cpu.silu_(self.block.gate(self.block.norm(x, _fit(norm, x))).float())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRun(BlockParts):
+    """One block on one map: what all its workers share.
+
+    ``scratch`` is of `StagePlan.worker_layout`; with ``x`` (strip_rows + 1, width, d_model) where the map has to be
+    read into memory.
+
+    Attributes:
+        map: the residual map (height, width, d_model), which is changed.
+        kept_u: (height, width, d_inner), or None to compute the scan input in both passes.
+        kept_proj: (height, width, 4 * (R + 2 N)) float32, or None likewise.
+    """
+
+    map: ResidualMap
+    kept_u: Tensor | None
+    kept_proj: Tensor | None
 
     def run(self, workers: Workers) -> None:
         """Apply the block."""
@@ -117,7 +185,7 @@ class BlockRun:
         if rows:
             start = 0 if part.first > 0 else 1
             x = torch.cat([self.map.rows(row, row + 1, None) for row in rows])
-            self._project_in(x, border[start : start + len(rows)], scratch["norm"])
+            self.project_in(x, border[start : start + len(rows)], scratch["norm"])
 
     def _summarize(self, part: RowRange, strip: int, border: Tensor, scratch: dict[str, Tensor]) -> None:
         for i, inputs in enumerate(self._computed(part, border, scratch)):
@@ -136,7 +204,7 @@ class BlockRun:
             y = scratch["y"][: len(inputs.u)]
             with self.profile.measure("scan pass 2"):
                 self.carries.apply(inputs.u, inputs.proj, y, strip=i)
-            self._finish(inputs.x.flatten(0, 1), y.flatten(0, 1), scratch["norm"])
+            self.add_rest(inputs.x.flatten(0, 1), y.flatten(0, 1), scratch["norm"])
             self.map.finish(index, i, inputs.x, inputs.beside)
 
     def _kept(self, part: RowRange, border: Tensor, scratch: dict[str, Tensor]) -> Iterator[ScanInputs]:
@@ -145,7 +213,7 @@ class BlockRun:
         for first, last in part.strips:
             x, u = self.map.rows(first, last, None), self.kept_u[first:last]
             if self.kept_proj is None:
-                proj = self._project(u, scratch["proj"][: last - first])
+                proj = self.project(u, scratch["proj"][: last - first])
             else:
                 proj = self.kept_proj[first:last]
             yield ScanInputs(x, border, u, proj)
@@ -176,7 +244,7 @@ class BlockRun:
             inside = min(last + 1, part.last)
             offset = start - first + 1
             x = self.map.rows(first, inside, scratch.get("x"))
-            self._project_in(x[start - first :], rows[offset : offset + inside - start], norm)
+            self.project_in(x[start - first :], rows[offset : offset + inside - start], norm)
             if last == part.last:
                 rows[count + 1 : count + 2].copy_(border[1:])
             handed = rows[count : count + 2]
@@ -184,40 +252,7 @@ class BlockRun:
             with self.profile.measure("dwconv + SiLU"):
                 cpu.depthwise_silu(rows[: count + 2], self.block.conv_weight, self.block.conv_bias, out=u)
             proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
-            yield ScanInputs(x[:count], handed, u, self._project(u, proj))
-
-    def _project_in(self, x: Tensor, out: Tensor, norm: Tensor) -> None:
-        """Write in_proj of the norm of rows of the map to ``out``."""
-        with self.profile.measure("norm + in_proj"):
-            flat, target = x.flatten(0, 1), out.flatten(0, 1)
-            for chunk in chunks(len(flat)):
-                normed = self.block.norm(flat[chunk], _fit(norm, flat[chunk]))
-                target[chunk] = self.block.in_proj(normed)
-
-    def _project(self, u: Tensor, out: Tensor) -> Tensor:
-        """Write x_proj of a strip to ``out``, float32, and return that."""
-        with self.profile.measure("x_proj"):
-            flat, target = u.flatten(0, 1), out.flatten(0, 1)
-            for chunk in chunks(len(flat)):
-                target[chunk] = self.block.x_proj(flat[chunk])
-        return out
-
-    def _finish(self, x: Tensor, y: Tensor, norm: Tensor) -> None:
-        """From the scan ``y`` (tokens, d_inner) to the new residual ``x`` (tokens, d_model), in place."""
-        for chunk in chunks(len(x)):
-            here, scanned = x[chunk], y[chunk]
-            with self.profile.measure("norm + out_proj"):
-                gate = self._gate(here, norm)
-                here.add_(self.block.out_proj(self.block.out_norm(scanned, _fit(norm, scanned), gate=gate)))
-            if self.block.norm2 is not None and self.block.fc1 is not None and self.block.fc2 is not None:
-                with self.profile.measure("norm + MLP"):
-                    here.add_(self.block.fc2(self.block.fc1(self.block.norm2(here, _fit(norm, here)))))
-
-    def _gate(self, x: Tensor, norm: Tensor) -> Tensor | None:
-        """SiLU of the z half of in_proj, float32 as the scan is; None without a gate."""
-        if self.block.gate is None:
-            return None
-        return cpu.silu_(self.block.gate(self.block.norm(x, _fit(norm, x))).float())
+            yield ScanInputs(x[:count], handed, u, self.project(u, proj))
 
 
 def _fit(scratch: Tensor, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsi_vmamba.inference.block import BlockRun
+from wsi_vmamba.inference.block import BlockRun, TwoPasses
 from wsi_vmamba.inference.carries import CarriesInFiles, carries_bytes
 from wsi_vmamba.inference.convolve import Rows, downsampled_rows, stem_rows, stem_sources
 from wsi_vmamba.inference.memory import Layout, carve, layout_bytes
@@ -244,7 +244,7 @@ class ScratchForward:
     def _two_passes(
         self,
         number: int,
-        run: BlockRun,
+        run: TwoPasses,
         carries: CarriesInFiles,
         n_ranges: int,
         first_pass: float,

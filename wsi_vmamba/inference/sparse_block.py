@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsi_vmamba.inference.block import BlockRun, ScanInputs
+from wsi_vmamba.inference.block import BlockParts, ScanInputs
 from wsi_vmamba.inference.carries import CarriesInFiles
 from wsi_vmamba.inference.residual import Reached
 from wsi_vmamba.inference.scratch import Scratch
@@ -44,11 +44,16 @@ class SparseMap(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseBlockRun(BlockRun):
-    """A block on the tissue; ``stage``, ``map`` and ``kept_u`` of the dense block are not used but for widths."""
+class SparseBlockRun(BlockParts):
+    """One block on the tissue of a map; ``scratch`` is of `sparse_forward.sparse_layout`.
+
+    Attributes:
+        tissue: its strips.
+        map: the tissue of the residual map, which is changed.
+    """
 
     tissue: SparseStage
-    parts: SparseMap
+    map: SparseMap
 
     def project_borders(self, workers: Workers) -> Tensor:
         """in_proj of the rows above and below each range, over the whole width, zeros where there is no tissue."""
@@ -87,9 +92,9 @@ class SparseBlockRun(BlockRun):
         if upper.last != under.first:
             return
         rows = slice(-1, None) if lower else slice(0, 1)
-        x = self.parts.strip(strip, rows=rows)
+        x = self.map.strip(strip, rows=rows)
         projected = x.new_empty(1, x.shape[1], self.stage.d_inner)
-        self._project_in(x, projected, scratch["norm"])
+        self.project_in(x, projected, scratch["norm"])
         out[self.tissue.strips[strip].columns.places] = projected[0]
 
     def _summarize_strips(self, part: tuple[int, int], border: Tensor, scratch: dict[str, Tensor]) -> None:
@@ -100,14 +105,14 @@ class SparseBlockRun(BlockRun):
     def _apply_strips(
         self, index: int, part: tuple[int, int], border: Tensor, scratch: dict[str, Tensor]
     ) -> None:
-        done, beside = self.parts.begin(index)
+        done, beside = self.map.begin(index)
         strips = self._inputs(part, border, scratch, done=done, above=None if beside is None else beside[0])
         for i, inputs in enumerate(strips, start=part[0] + done):
             y = scratch["y"].view(-1)[: inputs.u.numel()].view(inputs.u.shape)
             with self.profile.measure("scan pass 2"):
                 self.carries.apply(inputs.u, inputs.proj, y, strip=i)
-            self._finish(inputs.x.flatten(0, 1), y.flatten(0, 1), scratch["norm"])
-            self.parts.finish(index, i, inputs.x, inputs.beside)
+            self.add_rest(inputs.x.flatten(0, 1), y.flatten(0, 1), scratch["norm"])
+            self.map.finish(index, i, inputs.x, inputs.beside)
 
     def _inputs(
         self,
@@ -124,9 +129,9 @@ class SparseBlockRun(BlockRun):
         for i in range(first + done, last):
             strip = self.tissue.strips[i]
             count, columns = strip.last - strip.first, strip.columns
-            x = self.parts.strip(i)
+            x = self.map.strip(i)
             own = _piece(scratch["own"], count, columns.count, self.stage.d_inner)
-            self._project_in(x, own, scratch["norm"])
+            self.project_in(x, own, scratch["norm"])
             below = torch.zeros_like(border[1])
             if i + 1 < last:
                 self._project_edge(i + 1, i, below, scratch, lower=False)
@@ -147,7 +152,7 @@ class SparseBlockRun(BlockRun):
             proj = _piece(scratch["proj"], count, columns.count, self.stage.proj_width)
             adjacent = i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last
             above = edge[0] if adjacent else torch.zeros_like(edge[0])
-            yield ScanInputs(x, torch.stack([above, above]), u, self._project(u, proj))
+            yield ScanInputs(x, torch.stack([above, above]), u, self.project(u, proj))
 
 
 class SparseCarries(CarriesInFiles):

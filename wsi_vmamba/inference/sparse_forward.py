@@ -16,7 +16,7 @@ from wsi_vmamba.inference.convolve import Rows, downsampled_rows, stem_rows, ste
 from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import CONV_ROWS, EncodePlan, StagePlan
-from wsi_vmamba.inference.residual import MapInMemory, Reached
+from wsi_vmamba.inference.residual import Reached
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch_forward import OTHER_BYTES, Counted, PixelRows, ScratchForward, Step
 from wsi_vmamba.inference.sparse_block import SparseBlockRun, SparseCarries
@@ -133,14 +133,11 @@ class SparseForward(ScratchForward):
             run = SparseBlockRun(
                 block=block,
                 stage=stage,
-                map=MapInMemory(torch.empty(0)),
                 carries=Counted(carries, partial(count, first_pass)),
-                kept_u=None,
-                kept_proj=None,
                 scratch=self._hands(stage, sparse_layout(tissue)),
                 profile=self._profile,
                 tissue=tissue,
-                parts=_ChangingTissue(
+                map=_ChangingTissue(
                     self._sparse_map(number - 1),
                     self._sparse_map(number),
                     carries,
