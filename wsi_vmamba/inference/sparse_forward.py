@@ -23,6 +23,9 @@ from wsi_vmamba.inference.sparse_block import SparseBlockRun, SparseCarries
 from wsi_vmamba.inference.sparse_plan import SparseStage, SparseStrip, plan_sparse
 from wsi_vmamba.inference.workers import Profile, Workers
 
+#: Tokens of a run that are convolved together, if that is more than `CONV_ROWS` rows.
+_CONV_TOKENS = 8192
+
 
 class SparseForward(ScratchForward):
     """One region on its way through the encoder, of which only some patches are tissue."""
@@ -64,10 +67,12 @@ class SparseForward(ScratchForward):
         into = self._sparse_map(number)
 
         def make(strip: SparseStrip, first: int, last: int, out: Tensor) -> None:
+            top, bottom = stem_sources(stem, first, last)
+            held = _HeldPixels(pixels, max(top, 0), min(bottom, pixels.height))
             for left, right, place in strip.columns.pieces():
                 # One token more to the left: its own left half is wrong, and all that the others look at is there.
                 start = max(left - 1, 0)
-                rows = stem_rows(_PixelColumns(pixels, 4 * start, 4 * right), stem, first, last)
+                rows = stem_rows(held.columns(4 * start, 4 * right), stem, first, last)
                 out[:, place] = rows[:, left - start :]
 
         self._fill(
@@ -79,11 +84,12 @@ class SparseForward(ScratchForward):
         layer = self._packed.downsamples[step.stage - 1]
 
         def make(strip: SparseStrip, first: int, last: int, out: Tensor) -> None:
+            held = _HeldTissue(source, max(2 * first - 1, 0), min(2 * last + 1, source.stage.dense.height))
             for left, right, place in strip.columns.pieces():
                 # One token more to the left, as for the stem: what is beside the tissue may be glass and what is
                 # above that tissue.
                 start = max(left - 1, 0)
-                rows = downsampled_rows(_TissueColumns(source, 2 * start, 2 * right), layer, first, last)
+                rows = downsampled_rows(held.columns(2 * start, 2 * right), layer, first, last)
                 out[:, place] = rows[:, left - start :]
 
         def clear(first: int, last: int) -> None:
@@ -113,8 +119,9 @@ class SparseForward(ScratchForward):
             strip = stage.strips[i]
             prepare(strip.first, strip.last)
             out = torch.empty(into.shape(i), dtype=stage.dense.dtype)
-            starts = range(strip.first, strip.last, CONV_ROWS)
-            workers.run([partial(rows, strip, out, row, min(row + CONV_ROWS, strip.last)) for row in starts])
+            step = _rows_at_once(strip)
+            starts = range(strip.first, strip.last, step)
+            workers.run([partial(rows, strip, out, row, min(row + step, strip.last)) for row in starts])
             into.write(i, out)
             self._count(number, strip.tokens / stage.tokens)
 
@@ -217,43 +224,67 @@ class _ChangingTissue:
         self._count(self._old.stage.strips[strip].tokens)
 
 
-class _PixelColumns:
-    """Some columns of the pixels."""
+class _Columns:
+    """Some columns of rows that are held: what the convolutions take."""
 
-    def __init__(self, pixels: Rows, left: int, right: int) -> None:
-        self.height, self.width = pixels.height, right - left
-        self._pixels = pixels
-        self._columns = slice(left, right)
-
-    def rows(self, first: int, last: int) -> Tensor:
-        return self._pixels.rows(first, last)[:, self._columns]
+    def __init__(self, height: int, width: int, rows: Callable[[int, int], Tensor]) -> None:
+        self.height, self.width = height, width
+        self.rows = rows
 
 
-class _TissueColumns:
-    """Some columns of a map of tissue, zeros where there is none."""
+class _HeldPixels:
+    """Rows [first, last) of the pixels, of which columns are taken."""
 
-    def __init__(self, source: SparseMapInFiles, left: int, right: int) -> None:
-        self.height, self.width = source.stage.dense.height, right - left
-        self._source = source
-        self._left, self._right = left, right
+    def __init__(self, pixels: Rows, first: int, last: int) -> None:
+        self._height = pixels.height
+        self._first = first
+        self._rows = pixels.rows(first, last)
 
-    def rows(self, first: int, last: int) -> Tensor:
-        dense = self._source.stage.dense
-        out = torch.zeros(last - first, self.width, dense.d_model, dtype=dense.dtype)
-        for i, strip in enumerate(self._source.stage.strips):
+    def columns(self, left: int, right: int) -> _Columns:
+        """Columns [left, right)."""
+
+        def rows(first: int, last: int) -> Tensor:
+            return self._rows[first - self._first : last - self._first, left:right]
+
+        return _Columns(self._height, right - left, rows)
+
+
+class _HeldTissue:
+    """Rows [first, last) of a map of tissue, of which columns are taken, zeros where there is none."""
+
+    def __init__(self, source: SparseMapInFiles, first: int, last: int) -> None:
+        self._dense = source.stage.dense
+        self._parts: list[tuple[int, SparseStrip, Tensor]] = []
+        for i, strip in enumerate(source.stage.strips):
             top, bottom = max(first, strip.first), min(last, strip.last)
-            if top >= bottom:
+            if top < bottom:
+                rows = source.strip(i, rows=slice(top - strip.first, bottom - strip.first))
+                self._parts.append((top, strip, rows))
+
+    def columns(self, left: int, right: int) -> _Columns:
+        """Columns [left, right)."""
+        return _Columns(self._dense.height, right - left, partial(self._cut, left, right))
+
+    def _cut(self, left: int, right: int, first: int, last: int) -> Tensor:
+        out = torch.zeros(last - first, right - left, self._dense.d_model, dtype=self._dense.dtype)
+        for top, strip, rows in self._parts:
+            low, high = max(first, top), min(last, top + len(rows))
+            if low >= high:
                 continue
-            rows = None
-            for left, right, place in strip.columns.pieces():
-                start, stop = max(left, self._left), min(right, self._right)
-                if start >= stop:
-                    continue
-                if rows is None:
-                    rows = self._source.strip(i, rows=slice(top - strip.first, bottom - strip.first))
-                columns = slice(place.start + start - left, place.start + stop - left)
-                out[top - first : bottom - first, start - self._left : stop - self._left] = rows[:, columns]
+            for begin, end, place in strip.columns.pieces():
+                start, stop = max(begin, left), min(end, right)
+                if start < stop:
+                    columns = slice(place.start + start - begin, place.start + stop - begin)
+                    out[low - first : high - first, start - left : stop - left] = rows[
+                        low - top : high - top, columns
+                    ]
         return out
+
+
+def _rows_at_once(strip: SparseStrip) -> int:
+    """Rows that are convolved together: the shorter the runs of columns, the more, so that each call is worth it."""
+    longest = max(last - first for first, last in strip.columns.runs)
+    return max(CONV_ROWS, _CONV_TOKENS // longest)
 
 
 def sparse_layout(tissue: SparseStage) -> Layout:
