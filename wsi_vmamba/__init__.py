@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 # For type checkers and editors; a test holds these lines, the table and __all__ together.
 if TYPE_CHECKING:
+    from wsi_vmamba.analysis.front import analyse
     from wsi_vmamba.evaluation.compare import Comparison
     from wsi_vmamba.evaluation.front import Run, compare, evaluate, open_run, train
     from wsi_vmamba.evaluation.results import Evaluation
@@ -60,6 +61,7 @@ _EXPORTS = {
     "open_run": "wsi_vmamba.evaluation.front:open_run",
     "train": "wsi_vmamba.evaluation.front:train",
     # encoders
+    "analyse": "wsi_vmamba.analysis.front:analyse",
     "load_probe": "wsi_vmamba.probing.saved:load_probe",
     "probe": "wsi_vmamba.probing.front:probe",
     # new slides
@@ -83,6 +85,7 @@ __all__ = [
     "Run",
     "SlidePrediction",
     "__version__",
+    "analyse",
     "compare",
     "embed",
     "evaluate",

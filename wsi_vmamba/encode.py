@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast, get_args
@@ -23,6 +23,10 @@ from wsi_vmamba.inference.convolve import pixel_tensor
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.linear import onednn_usable
 from wsi_vmamba.inference.memory import free_bytes, largest_side_px, too_large
+from wsi_vmamba.inference.scratch import Scratch
+from wsi_vmamba.inference.scratch_forward import disk_bytes
+from wsi_vmamba.inference.sparse_forward import sparse_disk_bytes
+from wsi_vmamba.inference.sparse_plan import plan_sparse
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.null import NullBackbone
@@ -31,8 +35,11 @@ from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.regions import Region
+from wsi_vmamba.stream import BandStream, band_bytes
 
 Key = TypeVar("Key")
+#: Rows [first, last) of a feature map, float32 (n, w, dim).
+FeatureRows = Callable[[int, int], NDArray[np.float32]]
 
 #: Rows of a region that a `BandEncoder` takes at a time, about.
 _BAND_PX = 1024
@@ -199,6 +206,66 @@ class StripEncoder:
         check_pixels(pixels)
         return self.forward(pixels)
 
+    def encode_in_scratch(
+        self, pixels: BandStream, scratch: Scratch, *, report: Callable[[float], None]
+    ) -> FeatureRows:
+        """Encode a region with its map in files: the bytes of `encode`, for regions of any size.
+
+        Args:
+            pixels: of the region.
+            scratch: where the map lies; a pass that was interrupted there goes on.
+            report: takes the share that is done, 0 to 1.
+
+        Raises:
+            MemoryLimitError: even its strips would not fit.
+            StoreError: the disk refuses.
+        """
+        forward = self.forward.in_scratch(
+            _TensorBands(pixels), scratch, report=report, pixels_bytes=band_bytes(pixels.width)
+        )
+        return forward.feature_rows
+
+    def pool_tissue_in_scratch(
+        self,
+        pixels: BandStream,
+        tissue: NDArray[np.bool_],
+        scratch: Scratch,
+        *,
+        report: Callable[[float], None],
+    ) -> NDArray[np.float32]:
+        """The same of those patches of a region that are tissue, and nothing else of it.
+
+        Args:
+            pixels: of the region.
+            tissue: (rows, columns) of patches, together the region.
+            scratch: see `encode_in_scratch`.
+            report: likewise.
+
+        Returns:
+            The mean of the tokens of each patch of tissue, (n, dim), row by row.
+        """
+        forward = self.forward.tissue_in_scratch(
+            _TensorBands(pixels), tissue, scratch, report=report, pixels_bytes=band_bytes(pixels.width)
+        )
+        return forward.pooled()
+
+    def scratch_bytes(self, *, height_px: int, width_px: int, tissue: NDArray[np.bool_] | None = None) -> int:
+        """Most bytes that the files of a region take, or those of its tissue."""
+        plan = self.forward.plan_in_scratch(height_px=height_px, width_px=width_px)
+        return disk_bytes(plan) if tissue is None else sparse_disk_bytes(plan_sparse(plan, tissue))
+
+
+class _TensorBands:
+    """Bands of pixels as the encoder takes them."""
+
+    def __init__(self, bands: BandStream) -> None:
+        self.advance = bands.advance
+        self.height, self.width = bands.height, bands.width
+        self._bands = bands
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        return pixel_tensor(self._bands.rows(first, last))
+
 
 def build_encoder(
     name: str,
@@ -281,27 +348,37 @@ def pool_patches(
     Raises:
         UsageError: the patch is no multiple of the stride, or the map is not that of the region.
     """
+    height, width, _ = feature_map.shape
+    if (height, width) != (-(-region.height_px // stride_px), -(-region.width_px // stride_px)):
+        raise UsageError(
+            f"a region of {region.width_px} x {region.height_px} px does not give a map of {width} x {height} tokens"
+        )
+    return pool_rows(
+        lambda first, last: feature_map[first:last], region, patch_px=patch_px, stride_px=stride_px
+    )
+
+
+def pool_rows(rows: FeatureRows, region: Region, *, patch_px: int, stride_px: int) -> NDArray[np.float32]:
+    """See `pool_patches`, of a map that is had a row of patches at a time."""
     if patch_px % stride_px:
         raise UsageError(
             f"patch_px must be a multiple of the encoder's stride of {stride_px} px, got {patch_px}; "
             f"try {max(1, round(patch_px / stride_px)) * stride_px}"
         )
-    tokens = patch_px // stride_px
-    columns, rows = -(-region.width_px // patch_px), -(-region.height_px // patch_px)
-    height, width, dim = feature_map.shape
-    if (height, width) != (-(-region.height_px // stride_px), -(-region.width_px // stride_px)):
-        raise UsageError(
-            f"a region of {region.width_px} x {region.height_px} px does not give a map of {width} x {height} tokens"
-        )
-    if (height, width) != (rows * tokens, columns * tokens):
+    if region.width_px % patch_px or region.height_px % patch_px:
         raise UsageError(
             f"a region must be whole patches of {patch_px} px; got {region.width_px} x {region.height_px}"
         )
-    means = feature_map.reshape(rows, tokens, columns, tokens, dim).mean(axis=(1, 3), dtype=np.float32)
-    column = region.patches[:, 0] - region.x_px // patch_px
-    row = region.patches[:, 1] - region.y_px // patch_px
-    picked: NDArray[np.float32] = means[row, column]
-    return picked
+    tokens = patch_px // stride_px
+    columns = region.patches[:, 0] - region.x_px // patch_px
+    row_of_patch = region.patches[:, 1] - region.y_px // patch_px
+    pooled = []
+    for row in np.unique(row_of_patch):  # patches come row by row
+        band = rows(row * tokens, (row + 1) * tokens)
+        squares = band.reshape(tokens, region.width_px // patch_px, tokens, -1)
+        pooled.append(squares.mean(axis=(0, 2), dtype=np.float32)[columns[row_of_patch == row]])
+    features: NDArray[np.float32] = np.concatenate(pooled)
+    return features
 
 
 def check_pixels(pixels: NDArray[np.uint8]) -> None:

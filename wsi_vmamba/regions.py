@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +35,23 @@ class RegionSpec:
     Attributes:
         target_mpp: micrometres per pixel of what the encoder sees.
         region_px: longest side of a region in target pixels; regions are whole patches, so 10,000 with patches of
-            256 gives at most 9,984.
+            256 gives at most 9,984. "whole" makes one region of all patches of the slide.
         patch_px: side in target pixels of the square that one stored feature stands for.
         min_tissue: smallest share of tissue, 0 to 1, of a patch that is kept; 0 keeps patches with any tissue.
+        background: whether the encoder reads patches of a region that are not kept, or skips them.
     """
 
     target_mpp: float = default_of(PlanConfig, "target_mpp")
-    region_px: int = default_of(PlanConfig, "region_px")
+    region_px: int | Literal["whole"] = default_of(PlanConfig, "region_px")
     patch_px: int = default_of(PlanConfig, "patch_px")
     min_tissue: float = default_of(PlanConfig, "min_tissue")
+    background: Literal["read", "skip"] = "read"
 
     def __post_init__(self) -> None:
         for name in ("region_px", "patch_px"):
             value = getattr(self, name)
+            if (name, value) == ("region_px", "whole"):
+                continue
             if type(value) is not int or value <= 0:
                 raise UsageError(f"{name} must be a positive whole number of pixels, got {value!r}")
         for name in ("target_mpp", "min_tissue"):
@@ -58,15 +62,21 @@ class RegionSpec:
             raise UsageError(f"target_mpp must be positive, got {self.target_mpp}")
         if not 0 <= self.min_tissue <= 1:
             raise UsageError(f"min_tissue is a share from 0 to 1, got {self.min_tissue}")
-        if self.region_px < self.patch_px:
+        if self.region_px != "whole" and self.region_px < self.patch_px:
             raise UsageError(
                 f"region_px ({self.region_px}) must hold at least one patch ({self.patch_px}); raise region_px"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The values as plain JSON; the background only where it is skipped, which it was not in older files."""
+        return {
+            name: value for name, value in asdict(self).items() if (name, value) != ("background", "read")
+        }
+
     @property
-    def region_patches(self) -> int:
-        """Most patches along one side of a region."""
-        return self.region_px // self.patch_px
+    def region_patches(self) -> int | None:
+        """Most patches along one side of a region; None: as many as there are."""
+        return None if self.region_px == "whole" else self.region_px // self.patch_px
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,7 +145,8 @@ class RegionPlan:
     regions: tuple[Region, ...]
 
     def __post_init__(self) -> None:
-        patch, longest = self.spec.patch_px, self.spec.region_patches * self.spec.patch_px
+        patch, patches = self.spec.patch_px, self.spec.region_patches
+        longest = math.inf if patches is None else patches * patch
         for place, region in enumerate(self.regions):
             low = region.patches.min(axis=0) * patch
             high = (region.patches.max(axis=0) + 1) * patch
@@ -146,6 +157,13 @@ class RegionPlan:
                 )
             if max(region.width_px, region.height_px) > longest:
                 raise UsageError(f"region {place} is longer than {longest} px; make plans with plan_regions")
+
+    def tissue(self, region: Region) -> NDArray[np.bool_]:
+        """Which patches of a region are kept, bool (rows, columns)."""
+        patch = self.spec.patch_px
+        kept = np.zeros((region.height_px // patch, region.width_px // patch), dtype=np.bool_)
+        kept[region.patches[:, 1] - region.y_px // patch, region.patches[:, 0] - region.x_px // patch] = True
+        return kept
 
     @property
     def l0_per_px(self) -> float:
@@ -190,7 +208,7 @@ class RegionPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON; patches are runs of [row, first column, count]."""
         return {
-            "spec": asdict(self.spec),
+            "spec": self.spec.to_dict(),
             "width_l0": self.width_l0,
             "height_l0": self.height_l0,
             "mpp": self.mpp,
@@ -230,8 +248,8 @@ def plan_regions(
     """Plan the regions of a slide.
 
     Patches of the global grid with enough tissue are kept and divided among boxes of at most ``spec.region_patches`` a
-    side (see `cut_patches`): each is the bounding box of its own patches. The level is the coarsest that is as fine as
-    the target.
+    side (see `cut_patches`), or make one box: each is the bounding box of its own patches. The level is the coarsest
+    that is as fine as the target.
 
     Args:
         width_l0: width of the slide in level-0 pixels.
@@ -254,7 +272,10 @@ def plan_regions(
     )
     # float32-exact masks still give 0.9999999 for a full patch; compare with a hair of tolerance.
     kept = (shares > 0) & (shares >= spec.min_tissue - 1e-9)
-    boxes = cut_patches(kept, longest=spec.region_patches, worth=max(1, WORTH_PX // spec.patch_px**2))
+    if spec.region_patches is None:
+        boxes = [np.argwhere(kept)[:, ::-1].astype(np.int64)] if kept.any() else []
+    else:
+        boxes = cut_patches(kept, longest=spec.region_patches, worth=max(1, WORTH_PX // spec.patch_px**2))
     return RegionPlan(
         spec=spec,
         width_l0=width_l0,

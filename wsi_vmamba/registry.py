@@ -29,6 +29,7 @@ TABLES: Mapping[str, str] = {
     "objective": "wsi_vmamba.pretraining:OBJECTIVES",
     "heatmap layer": "wsi_vmamba.prediction.heatmaps:LAYERS",
     "heatmap format": "wsi_vmamba.prediction.heatmaps:FORMATS",
+    "analysis": "wsi_vmamba.analysis:ANALYSES",
     "public data set": "wsi_vmamba.datasets:REMOTE_DATASETS",
 }
 

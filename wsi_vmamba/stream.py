@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +23,8 @@ from wsi_vmamba.slide.workers import run_all
 #: Blocks lie on a fixed grid of the level, in multiples of the usual tile sizes: few tiles are decoded twice.
 _BLOCK_WIDTH_PX = 2048
 _BLOCK_HEIGHT_PX = 1024
+#: A band of rows that is decoded at once is about so large.
+_BAND_BYTES = 160 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,6 +132,119 @@ def _stream(
             stats.stream_s += time.perf_counter() - began
             decoder.stop.set()
             ahead.shutdown(wait=False, cancel_futures=True)
+
+
+class BandStream:
+    """The pixels of one region from top to bottom, a band of rows at a time: it is never whole in memory.
+
+    The next band is decoded in a thread while the consumer works on what it has.
+
+    Attributes:
+        height: of the region, in target pixels.
+        width: likewise.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        plan: RegionPlan,
+        region: Region,
+        *,
+        stats: StreamStats,
+        decoded: Callable[[], None],
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            slide: the slide the plan was made for.
+            plan: how target pixels relate to the slide.
+            region: which of its regions.
+            stats: filled in as the bands come.
+            decoded: called after each band, before anybody gets it.
+        """
+        self.height, self.width = region.height_px, region.width_px
+        self._region = region
+        self._decoder = _Decoder(slide, plan)
+        self._stats = stats
+        self._decoded = decoded
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bands")
+        self._pending: Future[NDArray[np.uint8]] | None = None
+        self._bands: deque[tuple[int, NDArray[np.uint8]]] = deque()
+        self._next = 0
+        self._step = band_rows(self.width)
+        self._began = time.perf_counter()
+
+    def advance(self, first: int, last: int) -> None:
+        """Have rows [first, last) at hand, as far as they are in the region; those above are let go.
+
+        Raises:
+            UnreadableSlideError: they cannot be read.
+        """
+        first, last = max(first, 0), min(last, self.height)
+        if not self._bands and self._pending is None:  # going on in the middle
+            self._next = self._edge(first)[0]
+        while self._bands and self._bands[0][0] + len(self._bands[0][1]) <= first:
+            self._bands.popleft()
+        while not self._bands or self._bands[-1][0] + len(self._bands[-1][1]) < last:
+            self._bands.append(self._take())
+
+    def rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Rows [first, last) of those that are at hand, uint8 RGB (n, width, 3)."""
+        parts = [
+            band[max(first - top, 0) : last - top]
+            for top, band in self._bands
+            if top < last and top + len(band) > first
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stats.stream_s += time.perf_counter() - self._began
+        self._decoder.stop.set()
+        self._ahead.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self) -> tuple[int, NDArray[np.uint8]]:
+        """The next band, with the one after it asked for."""
+        top, bottom = self._edge(self._next)
+        pending = self._pending or self._ahead.submit(self._decode, top, bottom)
+        started = time.perf_counter()
+        band = pending.result()
+        self._stats.wait_s += time.perf_counter() - started
+        self._decoded()
+        self._next = bottom
+        self._pending = None
+        if bottom < self.height:
+            self._pending = self._ahead.submit(self._decode, *self._edge(bottom))
+        return top, band
+
+    def _edge(self, row: int) -> tuple[int, int]:
+        """The band that a row is in; bands lie on a grid of the canvas, so that few tiles are decoded twice."""
+        y_px = self._region.y_px
+        top = (row + y_px) // self._step * self._step - y_px
+        return max(top, 0), min(top + self._step, self.height)
+
+    def _decode(self, top: int, bottom: int) -> NDArray[np.uint8]:
+        started = time.perf_counter()
+        pixels = self._decoder.read(
+            x_px=self._region.x_px,
+            y_px=self._region.y_px + top,
+            width_px=self.width,
+            height_px=bottom - top,
+        )
+        self._stats.decode_s += time.perf_counter() - started
+        self._stats.target_px += self.width * (bottom - top)
+        return pixels
+
+
+def band_rows(width_px: int) -> int:
+    """Rows of the bands of a region so wide: a multiple of most heights of tiles, in bounded memory."""
+    fitting = max(1, _BAND_BYTES // (3 * width_px))
+    return min(_BLOCK_HEIGHT_PX, max(256, 1 << int(math.log2(fitting))))
+
+
+def band_bytes(width_px: int) -> int:
+    """Memory of a `BandStream`: two bands at hand, one being decoded, and rows that lie in two."""
+    return 3 * 3 * width_px * band_rows(width_px)
 
 
 class _Decoder:

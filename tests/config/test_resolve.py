@@ -193,7 +193,7 @@ def test_settings_in_utf_16_are_named_and_a_byte_order_mark_is_no_key(tmp_path: 
 
 #: Every key that is text, by configuration: paths, which may begin with a tilde, and the others.
 PATHS: dict[type[RunConfig], set[str]] = {
-    ExtractConfig: {"slides", "out", "mask", "weights"},
+    ExtractConfig: {"slides", "out", "mask", "weights", "scratch"},
     TrainConfig: {"manifest", "features", "runs", "annotations"},
     EvaluateConfig: {
         "run", "runs", "features", "scores", "masks", "annotations", "detections", "compare", "out", "json_out",
@@ -211,7 +211,7 @@ PATHS: dict[type[RunConfig], set[str]] = {
 NO_PATHS = {
     "reader", "segmenter", "backbone", "precision", "device", "on_bad_tile", "shard", "scheduler", "dataset", "name",
     "aggregator", "classifier", "supervision", "metric", "split", "score_column", "label_column", "positive", "exclude",
-    "endpoint_url", "format", "encoder",
+    "endpoint_url", "format", "encoder", "background", "region_px",
 }  # fmt: skip
 
 

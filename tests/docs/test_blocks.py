@@ -27,6 +27,7 @@ PAGES_OF_EXAMPLES = (
     "docs/how-to/exports.md",
     "docs/how-to/judging.md",
     "docs/how-to/probing.md",
+    "docs/how-to/analysing.md",
     "docs/how-to/predicting.md",
 )
 SLIDES = "abcdefghij"

@@ -17,6 +17,7 @@ import zarr.storage._local as zarr_local
 
 import wsi_vmamba.pipelines.extract  # noqa: F401  (imported before forking)
 from wsi_vmamba import cli, encode
+from wsi_vmamba.inference import carries, scratch
 from wsi_vmamba.slide.tiff import slide as tiff
 from wsi_vmamba.store import journal
 
@@ -63,6 +64,10 @@ def plant(place: str, count: int) -> None:
             path, content = values[0], bytes(values[1].to_bytes())
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content[: len(content) // 2])
+        if place == "scratch write":  # a strip half written
+            (values[0].folder / f"{values[1]}.part").write_bytes(
+                bytes(values[2][0][: len(values[2][0]) // 2])
+            )
         if place == "journal":  # a region half written
             values[0].write(values[1][: len(values[1]) // 2])
         if place.endswith(" after"):
@@ -78,6 +83,11 @@ PLACES: dict[str, tuple[Any, str]] = {
     "encode": (encode.ColourEncoder, "encode"),
     "write": (zarr_local, "_put"),
     "journal": (journal, "write_all"),
+    "scratch write": (scratch.Scratch, "_write"),
+    "scratch drop": (scratch.Scratch, "drop"),
+    "scratch remove": (scratch.shutil, "rmtree"),
+    "carries write": (carries.CarriesInFiles, "_write"),
+    "carries read": (carries.CarriesInFiles, "_read"),
     "fsync": (os, "fsync"),
     "rename": (Path, "rename"),
     "replace": (Path, "replace"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_vmamba.config.commands import COMMANDS
 
 if TYPE_CHECKING:
+    from wsi_vmamba.config.analyse import AnalyseConfig
     from wsi_vmamba.config.base import RunConfig, default_of
     from wsi_vmamba.config.demo import DemoConfig
     from wsi_vmamba.config.doctor import DoctorConfig
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMANDS",
+    "AnalyseConfig",
     "CheckConfig",
     "DemoConfig",
     "DoctorConfig",

@@ -108,6 +108,11 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Judge encoders on labelled tiles: linear probe and nearest neighbours, several side by side.",
     ),
+    "analyse": Command(
+        "wsi_vmamba.config.analyse:AnalyseConfig",
+        _TRAIN,
+        "Look inside a VMamba: receptive field, scans of a token, directions taken away, oriented textures.",
+    ),
     "download": Command(
         "wsi_vmamba.config.public_data:DownloadConfig",
         _DATA,

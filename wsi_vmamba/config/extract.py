@@ -19,6 +19,7 @@ from wsi_vmamba.config.fields import (
     Mpp,
     PathText,
     Reader,
+    RegionPx,
     Seed,
     Segmenter,
     Shard,
@@ -42,8 +43,8 @@ class PlanConfig(RunConfig):
     """Micrometres per level-0 pixel, instead of what the files record."""
     target_mpp: Mpp = TARGET_MPP
     """Micrometres per pixel that the backbone sees."""
-    region_px: Annotated[int, Field(ge=64, le=1_000_000)] = 10_000
-    """Largest side of a region at target_mpp; each is read in one forward pass."""
+    region_px: RegionPx = 10_000
+    """Largest side of a region at target_mpp, or `whole`: all tissue of the slide. Each is read in one forward pass."""
     patch_px: Annotated[int, Field(ge=1, le=8192)] = 256
     """Side of the square that one stored feature stands for: a multiple of the backbone's stride."""
     min_tissue: Share = 0.1
@@ -58,7 +59,7 @@ class PlanConfig(RunConfig):
 
     @model_validator(mode="after")
     def _plan_fits(self) -> PlanConfig:
-        if self.region_px < self.patch_px:
+        if self.region_px != "whole" and self.region_px < self.patch_px:
             raise ValueError(f"region_px ({self.region_px}) must be at least patch_px ({self.patch_px})")
         unused = self.mask is not None or self.segmenter != OtsuSettings.segmenter
         if unused and self.segmenter_settings != OtsuSettings():
@@ -87,6 +88,12 @@ class ExtractConfig(PlanConfig):
         Annotated[float, Field(gt=0)] | None, Option("--memory-limit-gb", "--memory-limit")
     ] = None
     """Most GB the process may hold; a region that needs more is refused. By default what is free."""
+    scratch: PathText | None = None
+    """Keep the maps of VMambas on the CPU in files in this folder, not in memory, so that regions of any size fit; by
+    default only with region_px whole, and then in out. The features are the same."""
+    background: Literal["read", "skip"] = "read"
+    """What patches without tissue are to a VMamba on the CPU: pixels like others, or nothing: states cross them
+    unchanged, convolutions see zeros, and they cost neither time nor room. Maps are then in files, see scratch."""
     prefetch: Annotated[int, Field(ge=1, le=8), SetOnly()] = 1
     """Regions decoded ahead of the one being encoded."""
     on_bad_tile: Literal["fail", "skip"] = "fail"

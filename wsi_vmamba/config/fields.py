@@ -71,11 +71,18 @@ Classifier = Annotated[str, Choices(("classifier",))]
 PublicDataset = Annotated[str, Choices(("public data set",))]
 Exporter = Annotated[str, Choices(("exporter",))]
 SomeObjective = Annotated[str, Choices(("objective",))]
+Analysis = Annotated[str, Choices(("analysis",))]
 HeatmapLayer = Annotated[str, Choices(("heatmap layer",))]
 HeatmapFormat = Annotated[str, Choices(("heatmap format",))]
 
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+#: Longest side of a region; "whole" takes all tissue of a slide as one.
+RegionPx = Annotated[
+    Literal["whole"] | Annotated[int, Field(ge=64, le=1_000_000)],
+    BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
+    Placeholder("[PIXELS|whole]", ("whole",)),
+]
 Seed = Annotated[int, Field(ge=0)]
 #: The text of a path (or of a URL, a run's or a table's place), with the home folder in place of a tilde at its head.
 PathText = Annotated[

@@ -85,6 +85,8 @@ def choices_of(field: FieldInfo) -> tuple[str, ...]:
     for mark in _marks(field):
         if isinstance(mark, Choices):
             return mark.names()
+    if len(set(_leaves(field.annotation))) > 1:  # words beside a number
+        return ()
     return tuple(_literals(field.annotation))
 
 

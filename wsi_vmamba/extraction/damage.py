@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,17 @@ def count_damage_as_tissue(tissue: TissueMask, slide: Slide) -> TissueMask:
             top, bottom = area.y_px * per_px, (area.y_px + area.height_px) * per_px
             mask[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
     return replace(tissue, mask=mask)
+
+
+def damage_as_json(slide: Slide) -> list[list[Any]]:
+    """What of a slide was found damaged so far, as JSON values."""
+    return [list(astuple(area)) for level in range(len(slide.levels)) for area in slide.damage(level)]
+
+
+def damage_of_json(values: Sequence[Sequence[Any]]) -> list[DamagedArea]:
+    """Undo `damage_as_json`."""
+    names = [field.name for field in fields(DamagedArea)]
+    return [DamagedArea(**dict(zip(names, each, strict=True))) for each in values]
 
 
 def describe_left_out(patches: Sequence[NDArray[np.int64]], slide: Slide) -> dict[str, Any]:

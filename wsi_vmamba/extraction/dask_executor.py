@@ -244,6 +244,8 @@ def _agree(client: Client, config: ExtractConfig) -> DaskExecutor:
 def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
     """Workers stand in other folders."""
     changes = {"out": str(Path(config.out).absolute())}
+    if config.scratch is not None:
+        changes["scratch"] = str(Path(config.scratch).absolute())
     if config.mask is not None:
         changes["mask"] = str(Path(config.mask).absolute())
     if config.weights not in ("auto", "random"):

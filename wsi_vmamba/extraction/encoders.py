@@ -6,6 +6,7 @@ import torch
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, build_encoder
+from wsi_vmamba.extraction.in_scratch import in_scratch
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.ops import choose_backend
 
@@ -17,7 +18,7 @@ def load_encoder(config: ExtractConfig) -> Encoder:
         UsageError: the backbone has no weights of its own and none are named, or the device is not there.
         WeightsError: the weights do not fit.
     """
-    return build_encoder(
+    encoder = build_encoder(
         config.backbone,
         weights=config.weights,
         precision=config.precision,
@@ -25,6 +26,8 @@ def load_encoder(config: ExtractConfig) -> Encoder:
         seed=config.seed,
         memory_limit=None if config.memory_limit_gb is None else int(config.memory_limit_gb * 1e9),
     )
+    in_scratch(config, encoder)  # refuses what no slide can be
+    return encoder
 
 
 def describe_encoder(config: ExtractConfig, encoder: Encoder) -> dict[str, str]:

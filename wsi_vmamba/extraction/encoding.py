@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,17 +14,25 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, encode_each, pool_patches
+from wsi_vmamba.encode import Encoder, StripEncoder, encode_each, pool_patches
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
-from wsi_vmamba.extraction.damage import count_damage, describe_left_out, touched_patches
+from wsi_vmamba.extraction.damage import (
+    count_damage,
+    damage_as_json,
+    damage_of_json,
+    describe_left_out,
+    touched_patches,
+)
+from wsi_vmamba.extraction.in_scratch import open_region_scratch, pool_in_scratch
 from wsi_vmamba.extraction.outcomes import DONE, Outcome
+from wsi_vmamba.inference.scratch import remove_scratch as remove_scratches
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.progress import News
 from wsi_vmamba.regions import Region, RegionPlan
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.slide.identity import slide_identity
 from wsi_vmamba.slide.location import is_url
-from wsi_vmamba.slide.tolerant import DamagedArea, TolerantSlide
+from wsi_vmamba.slide.tolerant import TolerantSlide
 from wsi_vmamba.store import (
     DoneRegion,
     FeatureMeta,
@@ -49,6 +58,7 @@ class Job:
         config: of the run.
         encoder: what encodes.
         report: takes news of the progress.
+        scratch: folder and name of the files that hold the map of a region; None keeps it in memory.
     """
 
     path: Path
@@ -58,6 +68,7 @@ class Job:
     config: ExtractConfig
     encoder: Encoder
     report: Callable[[News], None]
+    scratch: tuple[Path, str] | None = None
 
 
 class Journal(Protocol):
@@ -81,15 +92,16 @@ def encode_slide(job: Job) -> Outcome:
     """
     as_opened = slide_identity(job.slide.path)
     stats = StreamStats()
+    facts = job_facts(job, as_opened)
     journal = open_journal(
         job.path,
-        _facts(job, as_opened),
+        facts,
         n_patches=[len(region.patches) for region in job.plan.regions],
         dim=job.encoder.dim,
         say=lambda text: job.report(News(slide_id=job.meta.slide_id, note=text)),
     )
     try:
-        encode_missing(job, journal, stats)
+        encode_missing(job, journal, stats, facts)
         require_unchanged(job, as_opened)
         meta, n_left_out = _assemble(job, journal)
     except BaseException as error:
@@ -97,8 +109,10 @@ def encode_slide(job: Job) -> Outcome:
             journal.close()
         else:
             journal.discard()
+            remove_scratch(job)
         raise
     journal.discard()
+    remove_scratch(job)
     return Outcome(
         slide_id=meta.slide_id,
         outcome=DONE,
@@ -128,7 +142,13 @@ def is_worth_keeping(error: BaseException) -> bool:
     return False
 
 
-def _facts(job: Job, identity: str | None) -> dict[str, Any]:
+def remove_scratch(job: Job) -> None:
+    """Remove the files of a pass that nobody goes on with."""
+    if job.scratch is not None:
+        remove_scratches(*job.scratch)
+
+
+def job_facts(job: Job, identity: str | None) -> dict[str, Any]:
     """All that the features of a region depend on: regions made with anything else are never mixed in.
 
     More than a feature file compares: also versions, processor and kernels, so that a slide that was interrupted has
@@ -156,8 +176,8 @@ def _processor(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def encode_missing(job: Job, journal: Journal, stats: StreamStats) -> None:
-    """Encode the regions that the journal lacks, and keep each as it comes."""
+def encode_missing(job: Job, journal: Journal, stats: StreamStats, facts: Mapping[str, Any]) -> None:
+    """Encode the regions that the journal lacks, and keep each as it comes; ``facts`` are all that they depend on."""
     plan, slide, patch_px = job.plan, job.slide, job.config.patch_px
     missing = _missing_regions(job, journal)
     news = _Progress(job, missing)
@@ -177,14 +197,42 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats) -> None:
 
     def keep(region: Region, sound: NDArray[np.bool_], features: NDArray[np.float16]) -> None:
         journal.append(
-            DoneRegion(index=region.index, sound=sound, features=features, damage=_damage_of(slide))
+            DoneRegion(index=region.index, sound=sound, features=features, damage=damage_as_json(slide))
         )
         news.step(region)
 
-    for (region, sound), feature_map in encode_each(job.encoder, sound_regions()):
-        pooled = pool_patches(feature_map, region, patch_px=patch_px, stride_px=job.encoder.stride_px)
+    def keep_pooled(region: Region, sound: NDArray[np.bool_], pooled: NDArray[np.float32]) -> None:
         corners = plan.coords_l0(region)[sound]
         keep(region, sound, as_stored(pooled[sound], corners, where=job.path, model=job.meta.model))
+
+    if job.scratch is not None and isinstance(job.encoder, StripEncoder):
+        parent, name = job.scratch
+        for region in missing:
+            scratch = open_region_scratch(
+                job.encoder,
+                plan,
+                region,
+                parent=parent,
+                name=name,
+                facts=facts,
+                say=lambda text: job.report(News(slide_id=job.meta.slide_id, note=text)),
+            )
+            pooled = pool_in_scratch(
+                job.encoder,
+                slide,
+                plan,
+                region,
+                scratch=scratch,
+                stats=stats,
+                report=partial(news.within, region),
+            )
+            sound = ~touched_patches(plan, region, slide.damage(plan.level))
+            keep_pooled(region, sound, pooled)
+            scratch.remove()
+        return
+    for (region, sound), feature_map in encode_each(job.encoder, sound_regions()):
+        pooled = pool_patches(feature_map, region, patch_px=patch_px, stride_px=job.encoder.stride_px)
+        keep_pooled(region, sound, pooled)
 
 
 def _missing_regions(job: Job, journal: Journal) -> list[Region]:
@@ -196,20 +244,11 @@ def _missing_regions(job: Job, journal: Journal) -> list[Region]:
             continue
         kept = journal.read(region.index)
         if isinstance(job.slide, TolerantSlide):
-            job.slide.add_damage(_area(values) for values in kept.damage)
+            job.slide.add_damage(damage_of_json(kept.damage))
         elif not kept.sound.all():
             # Kept by a run that leaves out what is damaged; this one has to fail on it.
             missing.append(region)
     return missing
-
-
-def _damage_of(slide: Slide) -> list[list[Any]]:
-    return [list(astuple(area)) for level in range(len(slide.levels)) for area in slide.damage(level)]
-
-
-def _area(values: list[Any]) -> DamagedArea:
-    level, y_px, x_px, width_px, height_px, cause = values
-    return DamagedArea(level=level, y_px=y_px, x_px=x_px, width_px=width_px, height_px=height_px, cause=cause)
 
 
 def _assemble(job: Job, journal: Journal) -> tuple[FeatureMeta, int]:
@@ -262,19 +301,32 @@ class _Progress:
         self._job = job
         self._left_px = self._missing_px = sum(region.width_px * region.height_px for region in missing)
         self._left = len(missing)
+        self._within_px = 0
+        self._kept_px: int | None = None
+
+    def within(self, region: Region, share: float) -> None:
+        """So much of a region is done; what is done of it at first, an earlier run did."""
+        self._within_px = int(share * region.width_px * region.height_px)
+        if self._kept_px is None:
+            self._kept_px = self._within_px
+        self._say()
 
     def step(self, region: Region | None = None) -> None:
         if region is not None:
             self._left -= 1
             self._left_px -= region.width_px * region.height_px
+            self._within_px = 0
+        self._say()
+
+    def _say(self) -> None:
         total_px = self._job.plan.encoded_px
         self._job.report(
             News(
                 slide_id=self._job.meta.slide_id,
                 regions=len(self._job.plan.regions) - self._left,
                 n_regions=len(self._job.plan.regions),
-                done_px=total_px - self._left_px,
+                done_px=total_px - self._left_px + self._within_px,
                 total_px=total_px,
-                kept_px=total_px - self._missing_px,
+                kept_px=total_px - self._missing_px + (self._kept_px or 0),
             )
         )

@@ -19,6 +19,7 @@ from wsi_vmamba.extraction.embedding import Embedding
 from wsi_vmamba.extraction.encoders import load_encoder
 from wsi_vmamba.extraction.encoding import Job
 from wsi_vmamba.extraction.in_memory import encode_in_memory
+from wsi_vmamba.extraction.in_scratch import place_in_memory
 from wsi_vmamba.extraction.one_slide import feature_path, make_features, notes_on, open_planned
 from wsi_vmamba.extraction.run import choose_sources, open_run
 from wsi_vmamba.extraction.sources import SlideSource, refuse_unusable, require_there
@@ -126,6 +127,7 @@ def embed_source(config: ExtractConfig, source: SlideSource, encoder: Encoder) -
                 config=config,
                 encoder=encoder,
                 report=board.take,
+                scratch=place_in_memory(config, encoder),
             )
         )
         return Embedding(

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from wsi_vmamba.extraction.encoding import (
     Job,
     encode_missing,
+    job_facts,
     record_left_out,
+    remove_scratch,
     require_unchanged,
     sound_blocks,
 )
@@ -42,7 +44,10 @@ def encode_in_memory(job: Job) -> EncodedSlide:
     """
     as_opened = slide_identity(job.slide.path)
     journal = MemoryJournal()
-    encode_missing(job, journal, StreamStats())
+    try:
+        encode_missing(job, journal, StreamStats(), job_facts(job, as_opened))
+    finally:
+        remove_scratch(job)
     require_unchanged(job, as_opened)
     left_out: list[NDArray[np.int64]] = []
     blocks = list(sound_blocks(job, journal, left_out))

@@ -20,6 +20,7 @@ from wsi_vmamba.errors import (
 )
 from wsi_vmamba.extraction.damage import count_damage
 from wsi_vmamba.extraction.encoding import Job, encode_slide
+from wsi_vmamba.extraction.in_scratch import forget_scratch, place_of_scratch
 from wsi_vmamba.extraction.kept import remove_spent
 from wsi_vmamba.extraction.outcomes import ALREADY_DONE, CLAIMED, Outcome, failure, unforeseen
 from wsi_vmamba.extraction.planning import plan_slide, plan_without_regions
@@ -120,6 +121,7 @@ def make_features(
     path = feature_path(config, source)
     if _is_done(path, config, started_mtime):
         remove_spent(path)
+        forget_scratch(config, encoder, path)
         return _check_done(path, config, source, encoder)
     require_short_name(path, slide=source.path)
     with take_claim(path):
@@ -137,6 +139,7 @@ def make_features(
                     config=config,
                     encoder=encoder,
                     report=report,
+                    scratch=place_of_scratch(config, encoder, path),
                 )
             )
             return MadeFeatures(

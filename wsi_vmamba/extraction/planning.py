@@ -30,6 +30,7 @@ def _spec(config: ExtractConfig) -> RegionSpec:
         region_px=config.region_px,
         patch_px=config.patch_px,
         min_tissue=config.min_tissue,
+        background=config.background,
     )
 
 

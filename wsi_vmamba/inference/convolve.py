@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,14 +27,38 @@ def pixel_tensor(pixels: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(pixels)
 
 
+class Rows(Protocol):
+    """A map or a picture (height, width, channels) of which some rows at a time can be had."""
+
+    height: int
+    width: int
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Rows [first, last), contiguous; callers do not change them."""
+        ...
+
+
+class RowsInMemory:
+    """Rows of a tensor."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+        self.height, self.width = x.shape[:2]
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """See `Rows.rows`."""
+        return self._x[first:last]
+
+
 def embed(
     pixels: Tensor, stem: PackedStem, out: Tensor, target: StagePlan, workers: Workers, profile: Profile
 ) -> None:
     """Stem: uint8 RGB (H, W, 3) -> ``out`` (~H/4, ~W/4, dim), the map of stage ``target``."""
+    source = RowsInMemory(pixels)
 
     def rows(first: int, last: int) -> None:
         with profile.measure("stem"):
-            out[first:last] = _stem_rows(pixels, stem, first, last)
+            out[first:last] = stem_rows(source, stem, first, last)
 
     for group in conv_groups(target):
         workers.run([partial(rows, first, last) for first, last in group])
@@ -51,15 +76,12 @@ def downsample(
 
     ``out`` may be the memory of ``x`` where `plan.shrinks_in_place` says so.
     """
+    source = RowsInMemory(x)
     results: dict[int, Tensor] = {}
 
     def rows(first: int, last: int) -> None:
         with profile.measure("downsample"):
-            results[first] = (
-                _merge_rows(x, layer, first, last)
-                if isinstance(layer, PackedMerge)
-                else _conv_rows(x, layer, first, last)
-            )
+            results[first] = downsampled_rows(source, layer, first, last)
 
     for group in conv_groups(target):
         workers.run([partial(rows, first, last) for first, last in group])
@@ -68,35 +90,48 @@ def downsample(
                 out[first:last] = results.pop(first)
 
 
-def _stem_rows(pixels: Tensor, stem: PackedStem, first: int, last: int) -> Tensor:
+def stem_rows(pixels: Rows, stem: PackedStem, first: int, last: int) -> Tensor:
+    """Rows [first, last) of the first map, of uint8 RGB pixels."""
     if stem.second is None:
         return _pixel_rows(pixels, stem, first, last)
-    height = (pixels.shape[0] + 1) // 2
+    height = (pixels.height + 1) // 2
     top, bottom = 2 * first - 1, 2 * last
     inner = _pixel_rows(pixels, stem, max(top, 0), min(bottom, height))
     inner = F.gelu(inner)
     return _convolve(inner, stem.second, above=top < 0, below=bottom > height)
 
 
-def _pixel_rows(pixels: Tensor, stem: PackedStem, first: int, last: int) -> Tensor:
+def stem_sources(stem: PackedStem, first: int, last: int) -> tuple[int, int]:
+    """Between which rows of pixels lies all that `stem_rows` looks at; they may be outside the picture."""
+    return (4 * first, 4 * last) if stem.second is None else (4 * first - 3, 4 * last + 1)
+
+
+def downsampled_rows(x: Rows, layer: PackedConv | PackedMerge, first: int, last: int) -> Tensor:
+    """Rows [first, last) of the map of half the size."""
+    if isinstance(layer, PackedMerge):
+        return _merge_rows(x, layer, first, last)
+    return _conv_rows(x, layer, first, last)
+
+
+def _pixel_rows(pixels: Rows, stem: PackedStem, first: int, last: int) -> Tensor:
     """Rows [first, last) of the first convolution and its norm."""
     conv = stem.first
-    height, width = pixels.shape[:2]
+    height, width = pixels.height, pixels.width
     kernel, pad = conv.weight.shape[2], conv.padding
     top, bottom = first * conv.stride - pad, (last - 1) * conv.stride - pad + kernel
     window = stem.fill.expand(bottom - top, width + 2 * pad, 3).contiguous()
-    inside = pixels[max(top, 0) : min(bottom, height)]
+    inside = pixels.rows(max(top, 0), min(bottom, height))
     place = window[max(-top, 0) : max(-top, 0) + len(inside), pad : pad + width]
     place.copy_(inside)
     place.sub_(torch.tensor(CENTRE, dtype=window.dtype))
     return _normed(F.conv2d(window.permute(2, 0, 1)[None], conv.weight, conv.bias, conv.stride), conv)
 
 
-def _conv_rows(x: Tensor, conv: PackedConv, first: int, last: int) -> Tensor:
+def _conv_rows(x: Rows, conv: PackedConv, first: int, last: int) -> Tensor:
     top = first * conv.stride - conv.padding
     bottom = (last - 1) * conv.stride - conv.padding + conv.weight.shape[2]
-    height = x.shape[0]
-    return _convolve(x[max(top, 0) : min(bottom, height)], conv, above=top < 0, below=bottom > height)
+    inside = x.rows(max(top, 0), min(bottom, x.height))
+    return _convolve(inside, conv, above=top < 0, below=bottom > x.height)
 
 
 def _convolve(x: Tensor, conv: PackedConv, *, above: bool, below: bool) -> Tensor:
@@ -107,8 +142,8 @@ def _convolve(x: Tensor, conv: PackedConv, *, above: bool, below: bool) -> Tenso
     return _normed(F.conv2d(x.permute(2, 0, 1)[None], conv.weight, conv.bias, conv.stride, padding), conv)
 
 
-def _merge_rows(x: Tensor, merge: PackedMerge, first: int, last: int) -> Tensor:
-    squares = merge_neighbours(x[None, 2 * first : 2 * last])[0]
+def _merge_rows(x: Rows, merge: PackedMerge, first: int, last: int) -> Tensor:
+    squares = merge_neighbours(x.rows(2 * first, min(2 * last, x.height))[None])[0]
     flat = squares.flatten(0, 1)
     return merge.reduction(merge.norm(flat, flat)).view(*squares.shape[:2], -1)
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.inference.block import BlockRun
 from wsi_vmamba.inference.convolve import downsample, embed, pixel_tensor
 from wsi_vmamba.inference.memory import Arena, carve, free_bytes, largest_side_px, layout_bytes, too_large
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import EncodePlan, StagePlan, plan_encode, shrinks_in_place
+from wsi_vmamba.inference.residual import MapInMemory
+from wsi_vmamba.inference.scratch import Scratch
+from wsi_vmamba.inference.scratch_forward import PixelRows, ScratchForward, workers_bytes
+from wsi_vmamba.inference.scratch_forward import memory_bytes as scratch_memory_bytes
+from wsi_vmamba.inference.sparse_forward import (
+    SparseForward,
+    sparse_memory_bytes,
+    sparse_workers_bytes,
+)
+from wsi_vmamba.inference.sparse_plan import plan_sparse
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.ops import cpu
+
+InScratch = TypeVar("InScratch", bound=ScratchForward)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -50,7 +67,7 @@ class StripForward:
         self.dtype = _DTYPES[precision]
         self.threads = threads if threads is not None else torch.get_num_threads()
         self.profile = Profile()
-        self._packed = PackedVMamba.of(model, self.dtype)
+        self.packed = PackedVMamba.of(model, self.dtype)
         self._memory_limit = memory_limit
         self._strip_rows = strip_rows
         self._maps, self._scratch = Arena(), Arena()
@@ -76,10 +93,97 @@ class StripForward:
         """
         height_px, width_px = pixels.shape[:2]
         plan = self.plan(height_px=height_px, width_px=width_px)
-        if min(min(stage.height, stage.width) for stage in plan.stages) < 1:
-            raise UsageError(f"a region of {width_px} x {height_px} px is too small for this backbone")
+        _require_tokens(plan)
         with self._lock:
             return self._encode(pixels, plan)
+
+    def in_scratch(
+        self, pixels: PixelRows, scratch: Scratch, *, report: Callable[[float], None], pixels_bytes: int = 0
+    ) -> ScratchForward:
+        """Encode a region of any size with its map on the disk: the bytes of `__call__` in little memory.
+
+        Args:
+            pixels: of the region, from top to bottom.
+            scratch: where the map lies; what an earlier process left there is gone on from.
+            report: takes the share that is done, 0 to 1, from any thread.
+            pixels_bytes: memory that ``pixels`` take.
+
+        Returns:
+            What gives the features, some rows at a time.
+
+        Raises:
+            MemoryLimitError: the strips would not fit.
+            StoreError: the disk refuses.
+            UsageError: the region is smaller than one token.
+        """
+        plan = self.plan_in_scratch(height_px=pixels.height, width_px=pixels.width)
+        make = partial(ScratchForward, self.packed, plan, scratch, profile=self.profile, report=report)
+        memory, needed = workers_bytes(plan), scratch_memory_bytes(plan) + pixels_bytes
+        return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)
+
+    def tissue_in_scratch(
+        self,
+        pixels: PixelRows,
+        tissue: NDArray[np.bool_],
+        scratch: Scratch,
+        *,
+        report: Callable[[float], None],
+        pixels_bytes: int = 0,
+    ) -> SparseForward:
+        """Encode the tissue of a region, see `in_scratch`; what is outside takes no part.
+
+        Tokens outside have step size zero in every scan, are zeros to every convolution on maps, and are neither
+        kept nor computed. The stem looks at pixels as they are.
+
+        Args:
+            pixels: of the region, whole patches.
+            tissue: (rows, columns) of patches, together the region; those that are tissue.
+            scratch: see `in_scratch`, as for the others.
+            report: likewise.
+            pixels_bytes: likewise.
+        """
+        plan = self.plan_in_scratch(height_px=pixels.height, width_px=pixels.width)
+        rows, columns = tissue.shape
+        if plan.stages[-1].height % rows or plan.stages[-1].width % columns:
+            raise UsageError(
+                f"a region of {plan.width_px} x {plan.height_px} px is not {columns} x {rows} patches of whole tokens"
+            )
+        stages = plan_sparse(plan, tissue)
+        make = partial(
+            SparseForward, self.packed, plan, scratch, tissue=tissue, profile=self.profile, report=report
+        )
+        memory, needed = sparse_workers_bytes(stages), sparse_memory_bytes(stages) + pixels_bytes
+        return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)
+
+    def _run_in_scratch(
+        self,
+        make: Callable[..., InScratch],
+        plan: EncodePlan,
+        pixels: PixelRows,
+        *,
+        memory: int,
+        needed: int,
+    ) -> InScratch:
+        """Run a pass with ``memory`` bytes for its workers, where ``needed`` bytes in all are free."""
+        _require_tokens(plan)
+        with self._lock:
+            allowed = self._allowed_bytes()
+            if needed > allowed:
+                raise MemoryLimitError(
+                    f"a region of {plan.width_px} x {plan.height_px} px needs {needed / 1e9:.1f} GB even with its map "
+                    f"in files, but {max(allowed, 0) / 1e9:.1f} GB are left; use a smaller --region-px, --precision "
+                    "bf16, or a higher --memory-limit-gb"
+                )
+            forward = make(memory=self._scratch.take(memory))
+            with torch.inference_mode(), Workers(self.threads) as workers:
+                forward.run(pixels, workers)
+        return forward
+
+    def plan_in_scratch(self, *, height_px: int, width_px: int) -> EncodePlan:
+        """The strips of `plan`, with nothing kept between the passes of a block."""
+        plan = self.plan(height_px=height_px, width_px=width_px)
+        stages = tuple(replace(stage, keep_u=False, keep_proj=False) for stage in plan.stages)
+        return replace(plan, stages=stages)
 
     def _encode(self, pixels: NDArray[np.uint8], plan: EncodePlan) -> NDArray[np.float32]:
         allowed = self._allowed_bytes()
@@ -94,12 +198,12 @@ class StripForward:
         scratch = self._scratch.take(plan.scratch_bytes)
         with torch.inference_mode(), Workers(self.threads) as workers:
             x = carve(maps, plan.stages[0].map_layout)["x"]
-            embed(pixel_tensor(pixels), self._packed.stem, x, plan.stages[0], workers, self.profile)
+            embed(pixel_tensor(pixels), self.packed.stem, x, plan.stages[0], workers, self.profile)
             for i, stage in enumerate(plan.stages):
                 x = self._stage(i, stage, x, maps, scratch, workers)
                 if i + 1 < len(plan.stages):
                     x = self._downsample(i, plan, x, maps, workers)
-            features: NDArray[np.float32] = self._packed.norm(
+            features: NDArray[np.float32] = self.packed.norm(
                 x, x.new_empty(x.shape, dtype=torch.float32)
             ).numpy()
         return features
@@ -115,11 +219,14 @@ class StripForward:
         pieces = [
             carve(scratch[i * each : (i + 1) * each], stage.worker_layout) for i in range(stage.workers)
         ]
-        for block in self._packed.stages[index]:
+        for block in self.packed.stages[index]:
             BlockRun(
                 block=block,
                 stage=stage,
-                x=tensors["x"],
+                map=MapInMemory(tensors["x"]),
+                carries=cpu.StripCarries(
+                    block.scan, width=stage.width, ranges=[len(part.strips) for part in stage.ranges]
+                ),
                 kept_u=tensors.get("u"),
                 kept_proj=tensors.get("proj"),
                 scratch=pieces,
@@ -132,9 +239,14 @@ class StripForward:
         layout = {"x": target.map_layout["x"]}
         start = 0 if shrinks_in_place(source, target) else layout_bytes({"x": source.map_layout["x"]})
         out = carve(maps[start:], layout)["x"]
-        downsample(x, self._packed.downsamples[index], out, target, workers, self.profile)
+        downsample(x, self.packed.downsamples[index], out, target, workers, self.profile)
         return out
 
     def _allowed_bytes(self) -> int:
         """Bytes this encoder may hold, what it holds already included."""
         return free_bytes(self._memory_limit) + self._maps.held_bytes + self._scratch.held_bytes
+
+
+def _require_tokens(plan: EncodePlan) -> None:
+    if min(min(stage.height, stage.width) for stage in plan.stages) < 1:
+        raise UsageError(f"a region of {plan.width_px} x {plan.height_px} px is too small for this backbone")

@@ -33,7 +33,7 @@ _CHUNK_TOKENS = 2048
 #: Matmuls work on so many tokens at a time.
 _VECTOR_TOKENS = 64
 #: Rows of output per worker and step of the stem and of downsampling.
-_CONV_ROWS = 8
+CONV_ROWS = 8
 #: Interpreter, torch, packed weights' copies and library workspaces that no layout lists.
 _OVERHEAD_BYTES = 64 << 20
 
@@ -160,13 +160,13 @@ def _bare(stage: StagePlan) -> Layout:
 
 def conv_bytes(stage: StagePlan) -> int:
     """Strips of the convolution that makes a stage's map: four inputs of half the width per output, and copies."""
-    return stage.workers * _CONV_ROWS * stage.width * stage.d_model * 4 * 6
+    return stage.workers * CONV_ROWS * stage.width * stage.d_model * 4 * 6
 
 
 def conv_groups(target: StagePlan) -> list[list[tuple[int, int]]]:
     """Rows [first, last) of a map to be made, one strip per worker in each group; groups follow each other."""
     height, workers = target.height, target.workers
-    strips = [(first, min(first + _CONV_ROWS, height)) for first in range(0, height, _CONV_ROWS)]
+    strips = [(first, min(first + CONV_ROWS, height)) for first in range(0, height, CONV_ROWS)]
     return [strips[i : i + workers] for i in range(0, len(strips), workers)]
 
 

@@ -76,25 +76,42 @@ class SS2D(nn.Module):
             repeat(Ds, "d -> (k d)", k=DIRECTIONS),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+    def scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What is scanned of a map (B, H, W, d_model).
+
+        Returns:
+            u (B, H, W, d_inner), its projections as of `project`, and the gate before its SiLU, (B, H, W, d_inner);
+            None where there is none.
+        """
+        u, gate = self._scanned_and_gate(x)
+        return u, self.project(u), gate
+
+    def _scanned_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         u = self.in_proj(x)
         gate: Tensor | None = None
         if self.gated:
             u, gate = u.chunk(2, dim=-1)
         u = F.silu(self.conv2d(rearrange(u, "b h w c -> b c h w")))
-        y = self.out_norm(self.scan(rearrange(u, "b c h w -> b h w c")))
+        return rearrange(u, "b c h w -> b h w c"), gate
+
+    def project(self, u: Tensor) -> Tensor:
+        """Step sizes, B and C of the four scans of u (B, H, W, d_inner): (B, H, W, 4 * (R + 2 N)), see `ss2d_scan`."""
+        # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
+        return F.linear(u, rearrange(self.scan_parameters()[0], "k rows d -> (k rows) d"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+        u, gate = self._scanned_and_gate(x)
+        y = self.out_norm(self.scan(u))
         if gate is not None:
             y = y * F.silu(gate)
         out: Tensor = self.out_proj(y)
         return out
 
     def scan(self, u: Tensor) -> Tensor:
-        """Project the map u (B, H, W, d_inner) to step sizes, B and C, scan it and add the four results."""
-        x_proj, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
-        # The four projections are one matmul on tokens in map order; the scans walk the map, not copies.
-        proj = F.linear(u, rearrange(x_proj, "k rows d -> (k rows) d"))
+        """Project the map u (B, H, W, d_inner), scan it and add the four results."""
+        _, dt_weight, dt_bias, A_logs, Ds = self.scan_parameters()
         # Recurrences always run in float32: kernels see to it themselves, for the reference maps are converted.
         work = scan_dtype(u.device, u.dtype)
-        y = ss2d_scan(u.to(work).contiguous(), proj.to(work), dt_weight, dt_bias, A_logs, Ds)
+        y = ss2d_scan(u.to(work).contiguous(), self.project(u).to(work), dt_weight, dt_bias, A_logs, Ds)
         return y.to(u.dtype)

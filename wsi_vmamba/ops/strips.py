@@ -98,6 +98,15 @@ class StripCarries:
         return self._range_of[strip]
 
     def _arrays(self, u: Tensor, proj: Tensor) -> tuple[Any, ...]:
-        check_shape(u, "u", u.shape[0], self.width, self.weights.channels)
-        check_shape(proj, "proj", *u.shape[:2], self.weights.proj_width)
-        return array(u, "u", *STORAGE)[None], array(proj, "proj"), *self.weights.arrays
+        return strip_arrays(self.weights, u, proj, width=self.width)
+
+
+def strip_arrays(weights: ScanWeights, u: Tensor, proj: Tensor, *, width: int) -> tuple[Any, ...]:
+    """Check a strip of a map ``width`` tokens wide, and give it and the weights as the kernels take them.
+
+    Raises:
+        UsageError: its shapes are not those of the map and the weights.
+    """
+    check_shape(u, "u", u.shape[0], width, weights.channels)
+    check_shape(proj, "proj", *u.shape[:2], weights.proj_width)
+    return array(u, "u", *STORAGE)[None], array(proj, "proj"), *weights.arrays

@@ -14,7 +14,7 @@ from wsi_vmamba.stains import stain_vector
 from wsi_vmamba.store import FeatureMeta
 from wsi_vmamba.training.reference import DECISIVE, Origin
 
-_LESS = ("precision", "region_px", "min_tissue", "segmenter", "segmenter_settings")
+_LESS = ("precision", "region_px", "min_tissue", "background", "segmenter", "segmenter_settings")
 
 
 class OtherFeaturesError(IncompatibleStoreError):

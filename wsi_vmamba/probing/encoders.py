@@ -182,13 +182,15 @@ def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: 
     )
     return TileEncoder(
         facts=facts,
-        encode=_in_batches(backbone, encoder) if in_batches else lambda tiles: encode_tiles(encoder, tiles),
+        encode=tiles_in_batches(backbone, encoder)
+        if in_batches
+        else lambda tiles: encode_tiles(encoder, tiles),
         check_size=lambda height_px, width_px: check_tile(encoder, height_px=height_px, width_px=width_px),
         encode_map=encoder.encode,
     )
 
 
-def _in_batches(backbone: nn.Module, encoder: Encoder) -> Encode:
+def tiles_in_batches(backbone: nn.Module, encoder: Encoder) -> Encode:
     """Small tiles together through the network as it is; ``encoder`` is made for large regions, one at a time."""
     backbone.eval()
     mean, std = cast(Rgb, backbone.mean), cast(Rgb, backbone.std)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import safetensors
@@ -47,6 +47,7 @@ class Origin:
         precision: the arithmetic it ran in.
         region_px: largest side of a region at ``target_mpp``; None where the features do not say it.
         min_tissue: share of a patch that had to be tissue; None where the features do not say it.
+        background: whether the backbone read patches without tissue.
         segmenter: what found the tissue; "mask" where the masks were the user's own.
         segmenter_settings: its numbers.
         weights: what `extract --weights` was given, where that is known.
@@ -58,8 +59,9 @@ class Origin:
     target_mpp: float
     patch_px: int
     precision: str
-    region_px: int | None = None
+    region_px: int | Literal["whole"] | None = None
     min_tissue: float | None = None
+    background: str = "read"
     segmenter: str = "otsu"
     segmenter_settings: Mapping[str, float] = field(default_factory=dict)
     weights: str | None = None
@@ -77,6 +79,7 @@ class Origin:
             precision=meta.precision,
             region_px=spec.get("region_px"),
             min_tissue=spec.get("min_tissue"),
+            background=spec.get("background", "read"),
             segmenter="mask" if meta.segmenter.startswith("mask ") else meta.segmenter,
             segmenter_settings=dict(meta.segmenter_settings),
         )
@@ -233,7 +236,7 @@ def build_reference(
                 f"{slide.slide_id}: its features were made with other settings ({'; '.join(differing)}); extract all "
                 "slides with the same settings into one folder"
             )
-        names = ("precision", "region_px", "min_tissue", "segmenter", "segmenter_settings")
+        names = ("precision", "region_px", "min_tissue", "background", "segmenter", "segmenter_settings")
         notes |= dict.fromkeys(origin.differences(other, names))
     threshold, source = None, ""
     if held_out is not None:
