@@ -141,7 +141,7 @@ def test_a_probe_judges_every_version_against_the_whole_on_the_same_tiles(
             module.x_proj_weight.data[3, module.dt_rank + module.d_state :] = 0
             module.Ds.data[3 * module.d_inner :] = 0
     tiles = find_tiles(write_tiles(tmp_path / "tiles"))
-    found = measure_directions(network, pictures(), tiles=tiles, bootstrap=200)
+    found = measure_directions(network, pictures(), tiles=tiles, bootstrap=100)
     assert found.judged is not None
     whole, idle = found.judged.comparisons[0], found.judged.comparisons[REMOVED.index((3,))]
     assert whole.metrics["auc"].value > 0.9

@@ -54,7 +54,7 @@ def test_without_memory_the_scans_leave_exactly_the_field_of_the_convolutions(sm
     for module in network.model.modules():
         if isinstance(module, SS2D):
             module.A_logs.data.fill_(60.0)  # decays of exp(-dt e^60): nothing is handed on
-    (region,) = measure_erf(network, pictures(2, 128), sides_px=[128], projections=99, seed=0).regions
+    (region,) = measure_erf(network, pictures(1, 128), sides_px=[128], projections=3, seed=0).regions
     assert region.point_px == (67.5, 67.5)  # token 8
     first, last = conv_field(8, depths=(1, 2))
     assert (first, last) == (37, 91)
@@ -67,7 +67,7 @@ def test_without_memory_the_scans_leave_exactly_the_field_of_the_convolutions(sm
 
 
 def test_with_memory_the_scans_see_the_whole_square(small_network) -> None:
-    (region,) = measure_erf(small_network(), pictures(1, 128), sides_px=[128], projections=99, seed=0).regions
+    (region,) = measure_erf(small_network(), pictures(1, 96), sides_px=[96], projections=2, seed=0).regions
     assert (region.density > 0).mean() > 0.99
 
 
@@ -92,7 +92,7 @@ def test_a_square_that_would_not_fit_is_refused_with_one_that_does() -> None:
 
 
 def test_the_profile_ends_with_all_of_it(small_network) -> None:
-    (region,) = measure_erf(small_network(), pictures(1, 64), sides_px=[64], projections=2, seed=0).regions
+    (region,) = measure_erf(small_network(), pictures(1, 48), sides_px=[48], projections=2, seed=0).regions
     rows = np.array(profile(region))
     assert rows[-1, 2] == pytest.approx(1)
     assert (np.diff(rows[:, 2]) >= 0).all()

@@ -106,6 +106,7 @@ def test_a_square_larger_than_a_scene_is_mirrored_around_its_middle(
 ) -> None:
     (wide,) = find_windows(config(), side_px=2404, count=1)
     assert painter == [(0, 1, 2400)]
+    assert wide.name == "painted tissue 0, mirrored beyond 2400 px"
     assert wide.pixels.shape == (2404, 2404, 3)
     np.testing.assert_array_equal(wide.pixels[2:-2, 2:-2], by_place(2400, 2400))
     np.testing.assert_array_equal(wide.pixels[:2], wide.pixels[2:4][::-1])

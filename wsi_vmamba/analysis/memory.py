@@ -11,7 +11,7 @@ from wsi_vmamba.ops import cpu
 #: they hold whatever the size of the square.
 _MAPS, _FIXED_BYTES = 36, 600_000_000
 #: The same for every state of every channel where the reference scan runs, which keeps all states.
-_STATE_MAPS = 60
+_STATE_MAPS = 190
 
 
 def gradient_bytes(config: VMambaConfig, *, side_px: int) -> int:

@@ -86,13 +86,14 @@ def _painted(seed: int, *, side_px: int, count: int) -> tuple[Window, ...]:
     painted_px = min(-(-side_px // 8) * 8, _PAINTED_PX)
     images = sample_tiles(seed, count, painted_px).images
     extra = max(0, side_px - painted_px)
+    edges = f", mirrored beyond {painted_px} px" if extra else ""
     if extra:
         # Odd halves go behind, so that the middle of the scene stays in the middle.
         around = (extra // 2, extra - extra // 2)
         images = np.pad(images, ((0, 0), around, around, (0, 0)), mode="symmetric")
     return tuple(
         Window(
-            name=f"{_PAINTED} {number}",
+            name=f"{_PAINTED} {number}{edges}",
             pixels=middle_of(image, side_px),
             point_px=(side_px // 2, side_px // 2),
             corner_l0=(0.0, 0.0),
