@@ -31,7 +31,7 @@ class Contender:
 #: What is compared, by the name of its folder. The first is the product; the others say what it has to beat.
 CONTENDERS: Mapping[str, Contender] = {
     "vmamba": Contender(
-        label="vmamba_pico, weights from synthetic images",
+        label="vmamba_pico, shipped weights",
         backbone="vmamba_pico",
         weights="auto",
         aggregator="abmil",
@@ -71,7 +71,7 @@ def run(config: DemoConfig) -> bool:
     folder = out / "runs" / "vmamba"
     console.say(f"{seconds:.0f} s. Look at {folder / 'evaluation'}: slides.csv, roc.png, heatmaps/")
     console.say(
-        "The slides are generated and the weights were trained on generated images: no claim about real tissue."
+        "The slides are generated, and the weights have seen images of that kind: no claim about real tissue."
     )
     console.say("Next, everything about the run in one file, and its slides in the browser:")
     for command in ("report", "view"):

@@ -46,7 +46,7 @@ def test_the_command_prints_tables_and_writes_every_number(name: str, picture: P
         assert figure.format == "PNG"
         assert np.asarray(figure.convert("L")).std() > 5
     numbers = json.loads((out / f"{name}.json").read_text())
-    assert numbers["network"]["weights"] == "shipped weights, trained on generated images only"
+    assert numbers["network"]["weights"] == "shipped weights, trained on open slides and generated images"
     assert numbers["settings"]["seed"] == 0
     for table in out.glob("*.csv"):
         rows = list(csv.reader(table.read_text().splitlines()))
