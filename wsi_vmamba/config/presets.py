@@ -66,8 +66,8 @@ def _gpu(backbone: str, *, batch: int, steps: int, learning_rate: float, n_small
 PRESETS: Mapping[str, Preset] = {
     "pretrain-painted": Preset(
         command="pretrain",
-        purpose="The weights vmamba_pico_synthetic: the painted task alone, on generated tiles, from random weights. It "
-        "reads no slides.",
+        purpose="The weights vmamba_pico_synthetic: the painted task alone, on generated tiles, from random weights. "
+        "It reads no slides.",
         cost="1,400 steps took eleven minutes on two quiet CPU cores.",
         launch="wsi-vmamba pretrain --config configs/{name}.yaml",
         values={
@@ -86,7 +86,8 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "pretrain-tissue": Preset(
         command="pretrain",
-        purpose="The weights that vmamba_pico is shipped with, from the painted ones: docs/model-card.md names the slides.",
+        purpose="The weights that vmamba_pico is shipped with, from the painted ones; docs/model-card.md names the "
+        "slides.",
         cost="2,400 steps took 75 minutes on one to one and a half cores of a busy server CPU with AMX.",
         launch="wsi-vmamba pretrain slides.csv --config configs/{name}.yaml",
         values={
