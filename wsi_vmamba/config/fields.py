@@ -77,11 +77,20 @@ HeatmapFormat = Annotated[str, Choices(("heatmap format",))]
 
 Mpp = Annotated[float, Field(ge=MPP_RANGE[0], le=MPP_RANGE[1])]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _pixels_or_whole(value: object) -> object:
+    if value == "whole":
+        return value
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 64 <= number <= 1_000_000:
+        raise ValueError("expected a number of pixels from 64 to 1,000,000, or whole")
+    return number
+
+
 #: Longest side of a region; "whole" takes all tissue of a slide as one.
 RegionPx = Annotated[
-    Literal["whole"] | Annotated[int, Field(ge=64, le=1_000_000)],
-    BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value),
-    Placeholder("[PIXELS|whole]", ("whole",)),
+    Literal["whole"] | int, BeforeValidator(_pixels_or_whole), Placeholder("[PIXELS|whole]", ("whole",))
 ]
 Seed = Annotated[int, Field(ge=0)]
 #: The text of a path (or of a URL, a run's or a table's place), with the home folder in place of a tilde at its head.

@@ -89,7 +89,7 @@ PRESETS: Mapping[str, Preset] = {
         purpose="The weights that vmamba_pico is shipped with, from the painted ones; docs/model-card.md names the "
         "slides.",
         cost="2,400 steps took 75 minutes on one to one and a half cores of a busy server CPU with AMX.",
-        launch="wsi-vmamba pretrain slides.csv --config configs/{name}.yaml",
+        launch="wsi-vmamba pretrain slides/ --config configs/{name}.yaml",
         values={
             "init": "vmamba_pico_synthetic",
             "init_share": 0.5,
