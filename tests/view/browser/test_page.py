@@ -240,7 +240,7 @@ def test_of_two_addresses_the_newer_is_shown_though_the_slide_is_still_being_ope
     parts = page.parts()
     assert (parts["s"], parts["x"], parts["y"], parts["k"]) == (normal, "1000.0", "1200.0", "0.5")
     page.page.evaluate("history.go(-2)")
-    page.page.wait_for_function("document.getElementById('title').textContent === 'tumour'")
+    page.page.locator("#title", has_text="tumour").wait_for()
     page.settle()
     assert page.page.url.partition("#")[2] == before
 
