@@ -184,9 +184,9 @@ def test_a_patch_that_is_clicked_is_shown_with_its_values_and_those_alike(page, 
     names = page.page.locator("#neighbours span").all_text_contents()
     assert len(names) == 12
     assert set(names) == {"tumour"}  # nothing in the other slide looks like the lesion
-    natural = "document.getElementById('patch-picture').naturalWidth"
-    page.page.wait_for_function(f"{natural} > 0")
-    assert page.page.evaluate(natural) == facts.PATCH  # every pixel of it
+    picture = page.page.locator("#patch-picture")
+    picture.evaluate("(image) => image.decode()")
+    assert picture.evaluate("(image) => image.naturalWidth") == facts.PATCH  # every pixel of it
     page.screenshot("patch")
 
     page.page.mouse.click(*page.at(150, 150))  # glass: nothing is asked for that is not there
@@ -233,16 +233,21 @@ def test_the_address_restores_the_whole_view(page, visit, facts):
         assert page.page.locator("#title").inner_text() == "tumour"
 
 
+def place(page) -> tuple:
+    """Slide, place and layers of the address, which the page may have spelt out or not yet."""
+    parts = page.parts()
+    return parts["s"], *(float(parts[key]) for key in "xyk"), parts["l"], parts["v"]
+
+
 def test_of_two_addresses_the_newer_is_shown_though_the_slide_is_still_being_opened(page):
-    before, normal = page.page.url.partition("#")[2], page.ids()["normal"]
+    before, normal = place(page), page.ids()["normal"]
     page.page.evaluate(f"location.hash = '#s={normal}&x=3200&y=2400&k=0.2&l=none&v=none'")
     page.go(f"#s={normal}&x=1000&y=1200&k=0.5&l=none&v=none")
-    parts = page.parts()
-    assert (parts["s"], parts["x"], parts["y"], parts["k"]) == (normal, "1000.0", "1200.0", "0.5")
+    assert place(page) == (normal, 1000.0, 1200.0, 0.5, "none", "none")
     page.page.evaluate("history.go(-2)")
     page.page.locator("#title", has_text="tumour").wait_for()
     page.settle()
-    assert page.page.url.partition("#")[2] == before
+    assert place(page) == before
 
 
 def test_two_slides_move_together(page, facts):
