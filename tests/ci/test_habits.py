@@ -27,8 +27,9 @@ def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
 def test_the_workflow_runs_what_anybody_can_run() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     assert [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step] == [".ci/run"]
-    commands = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert {"make lint", "make docs", "make test", "make wheel-smoke"} <= set(commands)
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    commands = {line.partition(" >")[0] for line in lines}
+    assert {"make lint", "make docs", "make test", "make wheel-smoke"} <= commands
 
 
 def test_make_help_lists_every_target_with_a_line() -> None:

@@ -228,6 +228,7 @@ WRITING = {
     "probe": ("probe", "tiles", "--out", "file/x"),
     "pretrain": ("pretrain", "slides", "--out", "file/x"),
     "report": ("report", "runs/r", "--out", "file/x"),
+    "analyse": ("analyse", "erf", "--out", "file/x"),
     "heatmap": ("heatmap", "runs/r", "s0", "--out", "file/x"),
 }  # fmt: skip
 
