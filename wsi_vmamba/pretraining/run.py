@@ -74,7 +74,8 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     objective_class: type[Objective] = OBJECTIVES.resolve(config.objective)
     classes = TISSUES if paints_every(config) else ()
     backbone, note = start(config.backbone, config.init, classes=classes, seed=config.seed)
-    first = {name: value.clone() for name, value in backbone.state_dict().items()}
+    keeps = backbone.state_dict().items() if config.init_share else ()
+    first = {name: value.clone() for name, value in keeps}
     objective = objective_class.of(config, dim=backbone.dim)
     with _stream(config.seed):
         head = objective.head()
