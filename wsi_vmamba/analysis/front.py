@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from wsi_vmamba.analysis import ANALYSES
 from wsi_vmamba.analysis.finding import Finding, Report, silent, write_finding
-from wsi_vmamba.config import AnalyseConfig, keyword_config, keyword_signature
+from wsi_vmamba.config import AnalyseConfig, keyword_config, show_settings
 from wsi_vmamba.durable import require_writable
 
 
@@ -59,10 +57,4 @@ def find(config: AnalyseConfig, *, report: Report = silent) -> Finding:
     return found
 
 
-def _show_settings() -> None:
-    own = inspect.signature(analyse).parameters.values()
-    first = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-    vars(analyse)["__signature__"] = keyword_signature(AnalyseConfig, first)
-
-
-_show_settings()
+show_settings(analyse, AnalyseConfig)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.probe import ProbeConfig
     from wsi_vmamba.config.public_data import CheckConfig, DownloadConfig
     from wsi_vmamba.config.report import ReportConfig
-    from wsi_vmamba.config.resolve import dump_config, keyword_config, keyword_signature, resolve_config
+    from wsi_vmamba.config.resolve import dump_config, keyword_config, resolve_config, show_settings
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.train import TrainConfig
@@ -66,9 +66,9 @@ __all__ = [
     "default_of",
     "dump_config",
     "keyword_config",
-    "keyword_signature",
     "parse_shard",
     "resolve_config",
+    "show_settings",
 ]
 
 #: Where the names are that belong to no command; the models' own places are in COMMANDS.
@@ -80,7 +80,7 @@ _HOMES = {
     "parse_shard": "shard",
     "dump_config": "resolve",
     "keyword_config": "resolve",
-    "keyword_signature": "resolve",
+    "show_settings": "resolve",
     "resolve_config": "resolve",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
 from operator import or_
@@ -60,10 +60,15 @@ def keyword_config(model: type[C], settings: Mapping[str, Any]) -> C:
     return resolve_config(model, options=values)
 
 
-def keyword_signature(
-    model: type[RunConfig], first: Sequence[inspect.Parameter], *, leave_out: Collection[str] = ()
-) -> inspect.Signature:
-    """The signature of a function that takes a model's settings by name, for `help` and completion in notebooks."""
+def show_settings(
+    function: Callable[..., Any], model: type[RunConfig], *, leave_out: Collection[str] = ()
+) -> None:
+    """Have `help` and completion in notebooks list the settings that a function takes by name as ``**settings``.
+
+    They are written down in the model alone.
+    """
+    own = inspect.signature(function).parameters.values()
+    first = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
     named = {parameter.name for parameter in first}
     settings = [
         inspect.Parameter(
@@ -75,7 +80,7 @@ def keyword_signature(
         for name, field in model.model_fields.items()
         if name not in named and name not in leave_out
     ]
-    return inspect.Signature([*first, *settings])
+    vars(function)["__signature__"] = inspect.Signature([*first, *settings])
 
 
 def _without_marks(annotation: Any) -> Any:

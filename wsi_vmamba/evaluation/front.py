@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba import console
-from wsi_vmamba.config import EvaluateConfig, RunConfig, TrainConfig, keyword_config, keyword_signature
+from wsi_vmamba.config import EvaluateConfig, TrainConfig, keyword_config, show_settings
 from wsi_vmamba.cost import Stopwatch
 from wsi_vmamba.datasets import FEATURE_TABLES
 from wsi_vmamba.durable import require_writable
@@ -319,17 +317,6 @@ def _watched(
         yield tell
 
 
-def _show_settings() -> None:
-    """Have help and completion list the settings, which are written down in the configuration models alone."""
-    models: tuple[tuple[Callable[..., Any], type[RunConfig], tuple[str, ...]], ...] = (
-        (train, TrainConfig, ()),
-        (evaluate, EvaluateConfig, ("compare",)),
-        (compare, EvaluateConfig, ("compare", *_NOT_COMPARED)),
-    )
-    for function, model, leave_out in models:
-        own = inspect.signature(function).parameters.values()
-        first = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-        vars(function)["__signature__"] = keyword_signature(model, first, leave_out=leave_out)
-
-
-_show_settings()
+show_settings(train, TrainConfig)
+show_settings(evaluate, EvaluateConfig, leave_out=("compare",))
+show_settings(compare, EvaluateConfig, leave_out=("compare", *_NOT_COMPARED))

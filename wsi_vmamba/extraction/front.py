@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from wsi_vmamba import console
 from wsi_vmamba.board import open_board
-from wsi_vmamba.config import ExtractConfig, keyword_config, keyword_signature
+from wsi_vmamba.config import ExtractConfig, keyword_config, show_settings
 from wsi_vmamba.config.extract import OwnEncoderConfig
 from wsi_vmamba.encode import Encoder
 from wsi_vmamba.errors import ConfigError, SlideError, UsageError
@@ -204,16 +202,5 @@ def _one_source(config: ExtractConfig) -> SlideSource:
     return sources[0]
 
 
-def _show_settings() -> None:
-    """Have help and completion list the settings, which are written down in `ExtractConfig` alone."""
-    for function, leave_out in ((embed, ("slides", *_OF_MANY)), (extract, ("slides",))):
-        first = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is not Parameter.VAR_KEYWORD
-        ]
-        signature = keyword_signature(ExtractConfig, first, leave_out=leave_out)
-        vars(function)["__signature__"] = signature
-
-
-_show_settings()
+show_settings(embed, ExtractConfig, leave_out=("slides", *_OF_MANY))
+show_settings(extract, ExtractConfig, leave_out=("slides",))

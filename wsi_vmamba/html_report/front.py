@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba import console
-from wsi_vmamba.config import ReportConfig, keyword_config, keyword_signature
+from wsi_vmamba.config import ReportConfig, keyword_config, show_settings
 from wsi_vmamba.config.fields import RUNS
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import UsageError
@@ -97,11 +95,4 @@ def build_report(config: ReportConfig, *, progress: ShowProgress = unseen) -> Ht
     return kind.load()(folder, config, progress=progress)
 
 
-def _show_settings() -> None:
-    """Have help and completion list the settings."""
-    own = inspect.signature(make_report).parameters.values()
-    first = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-    vars(make_report)["__signature__"] = keyword_signature(ReportConfig, first, leave_out=())
-
-
-_show_settings()
+show_settings(make_report, ReportConfig)

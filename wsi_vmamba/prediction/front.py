@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from wsi_vmamba import console
-from wsi_vmamba.config import PredictConfig, keyword_config, keyword_signature
+from wsi_vmamba.config import PredictConfig, keyword_config, show_settings
 from wsi_vmamba.encode import Encoder
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.evaluation.front import Run
@@ -205,12 +203,5 @@ def _shown(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4f}"
 
 
-def _show_settings() -> None:
-    """Have help and completion list the settings, which are written down in `PredictConfig` alone."""
-    for function, leave_out in ((predict, ("run", "slides", *_OF_MANY)), (predict_all, ("run",))):
-        own = inspect.signature(function).parameters.values()
-        first = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-        vars(function)["__signature__"] = keyword_signature(PredictConfig, first, leave_out=leave_out)
-
-
-_show_settings()
+show_settings(predict, PredictConfig, leave_out=("run", "slides", *_OF_MANY))
+show_settings(predict_all, PredictConfig, leave_out=("run",))

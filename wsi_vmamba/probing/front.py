@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.config import ProbeConfig, keyword_config, keyword_signature
+from wsi_vmamba.config import ProbeConfig, keyword_config, show_settings
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.probing.files import write_probe
 from wsi_vmamba.probing.results import Probe
@@ -60,10 +58,4 @@ def probe(
     return found
 
 
-def _show_settings() -> None:
-    own = inspect.signature(probe).parameters.values()
-    first = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-    vars(probe)["__signature__"] = keyword_signature(ProbeConfig, first)
-
-
-_show_settings()
+show_settings(probe, ProbeConfig)
