@@ -1,12 +1,7 @@
-"""Runs `wsi-vmamba extract` in forked processes, and kills them at a chosen place: one JSON request a line.
-
-A request is [arguments, place, count]; the process sends itself SIGKILL the ``count``-th time it comes to ``place``.
-The answer is how it ended: the exit code, or minus the signal. Forking saves importing everything each time.
-"""
+"""Kills `wsi-vmamba extract` at a chosen place; see `tests/fork_server.py`."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,38 +10,15 @@ from typing import Any
 
 import zarr.storage._local as zarr_local
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from fork_server import serve
+
 import wsi_vmamba.pipelines.extract  # noqa: F401  (imported before forking)
-from wsi_vmamba import cli, encode
+from wsi_vmamba import encode
 from wsi_vmamba.inference import carries, scratch
 from wsi_vmamba.slide.tiff import slide as tiff
 from wsi_vmamba.store import journal
-
-
-def main() -> None:
-    """Answer requests until standard input ends."""
-    for line in sys.stdin:
-        arguments, place, count = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            run(arguments, place, count)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-def run(arguments: list[str], place: str | None, count: int) -> None:
-    """Be the command."""
-    log = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    if place is not None:
-        plant(place, count)
-    sys.argv = ["wsi-vmamba", *arguments]
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    os._exit(code)
 
 
 def plant(place: str, count: int) -> None:
@@ -96,4 +68,4 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    serve(plant)
