@@ -74,6 +74,7 @@ def test_a_reader_and_an_encoder_from_outside_make_features_by_name(site, tmp_pa
     np.testing.assert_allclose(json.loads(read[1]), [black, white] * 3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_metric_from_outside_is_computed_by_name(site, tmp_path):
     with (tmp_path / "scores.csv").open("w", newline="") as file:
         rows = [("slide_id", "score", "label"), ("a", 0.9, 1), ("b", 0.2, 0), ("c", 0.6, 0), ("d", 0.7, 1)]
@@ -86,6 +87,7 @@ def test_a_metric_from_outside_is_computed_by_name(site, tmp_path):
     assert "0.75" in (tmp_path / "found.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_lesion_metric_from_outside_is_computed_by_name(site, tmp_path):
     """Two lesions of 50 level-5 pixels, of which one is hit."""
     mask = np.zeros((120, 250), dtype=np.uint8)

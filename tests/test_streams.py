@@ -75,6 +75,7 @@ with open(sys.argv[1], "wb") as file:
     assert (tmp_path / "file").read_bytes() == b"features"
 
 
+@pytest.mark.slow
 def test_a_full_pipe_that_does_not_block_is_waited_for(tmp_path: Path):
     """Node and some schedulers make the pipe they share with us non-blocking; Python then raises BlockingIOError."""
     read_end, write_end = os.pipe()

@@ -131,6 +131,7 @@ def write_tiles(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_probe_judges_every_version_against_the_whole_on_the_same_tiles(
     small_network, tmp_path: Path
 ) -> None:

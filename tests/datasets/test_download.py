@@ -86,6 +86,7 @@ def test_a_connection_that_only_breaks_is_given_up(wire, bucket, big, tmp_path, 
         fetch(bucket, big, tmp_path / "slide.tif", md5=None, wait_s=0.001)
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on(camelyon, wire, tmp_path):
     call = [sys.executable, "-m", "wsi_vmamba", "download", "camelyon16", "--to", str(tmp_path), "--slides",
             "tumor_002", "--endpoint-url", wire.endpoint]  # fmt: skip

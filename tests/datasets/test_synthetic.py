@@ -205,6 +205,7 @@ def test_scene_knows_what_the_tumour_replaced():
     assert healthy.under_tumour() == {}
 
 
+@pytest.mark.slow
 def test_mean_colour_does_not_tell_the_labels_apart(tmp_path):
     spec = CohortSpec(slides=16, seed=1, width_px=(512, 512), height_px=(512, 512))
     labels, colours = [], []
@@ -283,6 +284,7 @@ def test_plan_crosses_label_with_centre_and_stratifies_the_split():
     assert all(4000 <= plan.width_px <= 8000 and 3000 <= plan.height_px <= 6000 for plan in plans)
 
 
+@pytest.mark.slow
 def test_tiles_carry_the_labels_of_their_pixels():
     batch = sample_tiles(0, 12, 256)
     assert batch.images.shape == (12, 256, 256, 3)

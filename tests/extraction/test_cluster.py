@@ -106,6 +106,7 @@ def test_a_worker_killed_in_the_middle_of_a_slide_costs_nothing(
     assert made(tmp_path / "out", store_bytes) == made(tmp_path / "alone", store_bytes)
 
 
+@pytest.mark.slow
 def test_local_workers_make_the_same_bytes_and_the_same_failures(
     start, tiny_slides, tmp_path, store_bytes, read_outcomes, extract_config
 ):

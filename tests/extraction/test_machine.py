@@ -44,7 +44,13 @@ def tiny(slides: Path, out: Path, *more: object) -> tuple[object, ...]:
 # --- names ---
 
 
-@pytest.mark.parametrize("workers", [(), ("--workers", 2)], ids=["one process", "workers"])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param((), id="one process"),
+        pytest.param(("--workers", 2), id="workers", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_name_that_is_not_utf8_fails_by_name_and_the_others_go_on(
     workers: tuple[object, ...], tiny_slides, tmp_path, read_outcomes
 ):
@@ -64,6 +70,7 @@ def test_a_file_name_that_is_not_utf8_fails_by_name_and_the_others_go_on(
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_name_that_the_locale_has_not_fails_by_name(tiny_slides, tmp_path, read_outcomes):
     folder = tmp_path / "locales"
     folder.mkdir()
@@ -383,6 +390,7 @@ except ClaimedError as error:
         shutil.rmtree(base)
 
 
+@pytest.mark.slow
 def test_a_small_dev_shm_is_said_before_dask_starts():
     """Its own mount, seen by this process alone."""
     code = (
@@ -412,6 +420,7 @@ def test_epochs_are_left_out_of_a_log_where_a_summary_will_do(made: Path, tmp_pa
     assert "best epoch" in quiet
 
 
+@pytest.mark.slow
 def test_a_dask_configuration_that_cannot_be_read_is_named(tiny_slides, tmp_path):
     (tmp_path / "dask").mkdir()
     (tmp_path / "dask" / "bad.yaml").write_text("distributed: [unclosed\n")

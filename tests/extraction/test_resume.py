@@ -312,7 +312,12 @@ def arguments(slides: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [("before", 8), ("torn", 8), ("after", 8), ("torn", 1), ("after", 21)]
+    ("place", "count"),
+    [
+        ("torn", 8),
+        ("after", 21),
+        *(pytest.param(*at, marks=pytest.mark.slow) for at in (("before", 8), ("after", 8), ("torn", 1))),
+    ],
 )
 def test_kill_9_while_a_region_is_kept_costs_that_region_at_most(
     place, count, one_slide, tmp_path, extract_config, store_bytes, encoded

@@ -60,6 +60,7 @@ def test_two_runs_share_a_folder_and_write_no_slide_twice(
     assert store_bytes(tmp_path / "out") == store_bytes(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tiny_slides, tmp_path):
     held = tmp_path / "out" / "s1.zarr"
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(held)], stdout=subprocess.PIPE, text=True)
@@ -82,7 +83,8 @@ def test_a_run_waits_for_a_slide_of_a_living_run_and_takes_it_when_that_dies(tin
     assert run.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_is_finished_shows_it_and_leaves_no_claim(
     tiny_slides, tmp_path, read_outcomes, number: signal.Signals
 ):

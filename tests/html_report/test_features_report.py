@@ -91,6 +91,7 @@ def test_features_that_vanished_or_are_damaged_are_named(extraction: Path, tmp_p
     assert str(tmp_path) not in page.section("failures-and-what-to-do").text
 
 
+@pytest.mark.slow
 def test_129_slides_stay_small(extraction: Path, tmp_path: Path, parse):
     """Previews of noise, which compress worst."""
     copy = tmp_path / "features"

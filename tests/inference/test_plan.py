@@ -92,16 +92,16 @@ from wsi_vmamba.inference.memory import peak_resident_bytes, resident_bytes
 from wsi_vmamba.model import build_backbone
 forward = StripForward(build_backbone("vmamba_pico"), precision=sys.argv[1], threads=2)
 forward(np.zeros((64, 64, 3), np.uint8))
-pixels = np.zeros((3072, 4096, 3), np.uint8)
+pixels = np.zeros((2048, 3072, 3), np.uint8)
 before = resident_bytes()
 forward(pixels)
-print(peak_resident_bytes() - before - pixels.nbytes, forward.plan(height_px=3072, width_px=4096).total_bytes)
+print(peak_resident_bytes() - before - pixels.nbytes, forward.plan(height_px=2048, width_px=3072).total_bytes)
 """
 
 
 @needs_kernels
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_plan_is_an_upper_bound_that_is_not_idle(precision: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, precision], capture_output=True, text=True, check=True, timeout=120

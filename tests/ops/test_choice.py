@@ -95,6 +95,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_data_parallel_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     commands = [
         [sys.executable, "-c", _TWO_PROCESSES, str(rank), str(tmp_path / "store")] for rank in range(2)

@@ -40,7 +40,7 @@ def published(real_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("classifier", "key", "tolerance"), [
-    ("random_forest", "rf", 0.01), ("logistic_regression", "lr", 1e-4),
+    pytest.param("random_forest", "rf", 0.01, marks=pytest.mark.slow), ("logistic_regression", "lr", 1e-4),
 ])  # fmt: skip
 def test_published_features_give_the_published_auc(published, tmp_path, classifier, key, tolerance):
     manifest, want = published
@@ -71,6 +71,7 @@ def test_options_for_slides_with_patches_are_refused():
         train.run(TrainConfig.model_validate(how))
 
 
+@pytest.mark.slow
 def test_both_commands_from_the_command_line(tmp_path, monkeypatch, capsys):
     lines = ["slide_id,label,split,a,b"]
     lines += [

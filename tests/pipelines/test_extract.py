@@ -163,6 +163,7 @@ def test_weights_are_never_guessed(slides: Path, tmp_path: Path):
         extract.run(config(slides, tmp_path, backbone="vmamba_pico", weights="none.pth"))
 
 
+@pytest.mark.slow
 def test_all_real_slides_end_as_features_or_a_named_outcome(real_data: Path, tmp_path: Path):
     small = [file for file in sorted((real_data / "slides").iterdir()) if file.stat().st_size < 20_000_000]
     rows = "\n".join(f"{file.stem},{file.absolute()},0.5" for file in small)

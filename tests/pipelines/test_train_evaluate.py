@@ -68,6 +68,7 @@ def test_evaluate_finds_the_run_that_train_made(
     assert (out / "roc.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_command_line_says_where_runs_go(cohort: Path, tmp_path: Path):
     words = [
         "--dataset",

@@ -40,6 +40,7 @@ def test_the_file_says_what_the_run_says(tmp_path, folds, packed, make_slide):
     assert np.array_equal(of_file.attention, of_run.attention)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_shipped_are_in_the_file(tmp_path, train_run, cohort, make_slide):
     """Nothing of the training is left when the file predicts."""
     with torch.random.fork_rng(devices=[]):

@@ -103,6 +103,7 @@ def test_a_divergence_stops_the_training_and_names_its_layer(config, fake_source
         next(reports)
 
 
+@pytest.mark.slow
 def test_a_collapse_is_said_and_then_stops_the_training(config, fake_source):
     source = fake_source(config)
 

@@ -91,6 +91,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path, tells: str) -> None:
         wv.probe(tiles, encoder=f"{tells}:class_of")
 
 
+@pytest.mark.slow
 def test_pictures_with_masks_are_judged_cell_by_cell(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):

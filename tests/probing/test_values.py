@@ -163,6 +163,7 @@ def test_the_interval_of_a_difference_is_paired() -> None:
     assert difference.high - difference.low < (own.high - own.low) / 2
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """Groups have levels of their own: an interval from single tiles would be far too narrow."""
     truth = norm.cdf(1 / math.sqrt(2 * (1 + 0.5**2)))

@@ -98,6 +98,7 @@ def test_one_strip_that_is_the_whole_slide_is_decoded_once(tmp_path, picture, de
     assert list(decoded.values()) == [1]
 
 
+@pytest.mark.slow
 def test_jpeg2000_strips_of_a_single_level(tmp_path, picture):
     """Lossless JPEG 2000 in strips, which no common tool writes but TIFF allows."""
     rows = 128
@@ -133,6 +134,7 @@ def peak_mb(path) -> int:
 
 
 @pytest.mark.parametrize("options", [{"tile": (512, 512)}, {"rowsperstrip": 64}])
+@pytest.mark.slow
 def test_the_overview_of_a_single_level_takes_no_more_memory_for_a_larger_slide(tmp_path, options):
     """Slides of one colour: 48 MB and 768 MB of pixels, a few MB on the disk."""
     peaks = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -465,6 +467,28 @@ def dead_pid() -> int:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     return child.pid
+
+
+def test_a_discarded_partial_is_gone_though_threads_still_write_into_it(tmp_path):
+    """As zarr's do on a full disk: one write is reported as failed while others are on their way."""
+    partial = partial_folder.PartialFolder(tmp_path / "s.zarr")
+    begun = threading.Event()
+
+    def write_late():
+        for number in range(200):
+            target = partial.path / "features" / "c" / str(number)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # removed between the two lines
+                target.write_bytes(b"late")
+            begun.set()
+            time.sleep(0.0005)
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    begun.wait()
+    partial.discard()
+    writer.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_partials_of_dead_processes_of_this_host_are_removed(tmp_path):

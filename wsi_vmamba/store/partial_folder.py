@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 
 from wsi_vmamba.durable import active_lock, active_partials, partial_mark, partial_name, sync, sync_folder
 from wsi_vmamba.errors import StoreError
+
+_PATIENCE_S = 5.0
 
 
 class PartialFolder:
@@ -63,7 +66,7 @@ class PartialFolder:
     def discard(self) -> None:
         """Remove the folder and all in it; safe to call again, and after `publish`."""
         if self.path in active_partials:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove_from_writers(self.path)
         self._release()
 
     def _release(self) -> None:
@@ -166,6 +169,20 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_from_writers(folder: Path) -> None:
+    """Remove a folder into which threads may write still, each making the folders that it lacks.
+
+    zarr writes many chunks at once; the first that fails is reported while the others go on. What is written after
+    `_PATIENCE_S` all the same, the next run removes.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    gone_for = 0
+    while gone_for < 3 and time.monotonic() < until:
+        gone_for = gone_for + 1 if not folder.exists() else 0
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.01)
 
 
 def _sync_tree(folder: Path) -> None:
