@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config.pretrain import PretrainConfig
-from wsi_vmamba.durable import require_writable
-from wsi_vmamba.extraction.sources import find_sources
-from wsi_vmamba.pretraining import OBJECTIVES
-from wsi_vmamba.pretraining.objectives.base import Objective
-from wsi_vmamba.pretraining.ranks import Ranks, joined
-from wsi_vmamba.pretraining.run import WEIGHTS, Begun, begin, refuse_existing
-from wsi_vmamba.pretraining.source import Source, paints_every, slide_views, source_of
+from wsi_vmamba.pretraining.front import Beginning, run_pretraining
+from wsi_vmamba.pretraining.loop import Report
+from wsi_vmamba.pretraining.source import paints_every
 from wsi_vmamba.progress import in_words
-from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.training.resolve import choose_device
 
 
 def run(config: PretrainConfig) -> bool:
@@ -26,66 +17,51 @@ def run(config: PretrainConfig) -> bool:
 
     Slides that cannot be used are named and left out; that they were there makes the command fail in the end.
     """
-    refuse_existing(config)
-    require_writable(Path(config.out), option="--out")
-    with (
-        joined(choose_device(config.device)) as (ranks, device),
-        _source(config, ranks) as (source, complete),
-    ):
-        begun = begin(config, source, ranks=ranks, device=device)
-        if ranks.leads:
-            _announce(config, source, begun, ranks, device)
-        _follow(config, begun, ranks)
-        if ranks.leads:
-            facts = {
-                "device": device, "processes": ranks.world, "weights": begun.note, "precision": begun.precision,
-                "slides": source.slide_ids,
-            }  # fmt: skip
-            write_run_record(Path(config.out), command="pretrain", config=config, facts=facts)
-            console.say(
-                f"done; next: wsi-vmamba extract SLIDES --backbone {config.backbone} --weights "
-                f"{Path(config.out) / WEIGHTS}"
-            )
-    return complete
+    teller = _Teller(config)
+    made = run_pretraining(config, on_begin=teller.begin, on_report=teller.report)
+    teller.end(f"done; next: wsi-vmamba extract SLIDES --backbone {config.backbone} --weights {made.weights}")
+    return not made.left_out
 
 
-@contextmanager
-def _source(config: PretrainConfig, ranks: Ranks) -> Iterator[tuple[Source, bool]]:
-    """What is shown, and whether all slides can be."""
-    objective: type[Objective] = OBJECTIVES.resolve(config.objective)
-    if not objective.reads_slides:
-        yield Source(), True
-        return
-    with slide_views(find_sources(config.slides), config, ranks) as views:
-        if ranks.leads:
-            for error in views.left_out:
-                console.warn(f"left out: {error}")
-        yield source_of(views), not views.left_out
+class _Teller:
+    """Says what is trained on what, how each line of the log looks, and when the last one will come.
 
+    In a process that does not lead, nothing begins and nothing is said.
+    """
 
-def _announce(config: PretrainConfig, source: Source, begun: Begun, ranks: Ranks, device: str) -> None:
-    slides = [f"{len(source.slide_ids)} slides"] if source.slide_ids else []
-    what = " and ".join([*slides, *(["generated tiles"] if paints_every(config) else [])])
-    processes = f", {ranks.world} processes" if ranks.world > 1 else ""
-    console.say(
-        f"pretraining {config.backbone} ({begun.note}) by {config.objective} on {what}, {device} {begun.precision}"
-        f"{processes}"
-    )
-    if begun.first:
-        console.say(f"going on after step {begun.first} of {config.steps}")
+    def __init__(self, config: PretrainConfig) -> None:
+        self._config = config
+        self._first = 0
+        self._began_s: float | None = None
 
-
-def _follow(config: PretrainConfig, begun: Begun, ranks: Ranks) -> None:
-    """Make the steps; the first process says how each line of the log looks and when the last one will come."""
-    began_s = time.monotonic()
-    for report in begun.reports:
-        if not ranks.leads:
-            continue
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in report.numbers.items())
-        made = report.step - begun.first
-        left_s = (time.monotonic() - began_s) / made * (config.steps - report.step)
+    def begin(self, told: Beginning) -> None:
+        config, begun = self._config, told.begun
+        for error in told.left_out:
+            console.warn(f"left out: {error}")
+        slides = [f"{len(told.source.slide_ids)} slides"] if told.source.slide_ids else []
+        what = " and ".join([*slides, *(["generated tiles"] if paints_every(config) else [])])
+        processes = f", {told.ranks.world} processes" if told.ranks.world > 1 else ""
         console.say(
-            f"step {report.step}/{config.steps}  {numbers}  images/s {report.images_per_s:.1f}  {in_words(left_s)}"
+            f"pretraining {config.backbone} ({begun.note}) by {config.objective} on {what}, {told.device} "
+            f"{begun.precision}{processes}"
+        )
+        if begun.first:
+            console.say(f"going on after step {begun.first} of {config.steps}")
+        self._first = begun.first
+        self._began_s = time.monotonic()
+
+    def report(self, report: Report) -> None:
+        assert self._began_s is not None
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in report.numbers.items())
+        left = self._config.steps - report.step
+        left_s = (time.monotonic() - self._began_s) / (report.step - self._first) * left
+        console.say(
+            f"step {report.step}/{self._config.steps}  {numbers}  images/s {report.images_per_s:.1f}  "
+            f"{in_words(left_s)}"
         )
         if report.warning:
             console.warn(f"step {report.step}: {report.warning}")
+
+    def end(self, words: str) -> None:
+        if self._began_s is not None:
+            console.say(words)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.html_report.page import HtmlReport
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
     from wsi_vmamba.prediction.slide_prediction import SlidePrediction
+    from wsi_vmamba.pretraining.front import Pretraining, pretrain
     from wsi_vmamba.probing.front import probe
     from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.slide import open_slide
@@ -63,6 +64,8 @@ _EXPORTS = {
     # encoders
     "analyse": "wsi_vmamba.analysis.front:analyse",
     "load_probe": "wsi_vmamba.probing.saved:load_probe",
+    "Pretraining": "wsi_vmamba.pretraining.front:Pretraining",
+    "pretrain": "wsi_vmamba.pretraining.front:pretrain",
     "probe": "wsi_vmamba.probing.front:probe",
     # new slides
     "Predictions": "wsi_vmamba.prediction.front:Predictions",
@@ -82,6 +85,7 @@ __all__ = [
     "HtmlReport",
     "Outcomes",
     "Predictions",
+    "Pretraining",
     "Run",
     "SlidePrediction",
     "__version__",
@@ -97,6 +101,7 @@ __all__ = [
     "open_slide",
     "predict",
     "predict_all",
+    "pretrain",
     "probe",
     "train",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import wsi_vmamba as wv
 from wsi_vmamba.config.pretrain import DinoSettings, PretrainConfig
 from wsi_vmamba.config.views import ViewNumbers
 from wsi_vmamba.errors import UsageError
@@ -64,3 +65,17 @@ def test_a_run_that_is_there_is_refused_before_any_slide_is_looked_at(config):
     (out / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(UsageError, match="holds a run already"):
         pretrain.run(config.changed(slides=str(out / "none")))
+
+
+def test_from_python_to_the_same_bytes(config, tmp_path):
+    (Path(config.slides) / "broken.svs").write_bytes(b"II*\0" + bytes(20))
+    assert not pretrain.run(config)
+    told = []
+    settings = config.model_dump(exclude={"slides", "out"})
+    made = wv.pretrain(config.slides, out=tmp_path / "python", on_report=told.append, **settings)
+    assert made.weights.read_bytes() == (Path(config.out) / "weights.safetensors").read_bytes()
+    assert [line["step"] for line in made.log] == [report.step for report in told] == [1, 2]
+    assert ["broken.svs" in str(error) for error in made.left_out] == [True]
+    assert (tmp_path / "python" / "pretrain.run.json").is_file()
+    with pytest.raises(UsageError, match="resume"):
+        wv.pretrain(config.slides, out=made.folder, **settings)

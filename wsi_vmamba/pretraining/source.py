@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsi_vmamba.config.base import RunConfig
 from wsi_vmamba.config.pretrain import PretrainConfig
+from wsi_vmamba.errors import SlideError
+from wsi_vmamba.extraction.sources import find_sources
+from wsi_vmamba.pretraining import OBJECTIVES
 from wsi_vmamba.pretraining.batch import Batch, CropBatches, Painted
 from wsi_vmamba.pretraining.found_slides import SlideToShow
+from wsi_vmamba.pretraining.objectives.base import Objective
 from wsi_vmamba.pretraining.painted_tiles import windows
 from wsi_vmamba.pretraining.ranks import Ranks
 from wsi_vmamba.pretraining.views import Augmentation, SlideViews, ViewSettings
@@ -36,6 +40,23 @@ class Source:
     crops: CropBatches = _nothing
 
 
+@contextmanager
+def opened_source(config: PretrainConfig, ranks: Ranks) -> Iterator[tuple[Source, tuple[SlideError, ...]]]:
+    """What is shown to one process of a pretraining, and why slides that were listed are left out.
+
+    Raises:
+        DatasetError: no slides are found, or none of them can be used.
+        UsageError: numbers of the views make no sense.
+    """
+    objective: type[Objective] = OBJECTIVES.resolve(config.objective)
+    if not objective.reads_slides:
+        yield Source(), ()
+        return
+    with slide_views(find_sources(config.slides), config, ranks) as views:
+        source = Source(slide_ids=views.slide_ids, fingerprint=views.fingerprint, crops=views.batches)
+        yield source, views.left_out
+
+
 def slide_views(slides: Sequence[SlideToShow], config: PretrainConfig, ranks: Ranks) -> SlideViews:
     """Open the slides of a pretraining for one of its processes.
 
@@ -56,11 +77,6 @@ def slide_views(slides: Sequence[SlideToShow], config: PretrainConfig, ranks: Ra
 def _with_tuples(numbers: RunConfig) -> dict[str, Any]:
     values = numbers.model_dump()
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
-def source_of(views: SlideViews) -> Source:
-    """The views of open slides as a source."""
-    return Source(slide_ids=views.slide_ids, fingerprint=views.fingerprint, crops=views.batches)
 
 
 def batches_of(
