@@ -67,5 +67,5 @@ def _show(found: Evaluation) -> None:
         console.say(tables.headline(found.slides))
     for screen in tables.screens(found.slides, found.lesions):
         console.print_table(screen.title, screen.columns, screen.rows)
-    for note in tables.notes_of(found.slides, found.lesions):
+    for note in (*tables.notes_of(found.slides, found.lesions), *found.places_in_words()):
         console.say(note)

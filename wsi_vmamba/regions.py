@@ -39,6 +39,7 @@ class RegionSpec:
         patch_px: side in target pixels of the square that one stored feature stands for.
         min_tissue: smallest share of tissue, 0 to 1, of a patch that is kept; 0 keeps patches with any tissue.
         background: whether the encoder reads patches of a region that are not kept, or skips them.
+        shuffle_px: side of blocks whose pixels are at each other's places, see `shuffled`; None: all are at their own.
     """
 
     target_mpp: float = default_of(PlanConfig, "target_mpp")
@@ -46,6 +47,7 @@ class RegionSpec:
     patch_px: int = default_of(PlanConfig, "patch_px")
     min_tissue: float = default_of(PlanConfig, "min_tissue")
     background: Literal["read", "skip"] = "read"
+    shuffle_px: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("region_px", "patch_px"):
@@ -66,11 +68,18 @@ class RegionSpec:
             raise UsageError(
                 f"region_px ({self.region_px}) must hold at least one patch ({self.patch_px}); raise region_px"
             )
+        if self.shuffle_px is not None and (self.shuffle_px <= 0 or self.shuffle_px % self.patch_px):
+            raise UsageError(
+                f"shuffle_px must be whole patches, a multiple of {self.patch_px}, got {self.shuffle_px}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as plain JSON; the background only where it is skipped, which it was not in older files."""
+        """The values as plain JSON; of those that older files lack only what differs from them."""
+        as_before = {"background": "read", "shuffle_px": None}
         return {
-            name: value for name, value in asdict(self).items() if (name, value) != ("background", "read")
+            name: value
+            for name, value in asdict(self).items()
+            if name not in as_before or value != as_before[name]
         }
 
     @property

@@ -17,6 +17,7 @@ from wsi_vmamba.errors import UsageError
 from wsi_vmamba.geometry import level_to_l0_px
 from wsi_vmamba.regions import Region, RegionPlan
 from wsi_vmamba.rescale import Rescaler
+from wsi_vmamba.shuffled import shuffled_blocks
 from wsi_vmamba.slide.base import Slide
 from wsi_vmamba.slide.workers import run_all
 
@@ -100,13 +101,13 @@ def read_target(
     Raises:
         UnreadableSlideError: a part of it cannot be read.
     """
-    return _Decoder(slide, plan).read(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px)
+    return _decoder(slide, plan).read(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px)
 
 
 def _stream(
     slide: Slide, plan: RegionPlan, regions: Sequence[Region], prefetch: int, stats: StreamStats
 ) -> Iterator[DecodedRegion]:
-    decoder = _Decoder(slide, plan)
+    decoder = _decoder(slide, plan)
     pending: deque[Future[DecodedRegion]] = deque()
     waiting = iter(regions)
     began = time.perf_counter()
@@ -164,7 +165,7 @@ class BandStream:
         """
         self.height, self.width = region.height_px, region.width_px
         self._region = region
-        self._decoder = _Decoder(slide, plan)
+        self._decoder = _decoder(slide, plan)
         self._stats = stats
         self._decoded = decoded
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="bands")
@@ -324,6 +325,40 @@ class _Decoder:
                 block[:] = pixels[y_px - y_from :, x.start - x_from :]
 
         run_all(read_block, list(_cut_at_multiples(x_px, x_px + out.shape[1], self._block_width_px)))
+
+
+class _ShuffledDecoder(_Decoder):
+    """Reads rectangles of a canvas on which the pixels of some blocks are at each other's places."""
+
+    def __init__(self, slide: Slide, plan: RegionPlan, block_px: int) -> None:
+        super().__init__(slide, plan)
+        self._block_px = block_px
+        self._sources = shuffled_blocks(plan, block_px=block_px)
+
+    def read(self, *, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+        """Read a rectangle of target pixels: what lies in it of each block, from where that block is taken."""
+        out = np.empty((height_px, width_px, 3), dtype=np.uint8)
+        side = self._block_px
+        for rows in _cut_at_multiples(y_px, y_px + height_px, side):
+            for columns in _cut_at_multiples(x_px, x_px + width_px, side):
+                place = (columns.start // side, rows.start // side)
+                column, row = self._sources.get(place, place)
+                out[rows.start - y_px : rows.stop - y_px, columns.start - x_px : columns.stop - x_px] = (
+                    super().read(
+                        x_px=columns.start + (column - place[0]) * side,
+                        y_px=rows.start + (row - place[1]) * side,
+                        width_px=len(columns),
+                        height_px=len(rows),
+                    )
+                )
+        return out
+
+
+def _decoder(slide: Slide, plan: RegionPlan) -> _Decoder:
+    """What reads the canvas of a plan."""
+    if plan.spec.shuffle_px is not None:
+        return _ShuffledDecoder(slide, plan, plan.spec.shuffle_px)
+    return _Decoder(slide, plan)
 
 
 def _strip_rows(scale: float) -> int:

@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ import pytest
 import wsi_vmamba as wv
 from wsi_vmamba.errors import UnreadableSlideError, UsageError
 from wsi_vmamba.extraction import encoders, encoding
-from wsi_vmamba.inference.scratch import Scratch
+from wsi_vmamba.inference.scratch import Scratch, open_scratch
 from wsi_vmamba.ops import cpu
 from wsi_vmamba.pipelines import extract
-from wsi_vmamba.store import open_features
+from wsi_vmamba.store import open_features, take_claim
+from wsi_vmamba.store.claims import this_process
 
 pytestmark = pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
 
@@ -160,6 +161,47 @@ def test_embed_writes_only_into_scratch_and_leaves_nothing(one_slide, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scratch", "slides"]
 
 
+EMBED = """
+import os, signal, sys
+import wsi_vmamba as wv
+from wsi_vmamba.inference.scratch import Scratch
+write, calls = Scratch._write, iter(range(20))
+def deadly(*values):
+    if next(calls, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*values)
+Scratch._write = deadly
+wv.embed(sys.argv[1], scratch=sys.argv[2], patch_px=64, region_px="whole", segmenter="all", device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_embed_leaves_its_files_and_their_claim(one_slide, tmp_path):
+    scratch = tmp_path / "scratch"
+    died = subprocess.run([sys.executable, "-c", EMBED, str(one_slide / "s0.tif"), str(scratch)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert len(hidden(scratch)) == 2
+    _embed_beside_one_that_lives(one_slide, scratch)
+
+
+def test_what_a_dead_embed_left_is_removed_by_the_next_and_nothing_else(one_slide, tmp_path):
+    scratch = tmp_path / "scratch"
+    dead = open_scratch(scratch, "embed.dead", {}, say=print)
+    dead.write_json("0.map.0", 1)
+    owner = {**vars(this_process()), "started": "1"}  # its number is another process's by now
+    (scratch / ".embed.dead.claim").write_text(json.dumps(owner))
+    _embed_beside_one_that_lives(one_slide, scratch)
+
+
+def _embed_beside_one_that_lives(one_slide: Path, scratch: Path) -> None:
+    with take_claim(scratch / "embed.alive"):
+        kept = scratch / ".embed.alive.scratch-1"
+        kept.mkdir()
+        settings = {"segmenter": "all", "patch_px": 64, "region_px": "whole", "scratch": str(scratch), **PICO}
+        wv.embed(one_slide / "s0.tif", **settings)
+        assert sorted(hidden(scratch)) == [".embed.alive.claim", kept.name]
+
+
 @pytest.fixture(scope="module")
 def killed() -> Iterator[Callable[..., int]]:
     """Run the command to its end or to the place where it dies; gives the exit code, or minus the signal."""
@@ -170,11 +212,14 @@ def killed() -> Iterator[Callable[..., int]]:
         text=True,
     )
 
-    def run(slides: Path, out: Path, place: str | None = None, count: int = 0) -> int:
+    def run(
+        slides: Path, out: Path, place: str | None = None, count: int = 0, *, more: Sequence[str] = ()
+    ) -> int:
         assert server.stdin is not None
         assert server.stdout is not None
         words = ["extract", str(slides), "--out", str(out), "--patch-px", "64", "--region-px", "whole"]
         words += ["--segmenter", "all", "--backbone", "vmamba_pico", "--precision", "fp32", "--device", "cpu"]
+        words += more
         print(json.dumps([words, place, count]), file=server.stdin, flush=True)
         return int(server.stdout.readline())
 
@@ -182,12 +227,14 @@ def killed() -> Iterator[Callable[..., int]]:
     server.communicate()
 
 
-def kill_often(killed, slides: Path, folder: Path, store_bytes, places: list[tuple[str, int]]) -> None:
+def kill_often(
+    killed, slides: Path, folder: Path, store_bytes, places: list[tuple[str, int]], more: Sequence[str] = ()
+) -> None:
     """One run after another over the same folder, each dying at its place."""
-    assert killed(slides, folder / "undisturbed") == 0
+    assert killed(slides, folder / "undisturbed", more=more) == 0
     for place, count in places:
-        assert killed(slides, folder / "out", place, count) == -signal.SIGKILL, place
-    assert killed(slides, folder / "out") == 0
+        assert killed(slides, folder / "out", place, count, more=more) == -signal.SIGKILL, place
+    assert killed(slides, folder / "out", more=more) == 0
     assert store_bytes(folder / "out") == store_bytes(folder / "undisturbed")
     assert hidden(folder / "out") == []
 
@@ -196,6 +243,34 @@ def test_killed_in_the_middle_of_a_block_it_goes_on_with_equal_bytes(
     killed, one_slide, tmp_path, store_bytes
 ):
     kill_often(killed, one_slide, tmp_path, store_bytes, [("scratch write", 30)])
+
+
+@pytest.fixture
+def with_glass(tmp_path: Path) -> list[str]:
+    """Words for the command: of the 5 x 3 patches of the slide two pieces of tissue, in all three rows, are kept."""
+    boxes = [(0, 0, 128, 192), (256, 64, 320, 192)]
+    rings = [[[a, b], [c, b], [c, d], [a, d], [a, b]] for a, b, c, d in boxes]
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+        for ring in rings
+    ]
+    mask = tmp_path / "s0.geojson"
+    mask.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return ["--background", "skip", "--mask", str(mask)]
+
+
+def test_with_glass_left_out_it_goes_on_with_equal_bytes(
+    killed, one_slide, tmp_path, store_bytes, with_glass
+):
+    kill_often(killed, one_slide, tmp_path, store_bytes, [("scratch write", 30)], with_glass)
+    assert open_features(tmp_path / "out" / "s0.zarr").n_patches == 6 + 2
+
+
+@pytest.mark.slow
+def test_with_glass_left_out_it_is_killed_at_ten_places(killed, one_slide, tmp_path, store_bytes, with_glass):
+    rng = np.random.default_rng(6)
+    places = [(place, int(rng.integers(1, max(2, most // 5)))) for place, most in PLACES]
+    kill_often(killed, one_slide, tmp_path, store_bytes, places, with_glass)
 
 
 @pytest.mark.slow

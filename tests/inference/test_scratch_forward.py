@@ -16,6 +16,7 @@ from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.scratch import Scratch, open_scratch, require_space
 from wsi_vmamba.inference.scratch_forward import disk_bytes
 from wsi_vmamba.model import VMambaConfig
+from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
 
@@ -82,6 +83,31 @@ def test_a_map_in_files_has_the_bytes_of_one_in_memory(kind: str, tmp_path: Path
         pixels = draw_pixels(*size)
         np.testing.assert_array_equal(encode(forward, pixels, tmp_path), forward(pixels))
     assert list(tmp_path.iterdir()) == []
+
+
+def narrow(config: VMambaConfig) -> VMambaConfig:
+    """The variant with all that makes its kind, but a quarter as wide and one block a stage."""
+    return replace(config, depths=(1,) * len(config.depths), dims=tuple(dim // 4 for dim in config.dims))
+
+
+def agree_in_files_and_in_memory(config: VMambaConfig, folder: Path) -> None:
+    for strip_rows, size in ((2, (96, 160)), (7, (133, 75))):
+        forward = make(config, strip_rows=strip_rows)
+        pixels = draw_pixels(*size)
+        np.testing.assert_array_equal(encode(forward, pixels, folder), forward(pixels))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_of_the_table_agrees_in_files_and_in_memory(name: str, tmp_path: Path) -> None:
+    agree_in_files_and_in_memory(narrow(VARIANTS[name]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_at_full_width_and_depth_agrees_in_files_and_in_memory(
+    name: str, tmp_path: Path
+) -> None:
+    agree_in_files_and_in_memory(VARIANTS[name], tmp_path)
 
 
 class Died(BaseException):

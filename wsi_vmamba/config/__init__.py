@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.resolve import dump_config, keyword_config, resolve_config, show_settings
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
+    from wsi_vmamba.config.synth import SynthConfig
     from wsi_vmamba.config.train import TrainConfig
     from wsi_vmamba.config.view import ViewConfig
     from wsi_vmamba.config.weights import WeightsConfig
@@ -60,6 +61,7 @@ __all__ = [
     "ReportConfig",
     "RunConfig",
     "ShowConfig",
+    "SynthConfig",
     "TrainConfig",
     "ViewConfig",
     "WeightsConfig",

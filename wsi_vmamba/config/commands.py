@@ -128,6 +128,11 @@ COMMANDS: Mapping[str, Command] = {
         _TRY,
         "See the whole product work on a generated cohort, on the CPU, in minutes.",
     ),
+    "synth": Command(
+        "wsi_vmamba.config.synth:SynthConfig",
+        _TRY,
+        "Paint a cohort of slides with a known answer: lymph nodes, or the same patches arranged in two ways.",
+    ),
     "doctor": Command(
         "wsi_vmamba.config.doctor:DoctorConfig",
         _TRY,

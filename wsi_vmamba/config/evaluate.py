@@ -48,6 +48,12 @@ class EvaluateConfig(RunConfig):
         Annotated[list[PathText], Field(min_length=2, max_length=2)] | None, Option(metavar="A B")
     ] = None
     """Paired DeLong test of two runs, two CSVs of scores (FILE or FILE:COLUMN), or two columns of `--scores`."""
+    shuffle_places: bool = False
+    """Score the run's slides again with the places of their patches shuffled: what places are worth to its AUC."""
+    shuffles: Annotated[int, Field(ge=1), SetOnly()] = 5
+    """How often `--shuffle-places` shuffles each slide."""
+    shuffled_features: PathText | None = None
+    """Score them again on features made with `extract --set shuffle_px=...`, whose pixels were shuffled beforehand."""
     out: PathText | None = None
     """Folder for tables and figures; by default of a run <run>/evaluation, of anything else none."""
     json_out: Annotated[PathText | None, Option("--json", metavar="FILE")] = None
@@ -71,4 +77,11 @@ class EvaluateConfig(RunConfig):
             raise ValueError("--run is judged by its own scores; leave out --scores and --detections")
         if self.masks and self.annotations:
             raise ValueError("give --masks or --annotations, not both")
+        if (self.shuffle_places or self.shuffled_features) and (
+            self.scores or self.detections or self.compare
+        ):
+            raise ValueError(
+                "--shuffle-places and --shuffled-features score the slides of a run again; leave out --scores, "
+                "--detections and --compare"
+            )
         return self

@@ -94,6 +94,9 @@ class ExtractConfig(PlanConfig):
     background: Literal["read", "skip"] = "read"
     """What patches without tissue are to a VMamba on the CPU: pixels like others, or nothing: states cross them
     unchanged, convolutions see zeros, and they cost neither time nor room. Maps are then in files, see scratch."""
+    shuffle_px: Annotated[Annotated[int, Field(ge=1)] | None, SetOnly()] = None
+    """Put the pixels of blocks of this side, whole patches, at each other's places before they are encoded: a control
+    that says what places are worth, see `evaluate --shuffled-features`."""
     prefetch: Annotated[int, Field(ge=1, le=8), SetOnly()] = 1
     """Regions decoded ahead of the one being encoded."""
     on_bad_tile: Literal["fail", "skip"] = "fail"
@@ -113,6 +116,20 @@ class ExtractConfig(PlanConfig):
     def _one_place(self) -> ExtractConfig:
         if self.workers and self.scheduler:
             raise ValueError("give workers (started here) or scheduler (running elsewhere), not both")
+        return self
+
+    @model_validator(mode="after")
+    def _shuffle_fits(self) -> ExtractConfig:
+        if self.shuffle_px is None:
+            return self
+        if self.shuffle_px % self.patch_px:
+            raise ValueError(
+                f"shuffle_px must be a multiple of patch_px ({self.patch_px}), got {self.shuffle_px}"
+            )
+        if self.on_bad_tile == "skip":
+            raise ValueError(
+                "with shuffle_px, patches that damaged tiles touch are elsewhere: on_bad_tile must be fail"
+            )
         return self
 
     @model_validator(mode="after")

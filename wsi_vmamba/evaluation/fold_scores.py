@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
-from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.bags import Bag
+from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.evaluation.run_scores import (
     Scored,
@@ -24,7 +25,7 @@ from wsi_vmamba.evaluation.table_scores import score_table_run
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.tabular.run import holds_tabular_run
-from wsi_vmamba.training import Prediction, load_run
+from wsi_vmamba.training import Prediction, Run, load_run
 from wsi_vmamba.training.folders import RECORD, fold_folder
 from wsi_vmamba.training.run import MODEL
 
@@ -42,6 +43,29 @@ def score(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unse
     if holds_tabular_run(folder):
         return score_table_run(config, folder)
     return score_run(config, folder, progress=progress)
+
+
+def score_again(
+    config: EvaluateConfig, folder: Path, *, change: Callable[[Bag], Bag], progress: ShowProgress = unseen
+) -> list[Scored]:
+    """The slides of the split, in the order of `score`, with other bags than those that are stored; no threshold.
+
+    Args:
+        config: of the evaluation; its ``features`` may be others than before.
+        folder: of a run or a cross-validation.
+        change: makes of a bag the one that is predicted.
+        progress: shows the progress.
+    """
+    train_config = train_config_of(folder)
+    features = Path(config.features or train_config.features)
+    runs = _runs_of(folder, train_config) if holds_folds(folder) else [load_run(folder)]
+    each = [
+        score_split(config.split, train_config, run, features, change=change, progress=progress)
+        for run in runs
+    ]
+    if config.split == "validation":
+        return [item for fold in each for item in fold]
+    return [_average(items) for items in zip(*each, strict=True)]
 
 
 def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = unseen) -> ScoredRun:
@@ -62,7 +86,7 @@ def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress 
         )
     train_config = train_config_of(folder)
     features = Path(config.features or train_config.features)
-    runs = [load_run(fold_folder(folder, number)) for number in range(1, (train_config.folds or 0) + 1)]
+    runs = _runs_of(folder, train_config)
 
     def score_each(split: str) -> list[list[Scored]]:
         return [score_split(split, train_config, run, features, progress=progress) for run in runs]
@@ -87,6 +111,10 @@ def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress 
             n_out_of_fold=len(pooled),
         ),
     )  # fmt: skip
+
+
+def _runs_of(folder: Path, train_config: TrainConfig) -> list[Run]:
+    return [load_run(fold_folder(folder, number)) for number in range(1, (train_config.folds or 0) + 1)]
 
 
 def holds_folds(folder: Path) -> bool:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from wsi_vmamba.training.run import EpochReport
 
 #: Settings of an evaluation that a comparison has no use for.
-_NOT_COMPARED = ("metric", "run", "threshold", "masks", "annotations", "detections", "exclude", "heatmaps")
+_NOT_COMPARED = (
+    "metric", "run", "threshold", "masks", "annotations", "detections", "exclude", "heatmaps",
+    "shuffle_places", "shuffles", "shuffled_features",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ def judge_run(
         MetricError: lesions are to be judged and are not known, or the model gives no score to patches.
     """
     from wsi_vmamba.evaluation.fold_scores import score
+    from wsi_vmamba.evaluation.places import judge_places
 
     scored = score(config, folder, progress=progress)
     lesions, notes = _lesions(config, scored, out)
@@ -85,6 +86,7 @@ def judge_run(
         metric=config.metric,
         slides=slide_metrics(config, scored.slides()),
         lesions=lesions,
+        places=judge_places(config, scored, progress=progress),
         scored=scored,
         notes=notes,
     )

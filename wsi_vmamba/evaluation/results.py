@@ -16,6 +16,7 @@ from wsi_vmamba.metrics.base import Interval, MetricResult, plain
 from wsi_vmamba.notebook import table_html
 
 if TYPE_CHECKING:
+    from wsi_vmamba.evaluation.places import PlaceTest
     from wsi_vmamba.evaluation.run_scores import ScoredRun
 
 
@@ -28,12 +29,14 @@ class Evaluation:
         slides: slide-level metrics; None where none were asked for or there are no slide scores.
         lesions: lesion-level metrics; None likewise.
         scored: the run that was judged, with its predictions; None of score files.
+        places: what the AUC is worth without the places of patches, where that was asked for.
         notes: what there is to know of how it was computed.
     """
 
     metric: str
     slides: SlideMetrics | None
     lesions: LesionMetrics | None
+    places: tuple[PlaceTest, ...] = ()
     scored: ScoredRun | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
@@ -116,8 +119,14 @@ class Evaluation:
             found |= _slide_content(self.slides)
         if self.lesions is not None:
             found |= _lesion_content(self.lesions)
+        if self.places:
+            found["places"] = [test.to_dict() for test in self.places]
         content: dict[str, Any] = plain(found)
         return content
+
+    def places_in_words(self) -> tuple[str, ...]:
+        """What the AUC is worth without the places of patches, in two lines each."""
+        return tuple(line for test in self.places for line in test.in_words())
 
     def save(self, out: Path | str) -> None:
         """Write metrics.json, slides.csv, lesions.csv and the figures, as far as they were computed, into a folder."""
@@ -127,7 +136,12 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """The tables that the command prints, for a notebook."""
-        notes = (*self.warnings, *self.notes, *tables.notes_of(self.slides, self.lesions))
+        notes = (
+            *self.warnings,
+            *self.notes,
+            *tables.notes_of(self.slides, self.lesions),
+            *self.places_in_words(),
+        )
         parts = [f"<p><b>{escape(tables.headline(self.slides))}</b></p>"] if self.slides else []
         screens = tables.screens(self.slides, self.lesions)
         parts += [table_html(one.columns, one.rows, caption=one.title) for one in screens]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_vmamba.bags import BagLoader
+from wsi_vmamba.bags import Bag, BagLoader
 from wsi_vmamba.config import EvaluateConfig, TrainConfig, resolve_config
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError
@@ -109,10 +109,29 @@ def score_run(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = 
     )  # fmt: skip
 
 
+def as_it_is(bag: Bag) -> Bag:
+    """The bag that was stored."""
+    return bag
+
+
 def score_split(
-    split: str, train_config: TrainConfig, trained: Run, features: Path, *, progress: ShowProgress = unseen
+    split: str,
+    train_config: TrainConfig,
+    trained: Run,
+    features: Path,
+    *,
+    change: Callable[[Bag], Bag] = as_it_is,
+    progress: ShowProgress = unseen,
 ) -> list[Scored]:
     """Predict every labelled slide of the split with the run's best model.
+
+    Args:
+        split: "test", "validation" or "train".
+        train_config: of the run.
+        trained: the run.
+        features: folder of the features.
+        change: makes of a bag the one that is predicted.
+        progress: shows the progress.
 
     Raises:
         DatasetError: the split has no labelled slide.
@@ -134,7 +153,7 @@ def score_split(
     with progress(f"score {split}", len(records)) as task:
         scored = []
         for record in records:
-            bag = loader(record)
+            bag = change(loader(record))
             scored.append(Scored(record, len(bag.features), predict(trained.model, bag)))
             task.step(record.slide_id)
     return scored

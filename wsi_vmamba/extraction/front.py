@@ -114,7 +114,11 @@ def extract(slides: str | Path, *, out: str | Path = "features", **settings: Any
 
 def embed_source(config: ExtractConfig, source: SlideSource, encoder: Encoder) -> Embedding:
     """Encode a slide with nothing written."""
-    with open_planned(config, source, encoder) as planned, open_board(1) as board:
+    with (
+        open_planned(config, source, encoder) as planned,
+        open_board(1) as board,
+        place_in_memory(config, encoder) as scratch,
+    ):
         require_tissue(planned.plan, slide=source.path, tissue=planned.tissue)
         encoded = encode_in_memory(
             Job(
@@ -125,7 +129,7 @@ def embed_source(config: ExtractConfig, source: SlideSource, encoder: Encoder) -
                 config=config,
                 encoder=encoder,
                 report=board.take,
-                scratch=place_in_memory(config, encoder),
+                scratch=scratch,
             )
         )
         return Embedding(

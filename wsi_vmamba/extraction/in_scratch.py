@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, StripEncoder, pool_rows
-from wsi_vmamba.errors import MemoryLimitError, UsageError
+from wsi_vmamba.errors import ClaimedError, MemoryLimitError, UsageError
 from wsi_vmamba.extraction.damage import damage_as_json, damage_of_json
 from wsi_vmamba.inference.scratch import Scratch, open_scratch, remove_scratch, require_space
 from wsi_vmamba.regions import Region, RegionPlan
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.slide.tolerant import TolerantSlide
+from wsi_vmamba.store import take_claim
 from wsi_vmamba.stream import BandStream, StreamStats
 
 _DAMAGE = "damage.json"
+#: Begins the name of a scratch that belongs to no feature file.
+_EMBED = "embed."
 
 
 def in_scratch(config: ExtractConfig, encoder: Encoder) -> bool:
@@ -54,11 +58,33 @@ def place_of_scratch(config: ExtractConfig, encoder: Encoder, path: Path) -> tup
     return Path(config.scratch or config.out), scratch_name(path)
 
 
-def place_in_memory(config: ExtractConfig, encoder: Encoder) -> tuple[Path, str] | None:
-    """The same where no file is made: nobody has a claim, so the name is nobody else's, and nothing is gone on from."""
+@contextmanager
+def place_in_memory(config: ExtractConfig, encoder: Encoder) -> Iterator[tuple[Path, str] | None]:
+    """The same where no feature file is made: the name is nobody else's, and nothing is gone on from.
+
+    The name is claimed, so that the next one who works there can tell what a dead process left, and remove it.
+    """
     if not in_scratch(config, encoder):
-        return None
-    return Path(config.scratch or tempfile.gettempdir()), f"embed.{secrets.token_hex(8)}"
+        yield None
+        return
+    parent, name = Path(config.scratch or tempfile.gettempdir()), f"{_EMBED}{secrets.token_hex(8)}"
+    _remove_left(parent)
+    with take_claim(parent / name):
+        try:
+            yield parent, name
+        finally:
+            remove_scratch(parent, name)
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove what dead processes of this user left in a folder."""
+    for claim in sorted(parent.glob(f".{_EMBED}*.claim")):
+        with suppress(FileNotFoundError, ClaimedError):  # somebody else was quicker; its owner lives
+            if claim.stat().st_uid != os.getuid():
+                continue
+            name = claim.name.removeprefix(".").removesuffix(".claim")
+            with take_claim(parent / name):
+                remove_scratch(parent, name)
 
 
 def forget_scratch(config: ExtractConfig, encoder: Encoder, path: Path) -> None:

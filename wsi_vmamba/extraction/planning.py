@@ -31,6 +31,7 @@ def _spec(config: ExtractConfig) -> RegionSpec:
         patch_px=config.patch_px,
         min_tissue=config.min_tissue,
         background=config.background,
+        shuffle_px=config.shuffle_px,
     )
 
 

@@ -12,9 +12,7 @@ from wsi_vmamba.prediction.model import TrainedModel
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
 from wsi_vmamba.stains import stain_vector
 from wsi_vmamba.store import FeatureMeta
-from wsi_vmamba.training.reference import DECISIVE, Origin
-
-_LESS = ("precision", "region_px", "min_tissue", "background", "segmenter", "segmenter_settings")
+from wsi_vmamba.training.reference import DECISIVE, LESS_DECISIVE, Origin
 
 
 class OtherFeaturesError(IncompatibleStoreError):
@@ -80,7 +78,10 @@ class Predictor:
         if self.model.reference is None:
             return ""
         expected, got = self.model.reference.origin, Origin.of(meta)
-        names = [name for name in _LESS if getattr(expected, name) is not None]
+        # Older features do not say everything; that no pixels were shuffled all of them do.
+        names = [
+            name for name in LESS_DECISIVE if name == "shuffle_px" or getattr(expected, name) is not None
+        ]
         return "; ".join(f"made otherwise: {words}" for words in expected.differences(got, names))
 
 

@@ -33,6 +33,9 @@ _KEY = "wsi_vmamba"
 _EXTRACT_RECORD = "extract.run.json"
 #: Parts of an origin that make features of another kind; the others change a little, or which patches there are.
 DECISIVE = ("model", "weights_hash", "target_mpp", "patch_px")
+LESS_DECISIVE = (
+    "precision", "region_px", "min_tissue", "background", "shuffle_px", "segmenter", "segmenter_settings",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Origin:
         region_px: largest side of a region at ``target_mpp``; None where the features do not say it.
         min_tissue: share of a patch that had to be tissue; None where the features do not say it.
         background: whether the backbone read patches without tissue.
+        shuffle_px: side of the blocks whose pixels were at each other's places; None where none were.
         segmenter: what found the tissue; "mask" where the masks were the user's own.
         segmenter_settings: its numbers.
         weights: what `extract --weights` was given, where that is known.
@@ -62,6 +66,7 @@ class Origin:
     region_px: int | Literal["whole"] | None = None
     min_tissue: float | None = None
     background: str = "read"
+    shuffle_px: int | None = None
     segmenter: str = "otsu"
     segmenter_settings: Mapping[str, float] = field(default_factory=dict)
     weights: str | None = None
@@ -80,6 +85,7 @@ class Origin:
             region_px=spec.get("region_px"),
             min_tissue=spec.get("min_tissue"),
             background=spec.get("background", "read"),
+            shuffle_px=spec.get("shuffle_px"),
             segmenter="mask" if meta.segmenter.startswith("mask ") else meta.segmenter,
             segmenter_settings=dict(meta.segmenter_settings),
         )
@@ -236,8 +242,7 @@ def build_reference(
                 f"{slide.slide_id}: its features were made with other settings ({'; '.join(differing)}); extract all "
                 "slides with the same settings into one folder"
             )
-        names = ("precision", "region_px", "min_tissue", "background", "segmenter", "segmenter_settings")
-        notes |= dict.fromkeys(origin.differences(other, names))
+        notes |= dict.fromkeys(origin.differences(other, LESS_DECISIVE))
     threshold, source = None, ""
     if held_out is not None:
         labels, scores = np.array(held_out[0]), np.array(held_out[1], dtype=np.float64)

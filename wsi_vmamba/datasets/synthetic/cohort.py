@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wsi_vmamba.datasets.synthetic.slides import SyntheticSlide, generate_slide
 from wsi_vmamba.datasets.synthetic.spec import MPP, CohortSpec
@@ -47,7 +48,7 @@ def generate_cohort(
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, spec)
+    claim_folder(folder, asdict(spec))
     rows = []
     with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="synthetic") as pool:
         for slide in pool.map(lambda index: generate_slide(spec, index, folder), range(spec.slides)):
@@ -59,13 +60,17 @@ def generate_cohort(
     return manifest
 
 
-def _claim(folder: Path, spec: CohortSpec) -> None:
-    """Record the settings of the cohort in its folder, or refuse a folder that was made with others."""
-    wanted = json.loads(json.dumps(asdict(spec)))
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Record the settings of a cohort in its folder, or refuse a folder that was made with others.
+
+    Raises:
+        DatasetError: naming what differs.
+    """
+    wanted = json.loads(json.dumps(settings))
     path = folder / SETTINGS_NAME
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+        differing = sorted(key for key in {*wanted, *found} if found.get(key) != wanted.get(key))
         if differing:
             raise DatasetError(
                 f"{folder} holds a synthetic cohort with other settings ({', '.join(differing)}); "

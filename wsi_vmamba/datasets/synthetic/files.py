@@ -20,16 +20,24 @@ from wsi_vmamba.durable import write_atomic
 TILE_PX = 256
 
 
-def write_slide(path: Path, rgb: NDArray[np.uint8], *, level_factor: int, jpeg_quality: int) -> None:
-    """Write RGB pixels as a tiled JPEG BigTIFF with a pyramid down to about one tile, 0.5 um per pixel."""
+def write_slide(
+    path: Path,
+    rgb: NDArray[np.uint8],
+    *,
+    level_factor: int,
+    jpeg_quality: int,
+    tile_px: int = TILE_PX,
+    mpp: float = MPP,
+) -> None:
+    """Write RGB pixels as a tiled JPEG BigTIFF with a pyramid down to about one tile, ``mpp`` um per pixel."""
     buffer = BytesIO()
     with tifffile.TiffWriter(buffer, bigtiff=True) as tiff:
         level, factor = rgb, 1
         while True:
-            pixels_per_cm = 10_000 / (MPP * factor)
+            pixels_per_cm = 10_000 / (mpp * factor)
             tiff.write(
                 level,
-                tile=(TILE_PX, TILE_PX),
+                tile=(tile_px, tile_px),
                 photometric="rgb",
                 subsampling=(2, 2),
                 compression="jpeg",
