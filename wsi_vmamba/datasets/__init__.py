@@ -9,6 +9,7 @@ DATASETS = Table(
     "dataset",
     {
         "camelyon16": "wsi_vmamba.datasets.camelyon16:load",
+        "camelyon17": "wsi_vmamba.datasets.camelyon17:load",
         # A generated cohort is described by the manifest its generator writes.
         "synthetic": "wsi_vmamba.datasets.csv:load",
         "csv": "wsi_vmamba.datasets.csv:load",
