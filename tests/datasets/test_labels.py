@@ -57,7 +57,7 @@ def test_what_may_be_a_slip_is_refused(tmp_path: Path, labels: list[str], messag
 
 def test_a_label_that_is_not_listed_and_a_class_without_a_slide_are_refused(tmp_path: Path) -> None:
     path = manifest(tmp_path, ["luad", "lusc", "lusd"])
-    with pytest.raises(DatasetError, match="line 4: label must be one of luad, lusc, or empty .*got 'lusd'"):
+    with pytest.raises(DatasetError, match=r"line 4: label must be one of luad, lusc, or empty .*got 'lusd'"):
         load(manifest=path, classes=("luad", "lusc"))
     with pytest.raises(DatasetError, match="no slide is labelled normal; labels present: luad, lusc, lusd"):
         load(manifest=path, classes=("luad", "lusc", "lusd", "normal"))

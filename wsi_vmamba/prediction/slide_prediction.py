@@ -165,7 +165,7 @@ class SlidePrediction:
         if self.patch_probability is not None:
             tensors["probability"] = np.ascontiguousarray(self.patch_probability, dtype=np.float32)
         if self.class_attention is not None:
-            tensors["class_attention"] = np.ascontiguousarray(self.class_attention, dtype=np.float32)
+            tensors["class_attention"] = np.ascontiguousarray(self.class_attention.T, dtype=np.float32)
         metadata = {_KEY: json.dumps(header, sort_keys=True)}
         write_atomic(path, safetensors.numpy.save(tensors, metadata))
 
@@ -223,7 +223,7 @@ def read_prediction(path: Path) -> SlidePrediction:
             probabilities=tuple(header["probabilities"]),
             classes=tuple(header.get("classes", ())),
             shares=tuple(header["shares"]) if "shares" in header else None,
-            class_attention=tensors.get("class_attention"),
+            class_attention=tensors["class_attention"].T if "class_attention" in tensors else None,
             likeness=Likeness(
                 unlike=None if unlike is None else tuple(unlike), why=header["unlike_why"],
                 distance=header["feature_distance"], limit=header["feature_limit"],

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import partial
-from inspect import signature
 from pathlib import Path
 
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.config.train import DEFAULT_AGGREGATOR
-from wsi_vmamba.datasets import DATASETS
+from wsi_vmamba.datasets import load_dataset
 from wsi_vmamba.device import is_gpu, resolve_device
-from wsi_vmamba.errors import UsageError
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
 from wsi_vmamba.records import SlideRecord, of_patients
@@ -52,19 +48,5 @@ def run_folder(config: TrainConfig) -> Path:
 def load_records(config: TrainConfig) -> list[SlideRecord]:
     """Return the slides of the configured data set, or its patients, with their labels and splits."""
     manifest = Path(config.manifest) if config.manifest else None
-    records: list[SlideRecord] = _load(config)(manifest=manifest)
+    records = load_dataset(config.dataset, manifest=manifest, classes=config.classes)
     return of_patients(records) if config.bag == "patient" else records
-
-
-def _load(config: TrainConfig) -> Callable[..., list[SlideRecord]]:
-    """The data set's function, told the classes where the user names them.
-
-    Raises:
-        UsageError: the data set has classes of its own.
-    """
-    load: Callable[..., list[SlideRecord]] = DATASETS.resolve(config.dataset)
-    if not config.classes:
-        return load
-    if "classes" not in signature(load).parameters:
-        raise UsageError(f"the data set {config.dataset} has classes of its own; leave out --class")
-    return partial(load, classes=tuple(config.classes))
