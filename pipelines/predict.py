@@ -5,6 +5,7 @@ from __future__ import annotations
 from wsi_vmamba import console
 from wsi_vmamba.config import PredictConfig
 from wsi_vmamba.prediction.likeness import NOT_CHECKED
+from wsi_vmamba.prediction.predictor import Predictor
 from wsi_vmamba.prediction.rows import PredictionRow
 from wsi_vmamba.prediction.run import PredictionRun, prepare
 from wsi_vmamba.text import printable
@@ -27,10 +28,14 @@ def run(config: PredictConfig) -> bool:
 def _say_what(prediction: PredictionRun) -> None:
     model, predictor = prediction.predictor.model, prediction.predictor
     models = f"the mean of {len(model.members)} models" if len(model.members) > 1 else "one model"
-    console.say(
-        f"{prediction.inputs.in_words()}; {models} of {model.path}; positive from {predictor.threshold:.4f} on "
-        f"({predictor.threshold_source})"
-    )
+    console.say(f"{prediction.inputs.in_words()}; {models} of {model.path}; {_how_decided(predictor)}")
+
+
+def _how_decided(predictor: Predictor) -> str:
+    classes = predictor.model.classes
+    if predictor.threshold is None:
+        return f"{predictor.threshold_source} of {', '.join(classes)}"
+    return f"{classes[1]} from {predictor.threshold:.4f} on ({predictor.threshold_source})"
 
 
 def _say_row(row: PredictionRow) -> None:
@@ -49,10 +54,16 @@ def _say_row(row: PredictionRow) -> None:
 
 def _say_sum(prediction: PredictionRun) -> None:
     done = [row for row in prediction.rows if not row.failed]
-    positive = sum(row.decision == prediction.predictor.model.classes[1] for row in done)
+    classes = prediction.predictor.model.classes
+    counts = [(sum(row.decision == name for row in done), name) for name in classes]
+    found = (
+        f"{counts[1][0]} of them {classes[1]}"
+        if len(classes) == 2
+        else ", ".join(f"{n} {name}" for n, name in counts)
+    )
     unlike = [row for row in done if row.unlike not in {"", NOT_CHECKED}]
     console.say(
-        f"{len(done)} of {prediction.n_slides} slides predicted, {positive} of them positive, {len(unlike)} unlike the "
+        f"{len(done)} of {prediction.n_slides} slides predicted, {found}, {len(unlike)} unlike the "
         f"training slides; {prediction.seconds:.1f} s; {prediction.out}"
     )
     unchecked = next((row.unlike_why for row in done if row.unlike == NOT_CHECKED), "")

@@ -29,9 +29,11 @@ def run(config: TrainConfig, *, log_epochs: bool = True) -> bool:
         return _fit_table(config)
     job = prepare(config)
     console.say(
-        f"training {job.settings.aggregator or 'a patch head'} on {len(job.records)} slides of {config.dataset} -> "
-        f"{job.folder}"
+        f"training {job.settings.aggregator or 'a patch head'} on {len(job.records)} {config.bag}s of "
+        f"{config.dataset} -> {job.folder}"
     )
+    if job.classes:
+        console.say(f"{len(job.classes)} classes: {job.classes_in_words()}")
     _say_notes(job)
     if job.folds_from:
         console.say(job.folds_from)

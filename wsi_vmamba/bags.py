@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -15,6 +15,8 @@ from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.slide.same_name import near_names
 from wsi_vmamba.store import FeatureMeta, open_features
 
+#: Empty places of the grid between two slides of a patient: wider than any convolution of an aggregator reaches.
+_SLIDE_GAP = 8
 #: How far a stored corner may lie from the patch grid, in level-0 pixels: it is rounded, nothing more.
 GRID_TOLERANCE_L0 = 1.0
 
@@ -65,7 +67,7 @@ class Bag:
         features: (N, D) float32, N at least 1.
         coords_l0: (N, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
         patch_l0: side of a patch in level-0 pixels.
-        label: 0 or 1; None where unknown.
+        label: number of its class; None where unknown.
         patient_id: whose slide it is.
         split: "train", "validation", "test" or None.
         source: what made the features; None for features that were not extracted by this package.
@@ -102,6 +104,34 @@ class Bag:
     def coords_grid(self) -> NDArray[np.int64]:
         """Place of each patch on the slide's patch grid, (N, 2) int64, (col, row)."""
         return grid_coords(self.coords_l0, patch_l0=self.patch_l0, slide_id=self.slide_id)
+
+
+def merge_bags(record: SlideRecord, bags: Sequence[Bag]) -> Bag:
+    """One bag of all slides of a patient, patches in the order of the slides.
+
+    The slides lie one after the other along the diagonal of one grid, with empty places between: row by row and column
+    by column, a scan of the whole sees one slide after the other, and no slide has a neighbour in another. A place of
+    that grid is a pixel of the bag's level 0, which is that of no slide.
+
+    Args:
+        record: of the patient, see `records.of_patients`.
+        bags: of its slides, in their order, all of one source.
+    """
+    places, start = [], np.zeros(2, dtype=np.int64)
+    for bag in bags:
+        own = bag.coords_grid
+        places.append(own - own.min(axis=0) + start)
+        start = places[-1].max(axis=0) + 1 + _SLIDE_GAP
+    return Bag(
+        slide_id=record.slide_id,
+        features=np.concatenate([bag.features for bag in bags]),
+        coords_l0=np.concatenate(places),
+        patch_l0=1.0,
+        label=record.label,
+        patient_id=record.patient_id,
+        split=record.split,
+        source=bags[0].source,
+    )
 
 
 def require_finite(bag: Bag) -> None:
@@ -190,16 +220,19 @@ class BagLoader:
 
     def missing(self, records: Iterable[SlideRecord]) -> list[str]:
         """Slide ids without a feature file."""
-        return [r.slide_id for r in records if not (self.features_dir / f"{r.slide_id}.zarr").is_dir()]
+        slides = [slide.slide_id for record in records for slide in record.slides]
+        return [name for name in slides if not (self.features_dir / f"{name}.zarr").is_dir()]
 
     def __call__(self, record: SlideRecord) -> Bag:
-        """Return the bag of a slide.
+        """Return the bag of a slide, or of all slides of a patient.
 
         Raises:
             MissingDataError: the slide has no feature file.
             StoreError: the file is damaged.
             IncompatibleStoreError: made by another model, weights, mpp or patch size than the ones before.
         """
+        if record.members:
+            return merge_bags(record, [self(slide) for slide in record.members])
         with self._lock:
             kept = self._kept.get(record.slide_id)
             if kept is None:

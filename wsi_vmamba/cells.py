@@ -102,6 +102,16 @@ def read_label(
     return int(cell.text == positive)
 
 
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, as `read_numbers` reads them."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def is_binary(text: str) -> bool:
+    """Whether a cell is one of the words for 0 and 1."""
+    return text.casefold() in _BINARY
+
+
 def loose(name: str) -> str:
     """A name without what people write inconsistently: case, blanks, underscores, hyphens."""
     return re.sub(r"[\s_-]+", "", name.casefold())

@@ -22,7 +22,8 @@ class SlideRecord:
     Attributes:
         slide_id: unique name; features lie in ``<features>/<slide_id>.zarr``.
         path: the slide file, or the URL of a zarr slide; None when only features are at hand.
-        label: 0 or 1; None where unknown.
+        label: 0 or 1, or the place of its class in their order; None where unknown.
+        label_name: name of that class; empty where labels are 0 and 1.
         patient_id: slides of one patient stay in one split; the slide's own name unless given.
         split: "train", "validation" or "test"; None where not decided.
         mpp: micrometres per level-0 pixel from the manifest; None: the file's own.
@@ -32,11 +33,13 @@ class SlideRecord:
             count as a false positive.
         attributes: further columns, for example ``metastasis``.
         listed_at: file and line of the manifest, for messages.
+        members: of a patient that stands for its slides, those slides; see `of_patients`.
     """
 
     slide_id: str
     path: Location | None = None
     label: int | None = None
+    label_name: str = ""
     patient_id: str = ""
     split: str | None = None
     mpp: float | None = None
@@ -45,6 +48,7 @@ class SlideRecord:
     counts_for_lesions: bool = True
     attributes: Mapping[str, str] = field(default_factory=dict)
     listed_at: str = field(default="", compare=False)
+    members: tuple[SlideRecord, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.slide_id:
@@ -55,6 +59,67 @@ class SlideRecord:
             raise DatasetError(
                 f"{self.slide_id}: split must be one of {', '.join(SPLITS)} or empty, got {self.split!r}"
             )
+
+    @property
+    def slides(self) -> tuple[SlideRecord, ...]:
+        """The slides that this is: itself, or those of the patient."""
+        return self.members or (self,)
+
+
+def classes_of(records: Iterable[SlideRecord]) -> tuple[str, ...] | None:
+    """Names of the classes of a data set in the order of their numbers; None where labels are 0 and 1.
+
+    Raises:
+        DatasetError: there are more than two classes and they have no names, or a number has none or several.
+    """
+    names: dict[int, set[str]] = defaultdict(set)
+    for record in records:
+        if record.label is not None:
+            names[record.label].add(record.label_name)
+    if all(found == {""} for found in names.values()):
+        odd = sorted(label for label in names if label not in (0, 1))
+        if odd:
+            raise DatasetError(f"labels must be 0 or 1, or have the names of their classes, got {odd[0]}")
+        return None
+    numbers = sorted(names)
+    if numbers != list(range(len(numbers))) or any(len(found) > 1 for found in names.values()):
+        shown = ", ".join(f"{number}: {' and '.join(map(repr, sorted(names[number])))}" for number in numbers)
+        raise DatasetError(f"classes are numbered from 0 on, each with one name, got {shown}")
+    return tuple(next(iter(names[number])) for number in numbers)
+
+
+def of_patients(records: Sequence[SlideRecord]) -> list[SlideRecord]:
+    """One record a patient, in the order of their first slides, that stands for all slides of the patient.
+
+    Raises:
+        DatasetError: slides of a patient have different labels or splits, or a patient has the name of another's slide.
+    """
+    slides: dict[str, list[SlideRecord]] = defaultdict(list)
+    for record in records:
+        slides[record.patient_id].append(record)
+    check_records(records)
+    return [_patient(patient, tuple(found)) for patient, found in slides.items()]
+
+
+def _patient(patient: str, slides: tuple[SlideRecord, ...]) -> SlideRecord:
+    first = slides[0]
+    if len({(slide.label, slide.label_name, slide.split) for slide in slides}) > 1:
+        found = ", ".join(
+            f"{one.slide_id} {one.label_name or one.label} {one.split or ''}".strip() for one in slides
+        )
+        raise DatasetError(
+            f"{patient}: its slides are one bag with one label and one split, got {found}; write the patient's label "
+            "and split in every line of it"
+        )
+    shared = {
+        name: value
+        for name, value in first.attributes.items()
+        if all(slide.attributes.get(name) == value for slide in slides)
+    }
+    return SlideRecord(
+        slide_id=patient, label=first.label, label_name=first.label_name, patient_id=patient, split=first.split,
+        outlines_complete=False, counts_for_lesions=False, attributes=shared, listed_at=first.listed_at, members=slides,
+    )  # fmt: skip
 
 
 def check_records(records: Sequence[SlideRecord]) -> None:

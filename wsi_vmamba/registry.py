@@ -21,6 +21,7 @@ TABLES: Mapping[str, str] = {
     "aggregator": "wsi_vmamba.mil:AGGREGATORS",
     "supervision": "wsi_vmamba.mil:SUPERVISIONS",
     "metric": "wsi_vmamba.metrics:METRICS",
+    "class metric": "wsi_vmamba.metrics:CLASS_METRICS",
     "lesion metric": "wsi_vmamba.metrics:LESION_METRICS",
     "dataset": "wsi_vmamba.datasets:DATASETS",
     "exporter": "wsi_vmamba.export:EXPORTERS",

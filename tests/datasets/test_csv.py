@@ -56,7 +56,7 @@ def test_names_as_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("slide_id,label\na,tumor\n", "line 2: label must be 0 or 1, or empty where unknown, got 'tumor'"),
+        ("slide_id,label\na,2\n", "line 2: label must be 0 or 1, or empty where unknown, got '2'"),
         ("slide_id,mpp\na,big\n", "line 2: mpp must be a number, got 'big'"),
         ("slide_id,mpp\na,40\n", "line 2: mpp must be micrometres per level-0 pixel in 0.05–4.0, got 40"),
         ("slide_id,mpp\na,nan\n", "line 2: mpp must be"),

@@ -33,7 +33,7 @@ class Choices:
 
     def names(self) -> tuple[str, ...]:
         """All of them, as they are in the tables now."""
-        return (*(name for kind in self.kinds for name in table(kind)), *self.also)
+        return tuple(dict.fromkeys((*(name for kind in self.kinds for name in table(kind)), *self.also)))
 
     def check(self, name: object) -> object:
         """Refuse a name that is in no table, so that a typo fails before any work."""
@@ -65,8 +65,8 @@ Backbone = Annotated[str, Choices(("backbone",))]
 Aggregator = Annotated[str, Choices(("aggregator",))]
 Supervision = Annotated[str, Choices(("supervision",))]
 Dataset = Annotated[str, Choices(("dataset",))]
-#: A slide-level or a lesion-level metric, or all of them.
-Metric = Annotated[str, Choices(("metric", "lesion metric"), also=("all",))]
+#: A slide-level metric, of two classes or more, or a lesion-level one, or all of them.
+Metric = Annotated[str, Choices(("metric", "class metric", "lesion metric"), also=("all",))]
 Classifier = Annotated[str, Choices(("classifier",))]
 PublicDataset = Annotated[str, Choices(("public data set",))]
 Exporter = Annotated[str, Choices(("exporter",))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from wsi_vmamba.config.fields import (
     Seed,
     Supervision,
 )
-from wsi_vmamba.config.marks import SetOnly
+from wsi_vmamba.config.marks import Option, SetOnly
 from wsi_vmamba.registry import table
 
 #: Where slides are supervised and no aggregator is named.
@@ -64,8 +64,13 @@ class TrainConfig(TrainingNumbers):
     dataset: Dataset = "camelyon16"
     """Where slides and labels come from."""
     manifest: PathText | None = None
-    """CSV of slides and labels (slide_id, path, label; patient_id, split, mpp), for `--dataset csv`; by default the
+    """CSV of slides and labels (slide_id, path, label; patient, split, mpp), for `--dataset csv`; by default the
     data set's own."""
+    classes: Annotated[list[str], Option("--class")] = Field(default_factory=list)
+    """Name of a class, repeated in the order that the classes have; by default the names that the manifest's column
+    label holds, in the order of the alphabet, or 0 and 1."""
+    bag: Literal["slide", "patient"] = "slide"
+    """What has a label and gets a score: each slide (slide), or all slides of a patient together (patient)."""
     features: PathText = FEATURES
     """Folder of feature files."""
     runs: PathText = RUNS

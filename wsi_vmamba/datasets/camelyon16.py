@@ -7,10 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from wsi_vmamba.datasets.csv import FLAG_NO_FROC, FLAG_PARTIAL, read_manifest
-from wsi_vmamba.errors import MissingDataError
+from wsi_vmamba.datasets.shipped import manifest_of
 from wsi_vmamba.records import SlideRecord
 
-MANIFEST_NAME = "camelyon16.csv"
 COLUMNS = ("slide_id", "path", "label", "split", "metastasis", "fold", "flags")
 #: Cross-validation folds over the training slides, stratified by label; the seed enters the hash that deals
 #: them.
@@ -89,16 +88,7 @@ def shipped_manifest() -> Path:
     Raises:
         MissingDataError: the installation is incomplete.
     """
-    package = Path(__file__).parents[1]
-    # Inside an installed package, and beside it in a checkout.
-    candidates = [folder / "data" / "manifests" / MANIFEST_NAME for folder in (package, package.parent)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked = " and ".join(map(str, candidates))
-    raise MissingDataError(
-        f"the manifest of CAMELYON16 is not in this installation (looked at {looked}); reinstall"
-    )
+    return manifest_of("camelyon16")
 
 
 def manifest_rows() -> Iterator[tuple[str, ...]]:

@@ -43,6 +43,11 @@ def read_feature_table(manifest: Path | None) -> FeatureTable:
     path = required(manifest)
     table = read_rows(path)
     records = records_of(table, root=path.parent)
+    if any((record.label or 0) > 1 for record in records):
+        raise DatasetError(
+            f"{path}: a classifier of rows of numbers tells two classes apart, and these slides have more; train on "
+            "features of patches"
+        )
     names = tuple(name for name in records[0].attributes if name not in NO_FEATURES)
     if not names:
         raise DatasetError(

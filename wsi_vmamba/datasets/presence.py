@@ -25,12 +25,11 @@ def require_features(records: Sequence[SlideRecord], features_dir: Path, *, data
     Raises:
         MissingDataError: which slides, where they were looked for, and what to run.
     """
-    missing = [
-        record.slide_id for record in records if not is_complete(features_dir / f"{record.slide_id}.zarr")
-    ]
+    slides = [slide.slide_id for record in records for slide in record.slides]
+    missing = [name for name in slides if not is_complete(features_dir / f"{name}.zarr")]
     if missing:
         raise MissingDataError(
-            f"{dataset}: {len(missing)} of {len(records)} slides have no features ({_first(missing)}); "
+            f"{dataset}: {len(missing)} of {len(slides)} slides have no features ({_first(missing)}); "
             f"looked for <slide_id>.zarr in {features_dir.absolute()}; {other_names(missing, features_dir)}make "
             f"them with `wsi-vmamba extract SLIDES --out {features_dir}`, SLIDES being the folder of the slides; "
             f"finished ones are skipped.{_source(dataset)}"

@@ -100,7 +100,12 @@ def _read(config: EvaluateConfig, name: str, progress: ShowProgress) -> ScoredSl
     from wsi_vmamba.evaluation.fold_scores import score  # only runs need torch
 
     # The test compares rankings; a threshold would cost a pass over the validation slides.
-    return score(config.model_copy(update={"threshold": 0.5}), path, progress=progress).slides()
+    found = score(config.model_copy(update={"threshold": 0.5}), path, progress=progress).slides()
+    if found.shares is not None:
+        raise UsageError(
+            f"{name} tells {len(found.classes or ())} classes apart, and DeLong's test compares AUCs of two"
+        )
+    return found
 
 
 def _in_order_of(a: ScoredSlides, b: ScoredSlides) -> ScoredSlides:

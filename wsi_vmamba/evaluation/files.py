@@ -7,14 +7,25 @@ from pathlib import Path
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.cost import COST, Stopwatch
 from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.errors import UsageError
 from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.slides import SlideMetrics
-from wsi_vmamba.evaluation.tables import LESION_COLUMNS, SLIDE_COLUMNS, lesion_rows, slide_rows
+from wsi_vmamba.evaluation.tables import (
+    LESION_COLUMNS,
+    STAGE_COLUMNS,
+    lesion_rows,
+    patient_columns,
+    patient_rows,
+    slide_columns,
+    slide_rows,
+)
+from wsi_vmamba.metrics.classes import ClassPanel
 from wsi_vmamba.provenance import write_run_record
 
 SLIDES, LESIONS, METRICS_JSON = "slides.csv", "lesions.csv", "metrics.json"
+PATIENTS, STAGES = "patients.csv", "stages.csv"
 HEATMAPS = "heatmaps"
 
 
@@ -22,7 +33,13 @@ def save(found: Evaluation, out: Path) -> None:
     """Write the metrics, the tables and the figures, as far as they were computed."""
     write_json(out / METRICS_JSON, found.to_dict())
     if found.slides is not None:
-        write_atomic(out / SLIDES, csv_text(SLIDE_COLUMNS, slide_rows(found.slides.slides)))
+        slides = found.slides
+        write_atomic(out / SLIDES, csv_text(slide_columns(slides.slides), slide_rows(slides.slides)))
+        if slides.patients is not None:
+            of = slides.patients.patients
+            write_atomic(out / PATIENTS, csv_text(patient_columns(of), patient_rows(of)))
+        if slides.stages is not None:
+            write_atomic(out / STAGES, csv_text(STAGE_COLUMNS, slides.stages.rows()))
         _draw_slides(found.slides, out)
     if found.lesions is not None:
         write_atomic(out / LESIONS, csv_text(LESION_COLUMNS, lesion_rows(found.lesions)))
@@ -50,7 +67,7 @@ def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:
     """Draw what the model says of patches over the ``count`` slides with the highest scores, into ``out``/heatmaps.
 
     Raises:
-        UsageError: the model tells patches apart in no way.
+        UsageError: the model tells patches apart in no way, or its bags are patients.
         MissingDataError: a slide's file is not there.
     """
     if found.scored is None or not count:
@@ -59,6 +76,10 @@ def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:
     from wsi_vmamba.report import heatmap
 
     run = found.scored
+    if run.train_config.bag == "patient":
+        raise UsageError(
+            "heatmaps are of slides, and this run scores patients; predict draws those of single slides"
+        )
     ranked = sorted(run.scored, key=lambda item: -item.prediction.probability)
     for item in ranked[:count]:
         bag = load_bag(item.record, run.features)
@@ -68,9 +89,14 @@ def draw_heatmaps(found: Evaluation, out: Path, *, count: int) -> None:
 def _draw_slides(slides: SlideMetrics, out: Path) -> None:
     """ROC, precision-recall, reliability and confusion, as far as they were computed."""
     from wsi_vmamba.report import plots
-    from wsi_vmamba.report.confusion import plot_confusion
+    from wsi_vmamba.report.confusion import plot_class_confusion, plot_confusion
 
     labels, scores, panel = slides.slides.labels, slides.slides.scores, slides.panel
+    if isinstance(panel, ClassPanel):
+        if slides.slides.shares is not None:
+            plots.plot_roc_by_class(labels, slides.slides.shares, out, classes=panel.classes)
+        plot_class_confusion(panel.called, out, classes=panel.classes)
+        return
     plots.plot_roc(labels, scores, out)
     plots.plot_precision_recall(labels, scores, out)
     if panel.calibration is not None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
-
-import numpy as np
 
 from wsi_vmamba.bags import Bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
@@ -14,6 +11,7 @@ from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.evaluation.run_scores import (
     Scored,
     ScoredRun,
+    auc_of,
     labels_of,
     probabilities_of,
     score_run,
@@ -23,10 +21,10 @@ from wsi_vmamba.evaluation.run_scores import (
 from wsi_vmamba.evaluation.scores import FoldScores, chosen_threshold, given_threshold
 from wsi_vmamba.evaluation.table_scores import score_table_run
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
-from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.tabular.run import holds_tabular_run
-from wsi_vmamba.training import Prediction, Run, load_run
+from wsi_vmamba.training import Run, load_run
 from wsi_vmamba.training.folders import RECORD, fold_folder
+from wsi_vmamba.training.model import average
 from wsi_vmamba.training.run import MODEL
 
 
@@ -93,21 +91,22 @@ def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress 
 
     held_out = score_each("validation")
     pooled = [item for fold in held_out for item in fold]
-    threshold = given_threshold(config)
+    spec = runs[0].model.spec
+    threshold = given_threshold(config, n_classes=spec.num_classes)
     if config.split == "validation":
         scored, folds = pooled, held_out
     else:
         folds = score_each("test")
         scored = [_average(items) for items in zip(*folds, strict=True)]
-        if threshold is None:
+        if threshold is None and spec.num_classes == 2:
             threshold = chosen_threshold(labels_of(pooled), probabilities_of(pooled))
     return ScoredRun(
         folder=folder, train_config=train_config, features=features, split=config.split, scored=tuple(scored),
-        threshold=threshold,
+        threshold=threshold, classes=spec.classes,
         folds=FoldScores(
             split=config.split,
-            aucs=tuple(_auc(fold) for fold in folds),
-            out_of_fold_auc=_auc(pooled),
+            aucs=tuple(auc_of(fold) for fold in folds),
+            out_of_fold_auc=auc_of(pooled),
             n_out_of_fold=len(pooled),
         ),
     )  # fmt: skip
@@ -135,16 +134,4 @@ def holds_folds(folder: Path) -> bool:
 
 def _average(items: Sequence[Scored]) -> Scored:
     """The mean of what several models say of one slide."""
-    said = [item.prediction for item in items]
-    attentions = [one.attention for one in said if one.attention is not None]
-    patches = [one.patches for one in said if one.patches is not None]
-    together = Prediction(
-        probability=mean(one.probability for one in said),
-        attention=np.mean(attentions, axis=0) if attentions else None,
-        patches=np.mean(patches, axis=0) if patches else None,
-    )
-    return items[0]._replace(prediction=together)
-
-
-def _auc(scored: Sequence[Scored]) -> float:
-    return float(roc_auc(labels_of(scored), probabilities_of(scored)))
+    return items[0]._replace(prediction=average([item.prediction for item in items]))

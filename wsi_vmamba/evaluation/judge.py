@@ -13,7 +13,7 @@ from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.scores import read_scored_slides
 from wsi_vmamba.evaluation.slides import ALL, slide_metrics
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
-from wsi_vmamba.metrics import LESION_METRICS, METRICS
+from wsi_vmamba.metrics import CLASS_METRICS, LESION_METRICS, METRICS
 
 if TYPE_CHECKING:
     from wsi_vmamba.evaluation.run_scores import ScoredRun
@@ -42,7 +42,8 @@ def judge_files(config: EvaluateConfig) -> Evaluation:
         UsageError: the metric needs what was not given.
         MetricError: scores, masks or detections are not as described.
     """
-    if config.metric in METRICS and not config.scores:
+    of_slides = {*METRICS, *CLASS_METRICS}
+    if config.metric in of_slides and not config.scores:
         raise UsageError(
             f"--metric {config.metric} needs --scores CSV; detections are judged by --metric froc"
         )
@@ -54,7 +55,7 @@ def judge_files(config: EvaluateConfig) -> Evaluation:
     if config.metric not in LESION_METRICS and config.scores and config.score_column:
         scored = read_scored_slides(config, Path(config.scores), config.score_column)
         slides = slide_metrics(config, scored)
-    if config.metric not in METRICS and config.detections and config.masks:
+    if config.metric not in of_slides and config.detections and config.masks:
         masks, detections = Path(config.masks), Path(config.detections)
         lesions = judge_detections(config, masks=masks, detections=detections, exclude=config.exclude)
     return Evaluation(metric=config.metric, slides=slides, lesions=lesions)

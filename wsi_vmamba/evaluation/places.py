@@ -93,7 +93,7 @@ def judge_places(
     """The tests that were asked for, of a run whose slides are scored.
 
     Raises:
-        UsageError: its slides are rows of numbers, which have no places.
+        UsageError: its slides are rows of numbers, which have no places, or are of more than two classes.
         IncompatibleStoreError: features that should be shuffled are not, or the other way round.
         MetricError: the split has slides of one label only.
     """
@@ -103,6 +103,11 @@ def judge_places(
         raise UsageError(
             f"{scored.folder} judges rows of numbers, which have no places that could be shuffled; leave out "
             "--shuffle-places and --shuffled-features"
+        )
+    if len(scored.classes or ()) > 2:
+        raise UsageError(
+            f"{scored.folder} tells {len(scored.classes or ())} classes apart, and what places are worth is measured of "
+            "two; leave out --shuffle-places and --shuffled-features"
         )
     check_binary(labels_of(scored.scored), probabilities_of(scored.scored))
     found = []

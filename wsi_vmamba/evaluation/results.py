@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.evaluation import tables
 from wsi_vmamba.evaluation.lesions import LesionMetrics
+from wsi_vmamba.evaluation.sites import shift
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.metrics.base import Interval, MetricResult, plain
+from wsi_vmamba.metrics.panel import SlidePanel
 from wsi_vmamba.notebook import table_html
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Evaluation:
 
     @property
     def auc(self) -> float:
-        """ROC AUC of the slides.
+        """ROC AUC of the slides, of more than two classes the mean of each against the rest.
 
         Raises:
             MetricError: only lesions were judged.
@@ -98,10 +100,20 @@ class Evaluation:
 
     @property
     def tables(self) -> Mapping[str, tuple[dict[str, Any], ...]]:
-        """Rows by column name, ready for ``pandas.DataFrame``: "metrics" and, where judged, "slides" and "lesions"."""
+        """Rows by column name, ready for ``pandas.DataFrame``.
+
+        There are "metrics" and, where judged, "slides", "patients", "stages" and "lesions".
+        """
         found = {"metrics": tables.metric_rows(self.slides, self.lesions)}
         if self.slides is not None:
-            found["slides"] = tables.as_dicts(tables.SLIDE_COLUMNS, tables.slide_rows(self.slides.slides))
+            found["slides"] = tables.as_dicts(
+                tables.slide_columns(self.slides.slides), tables.slide_rows(self.slides.slides)
+            )
+            if self.slides.patients is not None:
+                of = self.slides.patients.patients
+                found["patients"] = tables.as_dicts(tables.patient_columns(of), tables.patient_rows(of))
+            if self.slides.stages is not None:
+                found["stages"] = tables.as_dicts(tables.STAGE_COLUMNS, self.slides.stages.rows())
         if self.lesions is not None:
             found["lesions"] = tables.as_dicts(tables.LESION_COLUMNS, tables.lesion_rows(self.lesions))
         return found
@@ -150,18 +162,33 @@ class Evaluation:
 
 def _slide_content(slides: SlideMetrics) -> dict[str, Any]:
     area = slides.panel.auc
-    found = {
+    found: dict[str, Any] = {
         "auc": area.value,
         "auc_ci95": area.ci95,
         "auc_ci95_bootstrap": area.bootstrap.ci95,
         "n_slides": len(slides.slides.labels),
-        "n_positive": area.n_positive,
-        "n_negative": area.n_negative,
+        **_counts(slides),
         "slide_metrics": slides.to_dict(),
     }
+    if slides.patients is not None:
+        found["patient_metrics"] = slides.patients.to_dict()
+    if slides.stages is not None:
+        found["patient_stages"] = slides.stages.to_dict()
+    if slides.sites:
+        found["sites"] = [one.to_dict() for one in slides.sites]
+        found["site_shift"] = shift(slides.sites)
     if slides.slides.folds is not None:
         found["folds"] = slides.slides.folds.to_dict()
     return found
+
+
+def _counts(slides: SlideMetrics) -> dict[str, Any]:
+    """How many slides of each label there are."""
+    panel = slides.panel
+    if isinstance(panel, SlidePanel):
+        return {"n_positive": panel.auc.n_positive, "n_negative": panel.auc.n_negative}
+    counts = panel.called.counts.sum(axis=1).tolist()
+    return {"n_by_class": dict(zip(panel.classes, counts, strict=True))}
 
 
 def _lesion_content(lesions: LesionMetrics) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,15 @@ from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import DatasetError
 from wsi_vmamba.evaluation.scores import (
     GROUP_COLUMNS,
+    SITE_COLUMNS,
     FoldScores,
     ScoredSlides,
     chosen_threshold,
     given_threshold,
 )
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
+from wsi_vmamba.metrics.auc import roc_auc
+from wsi_vmamba.metrics.classes import macro_roc_auc
 from wsi_vmamba.metrics.panel import Threshold
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.slide.same_name import near_names
@@ -50,6 +53,7 @@ class ScoredRun:
         scored: its slides.
         threshold: from which score on a slide is called positive, where one was given or chosen.
         folds: of a cross-validation, how each of its models did.
+        classes: names of the classes, where labels are names.
     """
 
     folder: Path
@@ -59,19 +63,25 @@ class ScoredRun:
     scored: tuple[Scored, ...] = field(repr=False)
     threshold: Threshold | None
     folds: FoldScores | None = None
+    classes: tuple[str, ...] | None = None
 
     def slides(self) -> ScoredSlides:
         """Labels, scores, groups and threshold of the run."""
+        what = "patients" if self.train_config.bag == "patient" else "slides"
         return ScoredSlides(
-            source=f"{len(self.scored)} {self.split} slides of {self.folder}",
+            source=f"{len(self.scored)} {self.split} {what} of {self.folder}",
             slide_ids=tuple(item.record.slide_id for item in self.scored),
             labels=labels_of(self.scored),
             scores=probabilities_of(self.scored),
             patient_ids=tuple(item.record.patient_id for item in self.scored),
-            groups=_groups(self.scored),
+            groups=_column(self.scored, GROUP_COLUMNS),
             patches=tuple(item.patches for item in self.scored),
             threshold=self.threshold,
             folds=self.folds,
+            classes=self.classes,
+            shares=shares_of(self.scored),
+            sites=_column(self.scored, SITE_COLUMNS),
+            ordered=bool(self.train_config.classes),
         )
 
 
@@ -99,13 +109,16 @@ def score_run(config: EvaluateConfig, folder: Path, *, progress: ShowProgress = 
         return score_split(split, train_config, trained, features, progress=progress)
 
     scored = score(config.split)
-    threshold = given_threshold(config)
-    if threshold is None and config.split != "validation":  # none where these are judged
+    spec = trained.model.spec
+    threshold = given_threshold(config, n_classes=spec.num_classes)
+    if (
+        threshold is None and config.split != "validation" and spec.num_classes == 2
+    ):  # none where these are judged
         held_out = score("validation")
         threshold = chosen_threshold(labels_of(held_out), probabilities_of(held_out))
     return ScoredRun(
         folder=folder, train_config=train_config, features=features, split=config.split, scored=tuple(scored),
-        threshold=threshold,
+        threshold=threshold, classes=spec.classes,
     )  # fmt: skip
 
 
@@ -137,7 +150,7 @@ def score_split(
         DatasetError: the split has no labelled slide.
         MissingDataError: a slide of the split has no features.
     """
-    listed = load_records(train_config)
+    listed = [_as_trained(record, trained) for record in load_records(train_config)]
     _refuse_renamed(listed, trained, dataset=train_config.dataset)
     records = [
         record
@@ -172,8 +185,32 @@ def _refuse_renamed(records: Sequence[SlideRecord], trained: Run, *, dataset: st
         )
 
 
-def _groups(scored: Sequence[Scored]) -> tuple[str, ...] | None:
-    for column in GROUP_COLUMNS:
+def _as_trained(record: SlideRecord, trained: Run) -> SlideRecord:
+    """The record with the number that the run gave to its class: the manifest may have more or fewer classes by now.
+
+    Raises:
+        DatasetError: the run knows no such class.
+    """
+    classes = trained.model.spec.classes
+    if record.label is None:
+        return record
+    if classes is None:
+        if record.label_name:
+            raise DatasetError(
+                f"{record.slide_id}: the run {trained.path} was trained on labels 0 and 1, and the manifest has names "
+                f"of classes by now ({record.label_name}); train again"
+            )
+        return record
+    if record.label_name not in classes:
+        raise DatasetError(
+            f"{record.slide_id}: the run {trained.path} tells {', '.join(classes)} apart, and this slide is labelled "
+            f"{record.label_name or record.label!r}"
+        )
+    return replace(record, label=classes.index(record.label_name))
+
+
+def _column(scored: Sequence[Scored], columns: Sequence[str]) -> tuple[str, ...] | None:
+    for column in columns:
         groups = tuple(item.record.attributes.get(column, "") for item in scored)
         if any(groups):
             return groups
@@ -186,5 +223,19 @@ def labels_of(scored: Sequence[Scored]) -> NDArray[np.int64]:
 
 
 def probabilities_of(scored: Sequence[Scored]) -> NDArray[np.float64]:
-    """Probabilities of label 1, (N,)."""
+    """Probabilities of label 1, or of the class called of several, (N,)."""
     return np.array([item.prediction.probability for item in scored])
+
+
+def shares_of(scored: Sequence[Scored]) -> NDArray[np.float64] | None:
+    """Probabilities (N, K) of more than two classes."""
+    found = [item.prediction.shares for item in scored if item.prediction.shares is not None]
+    return np.stack(found) if found else None
+
+
+def auc_of(scored: Sequence[Scored]) -> float:
+    """ROC AUC of slides, of more than two classes the macro AUC."""
+    shares = shares_of(scored)
+    if shares is None:
+        return float(roc_auc(labels_of(scored), probabilities_of(scored)))
+    return macro_roc_auc(labels_of(scored), shares)

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.config import EvaluateConfig
+from wsi_vmamba.errors import UsageError
 from wsi_vmamba.metrics.panel import Threshold
 from wsi_vmamba.metrics.scores import read_scores
 from wsi_vmamba.metrics.thresholds import choose_threshold
 
 #: Columns that hold the size of the metastasis; the first that is there is taken.
 GROUP_COLUMNS = ("metastasis", "category")
+#: Columns that say which centre a slide is from; the first that is there is taken.
+SITE_COLUMNS = ("center", "centre", "site")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class FoldScores:
 
     Attributes:
         split: what ``aucs`` are of: "validation" (each fold's own slides) or "test" (the same slides for all).
-        aucs: ROC AUC of each fold's model.
+        aucs: ROC AUC of each fold's model, of more than two classes the macro AUC.
         out_of_fold_auc: of all validation slides together, each scored by the model that was not trained on it.
         n_out_of_fold: number of those slides.
     """
@@ -74,13 +77,17 @@ class ScoredSlides:
     Attributes:
         source: what was scored, for messages.
         slide_ids: names of the N slides.
-        labels: zeros and ones, (N,).
-        scores: (N,), higher meaning more likely positive.
+        labels: zeros and ones, or numbers of classes, (N,).
+        scores: (N,), higher meaning more likely positive; of more than two classes, the probability of the one called.
         patient_ids: whose slide each is, where known.
         groups: size of the metastasis of each slide, where known.
         patches: number of patches of each slide, where there are any.
         threshold: from which score on a slide is called positive, where one was chosen.
         folds: of a cross-validation, how each of its models did.
+        classes: names of the classes, where labels are names.
+        shares: (N, K), probability of each class, of more than two.
+        sites: centre of each slide, where known.
+        ordered: whether somebody gave the classes an order, as kappa needs it.
     """
 
     source: str
@@ -92,6 +99,24 @@ class ScoredSlides:
     patches: tuple[int, ...] | None = None
     threshold: Threshold | None = None
     folds: FoldScores | None = None
+    classes: tuple[str, ...] | None = None
+    shares: NDArray[np.float64] | None = None
+    sites: tuple[str, ...] | None = None
+    ordered: bool = False
+
+    @property
+    def called(self) -> NDArray[np.int64] | None:
+        """What each slide is called, (N,): the most probable of several classes, or as the threshold says."""
+        called: NDArray[np.int64] | None = None
+        if self.shares is not None:
+            called = self.shares.argmax(axis=1).astype(np.int64)
+        elif self.threshold is not None:
+            called = (self.scores >= self.threshold.value).astype(np.int64)
+        return called
+
+    def named(self, labels: NDArray[np.int64]) -> list[object]:
+        """Labels by the names of their classes, where they have any."""
+        return [label if self.classes is None else self.classes[label] for label in labels.tolist()]
 
 
 def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:
@@ -115,8 +140,16 @@ def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> Score
     )
 
 
-def given_threshold(config: EvaluateConfig) -> Threshold | None:
-    """The threshold that the user gave."""
+def given_threshold(config: EvaluateConfig, *, n_classes: int = 2) -> Threshold | None:
+    """The threshold that the user gave.
+
+    Raises:
+        UsageError: there are more than two classes, of which the most probable is called.
+    """
+    if config.threshold is not None and n_classes > 2 and not config.compare:
+        raise UsageError(
+            f"of {n_classes} classes the most probable is called, whatever its probability; leave out --threshold"
+        )
     return None if config.threshold is None else Threshold(value=config.threshold, source="given by the user")
 
 

@@ -9,42 +9,60 @@ from typing import Any
 
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.scores import ScoredSlides
+from wsi_vmamba.evaluation.sites import shift
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.metrics.base import Interval, MetricResult
+from wsi_vmamba.metrics.panel import SlidePanel
 
 SLIDE_COLUMNS = ("slide_id", "patient_id", "label", "probability", "called", "group", "patches")
+STAGE_COLUMNS = ("patient", "slides", "stage", "called")
 LESION_COLUMNS = ("slide_id", "tumor", "lesions", "counted", "hit", "false_positives", "detections")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """A table as a person reads it."""
+    """A table as a person reads it; ``what`` it is of, in a word, and its whole title."""
 
+    what: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
+def slide_columns(slides: ScoredSlides) -> tuple[str, ...]:
+    """Columns of `slide_rows`; those of more than two classes end with the probability of each."""
+    if slides.shares is None:
+        return SLIDE_COLUMNS
+    return (*SLIDE_COLUMNS, *(f"probability_{name}" for name in slides.classes or ()))
+
+
+def patient_columns(patients: ScoredSlides) -> tuple[str, ...]:
+    """Columns of `patient_rows`."""
+    shares = slide_columns(patients)[len(SLIDE_COLUMNS) :]
+    return ("patient_id", "slides", "label", "probability", "called", *shares)
+
+
+def patient_rows(patients: ScoredSlides) -> list[tuple[object, ...]]:
+    """One row a patient: its slides, label, score and whether it is called."""
+    return [(row[0], row[6], *row[2:5], *row[len(SLIDE_COLUMNS) :]) for row in slide_rows(patients)]
+
+
 def slide_rows(slides: ScoredSlides) -> list[tuple[object, ...]]:
-    """One row a slide: label, score, whether it is called, and what else is known of the slide."""
+    """One row a slide: label, score, what it is called, and what else is known of the slide."""
     n = len(slides.labels)
-    called = (
-        [""] * n
-        if slides.threshold is None
-        else (slides.scores >= slides.threshold.value).astype(int).tolist()
+    called = slides.called
+    rows = zip(
+        slides.slide_ids,
+        slides.patient_ids or slides.slide_ids,
+        slides.named(slides.labels),
+        slides.scores.tolist(),
+        [""] * n if called is None else slides.named(called),
+        slides.groups or [""] * n,
+        slides.patches or [""] * n,
+        strict=True,
     )
-    return list(
-        zip(
-            slides.slide_ids,
-            slides.patient_ids or slides.slide_ids,
-            slides.labels.tolist(),
-            slides.scores.tolist(),
-            called,
-            slides.groups or [""] * n,
-            slides.patches or [""] * n,
-            strict=True,
-        )
-    )
+    shares = [()] * n if slides.shares is None else slides.shares.tolist()
+    return [(*row, *more) for row, more in zip(rows, shares, strict=True)]
 
 
 def lesion_rows(lesions: LesionMetrics) -> list[tuple[object, ...]]:
@@ -90,18 +108,64 @@ def screens(slides: SlideMetrics | None, lesions: LesionMetrics | None) -> list[
     found = []
     columns = ("metric", "value", "95 % interval")
     if slides is not None:
-        title = f"{slides.slides.source}, {slides.panel.auc.n_positive} of them positive"
-        found.append(Screen(title=title, columns=columns, rows=_as_text(_slide_results(slides))))
+        title = f"{slides.slides.source}, {_how_many(slides)}"
+        found.append(
+            Screen(what="Slides", title=title, columns=columns, rows=_as_text(_slide_results(slides)))
+        )
+        found += _patient_screens(slides)
+        if slides.sites:
+            found.append(_site_screen(slides))
     if lesions is not None:
         counted = sum(match.n_counted for match in lesions.slides)
         title = f"{counted} lesions that count on {len(lesions.slides)} slides"
-        found.append(Screen(title=title, columns=columns, rows=_as_text(_lesion_results(lesions))))
+        found.append(
+            Screen(what="Lesions", title=title, columns=columns, rows=_as_text(_lesion_results(lesions)))
+        )
     return found
+
+
+def _how_many(slides: SlideMetrics) -> str:
+    """How many slides of each class there are."""
+    if isinstance(slides.panel, SlidePanel):
+        positive = "positive" if slides.slides.classes is None else slides.slides.classes[1]
+        return f"{slides.panel.auc.n_positive} of them {positive}"
+    counts = slides.panel.called.counts.sum(axis=1).tolist()
+    return ", ".join(f"{count} {name}" for count, name in zip(counts, slides.panel.classes, strict=True))
+
+
+def _patient_screens(slides: SlideMetrics) -> list[Screen]:
+    columns, found = ("metric", "value", "95 % interval"), []
+    if slides.patients is not None:
+        rows = _as_text(_of(what, result) for what, result in slides.patients.panel.rows())
+        title = f"{len(slides.patients.patients.labels)} patients; score: {slides.patients.rule}"
+        found.append(Screen(what="Patients", title=title, columns=columns, rows=rows))
+    if slides.stages is not None:
+        rows = _as_text([_of("quadratic weighted kappa of pN stages", slides.stages.kappa)])
+        title = f"{len(slides.stages.true)} patients, staged"
+        found.append(Screen(what="Stages of patients", title=title, columns=columns, rows=rows))
+    return found
+
+
+def _site_screen(slides: SlideMetrics) -> Screen:
+    """AUC by centre."""
+    names = slides.slides.classes or ("negative", "positive")
+    rows = tuple(
+        (
+            one.site, *map(str, one.n_labels), "not defined" if one.value is None else f"{one.value:.4f}",
+            shown_interval(one.ci95),
+        )
+        for one in slides.sites
+    )  # fmt: skip
+    found = shift(slides.sites)
+    title = "By centre" if found is None else f"By centre; best minus worst {found:.4f}"
+    return Screen(what=title, title=title, columns=("centre", *names, "AUC", "95 % interval"), rows=rows)
 
 
 def notes_of(slides: SlideMetrics | None, lesions: LesionMetrics | None) -> list[str]:
     """What the metrics themselves have to say: what was left out and why, and how the folds did."""
     notes = [f"note: {note}" for note in slides.panel.notes] if slides else []
+    if slides and slides.stages:
+        notes += [f"note: {note}" for note in slides.stages.notes]
     if slides and slides.slides.folds:
         notes += slides.slides.folds.in_words()
     if lesions and lesions.froc and lesions.froc.note:
@@ -116,10 +180,11 @@ def shown_interval(ci95: Interval) -> str:
 
 def _slide_results(slides: SlideMetrics) -> list[tuple[str, float, Interval]]:
     found = [_of(what, result) for what, result in slides.panel.rows()]
-    found += [
-        (f"recall, {one.group or 'unknown size'} ({one.found} of {one.n})", one.recall, one.recall_ci95)
-        for one in slides.panel.groups
-    ]
+    if isinstance(slides.panel, SlidePanel):
+        found += [
+            (f"recall, {one.group or 'unknown size'} ({one.found} of {one.n})", one.recall, one.recall_ci95)
+            for one in slides.panel.groups
+        ]
     return found + [_of(name, slides.others[name]) for name in slides.registered]
 
 

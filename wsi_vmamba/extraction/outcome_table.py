@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -27,15 +27,17 @@ class OutcomeTable:
     Several runs may write it at once; each replaces the rows of its own slides and keeps the others.
     """
 
-    def __init__(self, path: Path, *, kind: type[Any] = Outcome) -> None:
+    def __init__(self, path: Path, *, kind: type[Any] = Outcome, more: Sequence[str] = ()) -> None:
         """Write nothing yet.
 
         Args:
             path: of the table.
             kind: dataclass of a row, whose fields are the columns; one of them is ``slide_id``.
+            more: further columns, which rows have by name in their field ``more``.
         """
         self.path = path
-        self._names = list(kind.__dataclass_fields__)
+        self._names = [*(name for name in kind.__dataclass_fields__ if name != "more"), *more]
+        self._empty = dict.fromkeys(more, "")
         self._unsaved: dict[str, Any] = {}
         self._saved_at = time.monotonic()
 
@@ -57,10 +59,13 @@ class OutcomeTable:
         names = self._names
         with _alone_in(self.path.parent):
             rows = {row["slide_id"]: row for row in self._read() if set(row) == set(names)}
-            rows |= {slide_id: asdict(outcome) for slide_id, outcome in self._unsaved.items()}
+            rows |= {slide_id: self._cells(outcome) for slide_id, outcome in self._unsaved.items()}
             table = ([rows[slide_id][name] for name in names] for slide_id in sorted(rows))
             write_atomic(self.path, csv_text(names, table))
         self._unsaved = {}
+
+    def _cells(self, outcome: Any) -> dict[str, Any]:
+        return {**self._empty, **asdict(outcome), **getattr(outcome, "more", {})}
 
     def _read(self) -> list[dict[str, str]]:
         try:

@@ -72,7 +72,9 @@ def find_sources(slides: str, *, ids_from_path: bool = False) -> list[SlideSourc
     if not there:
         raise UsageError(f"no such file or folder: {slides}; give a folder of slides, one slide, or a CSV")
     if is_file and path.suffix.lower() in _TABLES:
-        return [_named(_from_record(record)) for record in read_manifest(path, root=path.parent)]
+        return [
+            _named(_from_record(record)) for record in read_manifest(path, root=path.parent, labels=False)
+        ]
     if is_file and path.suffix.lower() in _WORKBOOKS:
         raise UsageError(
             f"{slides} is a workbook of a spreadsheet; save its sheet as CSV (in Excel: CSV UTF-8)"

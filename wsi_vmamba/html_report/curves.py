@@ -90,8 +90,8 @@ def precision_recall_figure(slides: ScoredSlides, panel: SlidePanel) -> Html:
     )  # fmt: skip
 
 
-def calibration_figure(found: Calibration) -> Html:
-    """Share of positives over the predicted probability."""
+def calibration_figure(found: Calibration, *, share: str = "Share of positive slides") -> Html:
+    """Share of positives, or what ``share`` says, over the predicted probability."""
     curves = [
         Curve(name="", points=((0, 0), (1, 1)), colour=0, dashed=True),
         Curve(
@@ -107,7 +107,7 @@ def calibration_figure(found: Calibration) -> Html:
     ]  # fmt: skip
     drawn = chart(
         curves, title="Calibration", says=words, x=unit_axis("Predicted probability"),
-        y=unit_axis("Share of positive slides"),
+        y=unit_axis(share),
     )  # fmt: skip
     columns = ("probability", "slides", "mean probability", "positive share", "95 % interval")
     return figure(

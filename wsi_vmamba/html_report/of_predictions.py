@@ -51,14 +51,16 @@ def report_predictions(folder: Path, config: ReportConfig, *, progress: ShowProg
     failed = [row for row in rows if not _is_done(row)]
     odd = [row for row in done if row.get("unlike") not in ("", NOT_CHECKED)]
     decisions = Counter(row.get("decision") for row in done)
-    threshold = record.get("threshold")
+    threshold, names = record.get("threshold"), record.get("classes", ["negative", "positive"])[::-1]
     from_ = f"from {threshold:.4g} on" if isinstance(threshold, float) else ""
     lead = [
         paragraph(f"{len(done)} of {len(rows)} slides have a prediction; none of them needs a label.", mark="lead"),
         cards(
             [
-                ("Positive", str(decisions["positive"]), from_),
-                ("Negative", str(decisions["negative"]), ""),
+                *(
+                    (_title(name), str(decisions[name]), "" if place else from_)
+                    for place, name in enumerate(names)
+                ),
                 ("Unlike the training slides", str(len(odd)), "judge these with care"),
                 ("Failed", str(len(failed)), "see below" if failed else ""),
             ]
@@ -75,6 +77,11 @@ def report_predictions(folder: Path, config: ReportConfig, *, progress: ShowProg
         section("What made it", provenance("predict", record)),
     ]  # fmt: skip
     return page(kind="predictions", title=folder.resolve().name, lead=lead, sections=sections)
+
+
+def _title(name: str) -> str:
+    """The name of a class as the head of a card; only those of labels 0 and 1 are words of ours."""
+    return name.capitalize() if name in ("positive", "negative") else name
 
 
 def _read(folder: Path) -> list[Row]:

@@ -32,12 +32,15 @@ from wsi_vmamba.html_report.markup import (
     table,
     without_folders,
 )
+from wsi_vmamba.html_report.of_classes import class_calls, class_cards, class_figures
 from wsi_vmamba.html_report.page import HtmlReport, page
 from wsi_vmamba.html_report.pictures import SlidePlaces
 from wsi_vmamba.html_report.provenance import provenance, record_of
 from wsi_vmamba.html_report.run_cohort import cohort_table
 from wsi_vmamba.html_report.run_slides import slides_section, slides_table
 from wsi_vmamba.html_report.training_curve import training_section
+from wsi_vmamba.metrics.classes import ClassPanel
+from wsi_vmamba.metrics.panel import SlidePanel
 from wsi_vmamba.metrics.thresholds import ThresholdResult
 
 #: Where `evaluate` writes what it found of a run, and how it was asked.
@@ -69,7 +72,7 @@ def report_run(folder: Path, config: ReportConfig, *, progress: ShowProgress) ->
         sections=[
             comparison_section(others, names=[title, *(_name(other) for other in config.compare)]),
             section("What the slides say", _figures(found, slides), _metrics(found)),
-            section("Threshold", _threshold(slides)),
+            section("Calls" if isinstance(slides.panel, ClassPanel) else "Threshold", _threshold(slides)),
             slides_section(run, examples=config.examples, places=places, progress=progress),
             section("All slides that were judged", slides_table(run)),
             section("Slides of the data set", cohort_table(run)),
@@ -102,17 +105,14 @@ def _name(run: str) -> str:
 
 
 def _lead(found: Evaluation, slides: SlideMetrics, run: ScoredRun) -> list[Html]:
-    panel, called = slides.panel, slides.panel.at_threshold
+    panel = slides.panel
     between = tables.shown_interval(panel.auc.ci95) or "not defined"
-    shown = [
-        ("ROC AUC", f"{panel.auc.value:.4f}", f"95 % interval {between}"),
-        ("Slides judged", str(len(run.scored)), f"{panel.auc.n_positive} positive, {panel.auc.n_negative} negative"),
-    ]  # fmt: skip
-    if called is not None:
-        wrong = called.false_positive + called.false_negative
-        shown.append(("Called wrong", str(wrong), f"of {len(run.scored)} at {called.threshold:.4g}"))
-    if panel.calibration is not None:
-        shown.append(("Calibration error", f"{panel.calibration.ece.value:.3f}", "ECE; 0 is perfect"))
+    shown = (
+        class_cards(panel, between=between) if isinstance(panel, ClassPanel) else _cards(panel, run, between)
+    )
+    if slides.stages is not None:
+        kappa = slides.stages.kappa
+        shown.append(("Kappa of pN stages", shown_number(kappa.value), f"{len(slides.stages.true)} patients"))
     if found.lesions is not None and found.lesions.froc is not None:
         froc = found.lesions.froc
         shown.append(("FROC", shown_number(froc.value, 3), f"{froc.n_lesions} lesions"))
@@ -130,12 +130,30 @@ def _lead(found: Evaluation, slides: SlideMetrics, run: ScoredRun) -> list[Html]
     ]
 
 
+def _cards(panel: SlidePanel, run: ScoredRun, between: str) -> list[tuple[str, str, str]]:
+    """What matters most of two classes."""
+    called, (negative, positive) = panel.at_threshold, run.classes or ("negative", "positive")
+    shown = [
+        ("ROC AUC", f"{panel.auc.value:.4f}", f"95 % interval {between}"),
+        ("Slides judged", str(len(run.scored)),
+         f"{panel.auc.n_positive} {positive}, {panel.auc.n_negative} {negative}"),
+    ]  # fmt: skip
+    if called is not None:
+        wrong = called.false_positive + called.false_negative
+        shown.append(("Called wrong", str(wrong), f"of {len(run.scored)} at {called.threshold:.4g}"))
+    if panel.calibration is not None:
+        shown.append(("Calibration error", f"{panel.calibration.ece.value:.3f}", "ECE; 0 is perfect"))
+    return shown
+
+
 def _warnings(found: Evaluation) -> list[str]:
     return [without_folders(one) for one in found.warnings]
 
 
 def _figures(found: Evaluation, slides: SlideMetrics) -> Html:
     panel = slides.panel
+    if isinstance(panel, ClassPanel):
+        return class_figures(slides.slides, panel)
     said = f"AUC {curves.with_interval(panel.auc.value, panel.auc.ci95, 3)}"
     drawn = [
         curves.roc_figure([("", slides.slides)], [said]),
@@ -154,14 +172,15 @@ def _figures(found: Evaluation, slides: SlideMetrics) -> Html:
 def _metrics(found: Evaluation) -> Html:
     """The tables that `evaluate` shows, and its notes."""
     shown = [
-        table(one.columns, one.rows, caption="Slides" if place == 0 else "Lesions")
-        for place, one in enumerate(tables.screens(found.slides, found.lesions))
+        table(one.columns, one.rows, caption=one.what) for one in tables.screens(found.slides, found.lesions)
     ]
     notes = [*found.notes, *tables.notes_of(found.slides, found.lesions)]
     return join([*shown, listed(without_folders(note) for note in notes)])
 
 
 def _threshold(slides: SlideMetrics) -> Html:
+    if isinstance(slides.panel, ClassPanel):
+        return class_calls(slides.panel)
     chosen, called = slides.panel.threshold, slides.panel.at_threshold
     if chosen is None or called is None:
         return paragraph(

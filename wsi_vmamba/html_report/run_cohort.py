@@ -21,16 +21,17 @@ from wsi_vmamba.training.run import read_splits
 def cohort_table(run: ScoredRun) -> Html:
     """A row a split, and one for all."""
     records = _records(run)
+    names = run.classes or ("negative", "positive")
     by_split: dict[str, list[SlideRecord]] = defaultdict(list)
     for record in records:
         by_split[record.split or "train"].append(record)
     rows = [
-        _row(split, by_split[split])
+        _row(split, by_split[split], n_classes=len(names))
         for split in (*SPLITS, *sorted(set(by_split) - set(SPLITS)))
         if by_split[split]
     ]
-    rows.append(_row("all", records))
-    columns = ("split", "slides", "positive", "negative", "without a label", "patients")
+    rows.append(_row("all", records, n_classes=len(names)))
+    columns = ("split", "slides", *names[::-1], "without a label", "patients")
     caption = f"{len(records)} slides of the data set {run.train_config.dataset}"
     if run.folds is not None:
         caption += "; those of the cross-validation as in its first fold"
@@ -47,9 +48,9 @@ def _records(run: ScoredRun) -> list[SlideRecord]:
     return [replace(one, split=splits.get(one.slide_id) or one.split) for one in load_records(config)]
 
 
-def _row(name: str, records: Sequence[SlideRecord]) -> tuple[object, ...]:
+def _row(name: str, records: Sequence[SlideRecord], *, n_classes: int) -> tuple[object, ...]:
     labels = [record.label for record in records]
     return (
-        name, len(records), labels.count(1), labels.count(0), labels.count(None),
+        name, len(records), *map(labels.count, range(n_classes - 1, -1, -1)), labels.count(None),
         len({record.patient_id for record in records}),
     )  # fmt: skip

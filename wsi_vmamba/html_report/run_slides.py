@@ -39,13 +39,17 @@ def pick(run: ScoredRun, *, examples: int) -> list[Group]:
         examples: how many of each group; never more than a third of the slides, rounded up.
     """
     threshold = run.threshold.value if run.threshold else _MIDDLE
+    nearest = f"Nearest to {threshold:.4g}, {'the threshold' if run.threshold else 'the middle'}."
+    several = any(item.prediction.shares is not None for item in run.scored)
     most = min(examples, -(-len(run.scored) // 3))
     wanted: tuple[tuple[str, str, Callable[[Scored], float]], ...] = (
         ("Worst", "Furthest from their label.", lambda item: -_error(item)),
         (
             "Most uncertain",
-            f"Nearest to {threshold:.4g}, {'the threshold' if run.threshold else 'the middle'}.",
-            lambda item: abs(item.prediction.probability - threshold),
+            "The class that is called is least probable." if several else nearest,
+            lambda item: (
+                item.prediction.probability if several else abs(item.prediction.probability - threshold)
+            ),
         ),
         ("Best", "Nearest to their label.", _error),
     )
@@ -60,13 +64,15 @@ def pick(run: ScoredRun, *, examples: int) -> list[Group]:
 
 
 def _error(item: Scored) -> float:
-    return abs(item.prediction.probability - (item.record.label or 0))
+    """How far the probability of a slide's own class is from 1."""
+    said, label = item.prediction, item.record.label or 0
+    return abs(said.probability - label) if said.shares is None else 1 - said.probability_of(label)
 
 
 def slides_section(run: ScoredRun, *, examples: int, places: SlidePlaces, progress: ShowProgress) -> Html:
     """The groups, each slide with thumbnail, heatmap and the patches that count most."""
     groups = pick(run, examples=examples)
-    pictures = run.train_config.dataset not in FEATURE_TABLES
+    pictures = run.train_config.dataset not in FEATURE_TABLES and run.train_config.bag == "slide"
     parts: list[Html] = []
     with progress("pictures", sum(len(group.slides) for group in groups)) as task:
         for group in groups:
@@ -88,13 +94,22 @@ def _slide(item: Scored, run: ScoredRun, shown: Html) -> Html:
 
 
 def _said(item: Scored, run: ScoredRun) -> str:
-    label = "positive" if item.record.label else "negative"
-    words = f"Label {label}, score {item.prediction.probability:.4f}"
-    if run.threshold is not None:
-        called = item.prediction.probability >= run.threshold.value
-        right = "right" if called == bool(item.record.label) else "wrong"
-        words += f", called {'positive' if called else 'negative'}: {right}"
+    names, called = _names(run), _called(item, run)
+    words = f"Label {names[item.record.label or 0]}, score {item.prediction.probability:.4f}"
+    if called is not None:
+        words += f", called {names[called]}: {'right' if called == item.record.label else 'wrong'}"
     return f"{words}; {item.patches} patches"
+
+
+def _names(run: ScoredRun) -> tuple[str, ...]:
+    return run.classes or ("negative", "positive")
+
+
+def _called(item: Scored, run: ScoredRun) -> int | None:
+    """The class that a slide is called; None where no threshold says it."""
+    if item.prediction.called is not None or run.threshold is None:
+        return item.prediction.called
+    return int(item.prediction.probability >= run.threshold.value)
 
 
 def _seen(item: Scored, run: ScoredRun, places: SlidePlaces) -> Seen:
@@ -124,23 +139,21 @@ def _values(item: Scored, features: Path) -> PatchValues | None:
 
 def slides_table(run: ScoredRun) -> Html:
     """Every slide that was judged, wrongly called ones marked, the furthest from its label first."""
-    threshold = None if run.threshold is None else run.threshold.value
     order: Sequence[Scored] = sorted(run.scored, key=lambda item: (-_error(item), item.record.slide_id))
-    rows = [_row(item, threshold) for item in order]
+    rows = [_row(item, run) for item in order]
     columns = ("slide", "patient", "label", "score", "called", "off by", "patches")
     return table(
         columns, rows, caption=f"{len(rows)} slides, the furthest from its label first", sortable=True
     )
 
 
-def _row(item: Scored, threshold: float | None) -> tuple[object, ...]:
-    score, record = item.prediction.probability, item.record
-    called: object = ""
-    if threshold is not None:
-        wrong = (score >= threshold) != bool(record.label)
-        word = f"{'positive' if score >= threshold else 'negative'}{', wrong' if wrong else ''}"
-        called = Cell(shown=word, mark="bad" if wrong else "")
+def _row(item: Scored, run: ScoredRun) -> tuple[object, ...]:
+    score, record, names = item.prediction.probability, item.record, _names(run)
+    called, shown = _called(item, run), Cell(shown="")
+    if called is not None:
+        wrong = called != record.label
+        shown = Cell(shown=f"{names[called]}{', wrong' if wrong else ''}", mark="bad" if wrong else "")
     return (
-        record.slide_id, record.patient_id, "positive" if record.label else "negative", f"{score:.4f}", called,
+        record.slide_id, record.patient_id, names[record.label or 0], f"{score:.4f}", shown,
         f"{_error(item):.4f}", item.patches,
     )  # fmt: skip

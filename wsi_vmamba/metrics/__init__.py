@@ -26,6 +26,19 @@ METRICS = Table(
     },
 )
 
+#: Metrics of more than two classes. Each resolves to ``f(labels (N,), shares (N, K), *, resamples=..., seed=...)``.
+CLASS_METRICS = Table(
+    "class metric",
+    {
+        "auc": "wsi_vmamba.metrics.classes:macro_auc",
+        "average_precision": "wsi_vmamba.metrics.classes:macro_average_precision",
+        "balanced_accuracy": "wsi_vmamba.metrics.classes:balanced_accuracy",
+        "brier": "wsi_vmamba.metrics.classes:brier",
+        "ece": "wsi_vmamba.metrics.classes:ece",
+        "kappa": "wsi_vmamba.metrics.kappa:kappa",
+    },
+)
+
 #: Lesion-level metrics. Each resolves to ``f(slides: Sequence[FrocSlide], *, resamples=..., seed=...)``.
 LESION_METRICS = Table("lesion metric", {"froc": "wsi_vmamba.metrics.froc:froc"})
 
@@ -35,7 +48,7 @@ _LAZY = {
     "roc_auc": "wsi_vmamba.metrics.auc:roc_auc",
 }
 
-__all__ = ["LESION_METRICS", "METRICS", "delong_interval", "delong_paired", "roc_auc"]
+__all__ = ["CLASS_METRICS", "LESION_METRICS", "METRICS", "delong_interval", "delong_paired", "roc_auc"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Stratified bootstrap: positives and negatives are drawn apart, each class always in full number."""
+"""Stratified bootstrap: the slides of each class are drawn apart, each class always in full number."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def stratified_bootstrap(
 
     Args:
         statistic: the metric as a function of how often each slide counts.
-        labels: zeros and ones, shape (N,), as `check_binary` returns them.
-        scores: shape (N,).
+        labels: zeros and ones as `check_binary` returns them, or numbers of several classes, shape (N,).
+        scores: shape (N,), or of several classes (N, K).
         resamples: number of resamples, at least 100 for a 95 % interval to mean anything.
         seed: the interval is a function of it and of the order of the slides within each class.
 
@@ -134,9 +134,8 @@ def bootstrapped(
 
 
 def smaller_class(labels: Labels) -> int:
-    """Number of slides of the class that has fewer."""
-    positives = int(labels.sum())
-    return min(positives, len(labels) - positives)
+    """Number of slides of the class that has fewest, of the classes that there are."""
+    return int(np.unique(labels, return_counts=True)[1].min())
 
 
 def evaluate(statistic: Statistic, labels: Labels, scores: Scores) -> float:
@@ -158,9 +157,9 @@ def cumulative_counts(
 
 
 def resample(labels: Labels, *, resamples: int, seed: int) -> Iterator[Weights]:
-    """Yield how often each slide is drawn, (B, N) at a time; positives are drawn first, then negatives."""
+    """Yield how often each slide is drawn, (B, N) at a time; the last class is drawn first."""
     generator = np.random.default_rng(seed)
-    classes = [np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)]
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)[::-1]]
     chunk = max(1, _CHUNK_NUMBERS // len(labels))
     for start in range(0, resamples, chunk):
         weights = np.zeros((min(chunk, resamples - start), len(labels)))

@@ -82,17 +82,21 @@ def ece(
     """
     label, score = check_binary(labels, scores)
     check_probabilities(score)
-    bins = _bin_of(score, n_bins)
-    member = (bins[:, None] == np.arange(n_bins)).astype(np.float64)
 
     def statistic(labels: Labels, scores: Scores, weights: Weights) -> NDArray[np.float64]:
-        # The gap of a bin times its share of the slides is the absolute sum of its differences.
-        gaps: NDArray[np.float64] = np.abs(weights @ (member * (scores - labels)[:, None])).sum(axis=1)
-        return gaps / len(labels)
+        return calibration_gap(labels, scores, weights, n_bins=n_bins)
 
     return bootstrapped(
         "ece", statistic, label, score, resamples=resamples, seed=seed, settings={"n_bins": n_bins}
     )
+
+
+def calibration_gap(labels: Labels, scores: Scores, weights: Weights, *, n_bins: int) -> NDArray[np.float64]:
+    """Mean gap (B,) between score and share of label 1 when slides count ``weights`` (B, N) times."""
+    member = (_bin_of(scores, n_bins)[:, None] == np.arange(n_bins)).astype(np.float64)
+    # The gap of a bin times its share of the slides is the absolute sum of its differences.
+    gaps: NDArray[np.float64] = np.abs(weights @ (member * (scores - labels)[:, None])).sum(axis=1)
+    return gaps / len(labels)
 
 
 def reliability_bins(
@@ -101,6 +105,11 @@ def reliability_bins(
     """The bins that hold at least one slide, from low to high probability, with Wilson intervals."""
     label, score = check_binary(labels, scores)
     check_probabilities(score)
+    return bins_of(label, score, n_bins=n_bins)
+
+
+def bins_of(label: Labels, score: Scores, *, n_bins: int = DEFAULT_BINS) -> list[ReliabilityBin]:
+    """The bins of labels 0 and 1 and probabilities that were checked; either label may be missing."""
     bins = _bin_of(score, n_bins)
     return [
         ReliabilityBin(

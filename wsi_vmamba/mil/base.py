@@ -27,11 +27,13 @@ class MilOutput(NamedTuple):
         attention: (N,), sums to 1, from an aggregator that weighs patches; else None.
         auxiliary: from an aggregator that learns more than the slide's label: takes the label of the slide and
             returns a loss () to be added to that of the logits. A function, so that `forward` never sees labels.
+        class_attention: (num_classes, N), each row sums to 1, from an aggregator whose classes weigh patches apart.
     """
 
     logits: Tensor
     attention: Tensor | None
     auxiliary: Callable[[int], Tensor] | None = None
+    class_attention: Tensor | None = None
 
 
 def check_patches(features: Tensor, coords: Tensor, *, in_dim: int) -> None:

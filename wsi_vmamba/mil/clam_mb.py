@@ -24,17 +24,18 @@ class CLAM_MB(Aggregator):  # noqa: N801  (the authors' name)
         """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
 
         Returns:
-            Logits (num_classes,), attention (N,) of the last class (tumour, of two), and the instance loss as
-            auxiliary.
+            Logits (num_classes,), attention (N,) of the last class (tumour, of two) and (num_classes, N) of each, and
+            the instance loss as auxiliary.
         """
         pooled = attention_pool(self.embed, self.attention, features)
         logits = (self.classifier.weight * pooled.means).sum(dim=1) + self.classifier.bias
         return MilOutput(
             logits=logits,
             attention=pooled.attention(branch=-1),
+            class_attention=pooled.attentions(),
             auxiliary=partial(self._instance_loss, features, pooled.scores),
         )
 
     def _instance_loss(self, features: Tensor, scores: Tensor, label: int) -> Tensor:
-        loss: Tensor = self.instances(features, scores[:, label], self.embed, label=label)
+        loss: Tensor = self.instances(features, scores, self.embed, label=label)
         return loss

@@ -30,7 +30,7 @@ class CLAM_SB(Aggregator):  # noqa: N801  (the authors' name)
         return MilOutput(
             logits=self.classifier(pooled.means[0]),
             attention=pooled.attention(),
-            auxiliary=partial(self._instance_loss, features, pooled.scores[:, 0]),
+            auxiliary=partial(self._instance_loss, features, pooled.scores),
         )
 
     def _instance_loss(self, features: Tensor, scores: Tensor, label: int) -> Tensor:

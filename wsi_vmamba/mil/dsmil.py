@@ -28,8 +28,8 @@ class DSMIL(Aggregator):
         """Classify one slide: features (N, in_dim) and coords (N, 2) int64 (col, row).
 
         Returns:
-            Logits (num_classes,), attention (N,) of the last class (tumour, of two), and the loss of the first
-            stream as auxiliary.
+            Logits (num_classes,), attention (N,) of the last class (tumour, of two) and (num_classes, N) of each, and
+            the loss of the first stream as auxiliary.
         """
         critical = self.embed(features[self._critical_patches(features)])
         highest = self.patch_classifier(critical).diagonal()
@@ -39,6 +39,7 @@ class DSMIL(Aggregator):
         return MilOutput(
             logits=logits,
             attention=pooled.attention(branch=-1),
+            class_attention=pooled.attentions(),
             auxiliary=lambda label: F.cross_entropy(highest, torch.tensor(label, device=highest.device)),
         )
 

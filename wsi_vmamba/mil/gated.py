@@ -37,6 +37,10 @@ class Pooled(NamedTuple):
         """Softmax of the scores of a branch over the slide, (N,)."""
         return torch.softmax(self.scores[:, branch], dim=0)
 
+    def attentions(self) -> Tensor:
+        """Softmax of the scores of each branch over the slide, (branches, N)."""
+        return torch.softmax(self.scores, dim=0).T
+
 
 def attention_pool(
     embed: Callable[..., Tensor], score: Callable[[Tensor], Tensor], *patches: Tensor

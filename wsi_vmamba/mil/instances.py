@@ -15,6 +15,9 @@ WEIGHT = 0.3 / 0.7
 class InstanceLoss(nn.Module):
     """One binary classifier of patches per class; that of the slide's label calls its most attended patches 1.
 
+    Of more than two classes a slide is of one only (the authors' subtyping): the classifier of every other class calls
+    the patches that it would be most attended for 0, and the loss is the mean over the classes.
+
     Differs from the authors' code in the loss: cross-entropy, which they offer too, for their smoothed SVM.
     """
 
@@ -27,16 +30,42 @@ class InstanceLoss(nn.Module):
 
         Args:
             features: (N, in_dim).
-            scores: (N,), attention before the softmax.
+            scores: (N, branches), attention before the softmax, of each class or of all together.
             embed: takes patches (n, in_dim) to (n, hidden_dim).
             label: of the slide.
         """
         sampled = min(SAMPLED_PATCHES, len(features) // 2)
         if sampled == 0:
             return scores.new_zeros(())
+        own = self._inside(features, _branch(scores, label), embed, label=label, sampled=sampled)
+        if len(self.classifiers) == 2:
+            return own
+        others = [
+            self._outside(features, _branch(scores, other), embed, other=other, sampled=sampled)
+            for other in range(len(self.classifiers))
+            if other != label
+        ]
+        return torch.stack([own, *others]).mean()
+
+    def _outside(
+        self, features: Tensor, scores: Tensor, embed: nn.Module, *, other: int, sampled: int
+    ) -> Tensor:
+        """Loss () of a class that the slide is not of."""
+        logits = self.classifiers[other](embed(features[scores.topk(sampled).indices]))
+        return WEIGHT * F.cross_entropy(logits, logits.new_zeros(sampled, dtype=torch.int64))
+
+    def _inside(
+        self, features: Tensor, scores: Tensor, embed: nn.Module, *, label: int, sampled: int
+    ) -> Tensor:
+        """Loss () of the class that the slide is of."""
         most, least = (scores.topk(sampled, largest=largest).indices for largest in (True, False))
         # Only these few are embedded again, which is cheaper than keeping the embedding of every patch.
         logits = self.classifiers[label](embed(features[torch.cat([most, least])]))
         target = torch.ones(2 * sampled, dtype=torch.int64, device=logits.device)
         target[sampled:] = 0
         return WEIGHT * F.cross_entropy(logits, target)
+
+
+def _branch(scores: Tensor, label: int) -> Tensor:
+    """Scores (N,) of a class, or those that all classes share."""
+    return scores[:, label if scores.shape[1] > 1 else 0]

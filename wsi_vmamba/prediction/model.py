@@ -7,9 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from wsi_vmamba.evaluation.run_scores import train_config_of
 from wsi_vmamba.tabular.run import holds_tabular_run
 from wsi_vmamba.training import Prediction, load_run, predict
 from wsi_vmamba.training.folders import RECORD, fold_folder
-from wsi_vmamba.training.model import SlideClassifier
+from wsi_vmamba.training.model import SlideClassifier, average
 from wsi_vmamba.training.reference import Reference, read_reference
 from wsi_vmamba.training.reference_slides import reference_of
 from wsi_vmamba.training.resolve import load_records
@@ -41,7 +39,7 @@ class TrainedModel:
         reference: of the training slides; None where it is not known.
         missing: why not, in words.
         encoder: the backbone's weights, where they came with the model.
-        classes: names of label 0 and 1.
+        classes: names of label 0 and 1, or of all classes.
     """
 
     path: Path
@@ -49,12 +47,17 @@ class TrainedModel:
     reference: Reference | None
     missing: str = ""
     encoder: Mapping[str, Tensor] | None = None
-    classes: tuple[str, str] = CLASSES
+    classes: tuple[str, ...] = CLASSES
 
     @property
     def source(self) -> FeatureSource | None:
         """The kind of features that the model is for."""
         return self.members[0].spec.source
+
+    @property
+    def several(self) -> bool:
+        """Whether there are more than two classes, of which the most probable is decided for."""
+        return len(self.classes) > len(CLASSES)
 
     @property
     def identity(self) -> str:
@@ -68,24 +71,14 @@ class TrainedModel:
         return found.hexdigest()
 
     def predict(self, bag: Bag) -> tuple[Prediction, tuple[float, ...]]:
-        """Say what the models say of a slide: their mean, and the probability of each.
+        """Say what the models say of a slide: their mean, and what each says of what they decide for.
 
         Raises:
             IncompatibleStoreError: the bag's features are not of the kind the model was trained on.
         """
         said = [predict(member, bag) for member in self.members]
-        return average(said), tuple(one.probability for one in said)
-
-
-def average(said: Sequence[Prediction]) -> Prediction:
-    """The mean of what several models say of one slide."""
-    attentions = [one.attention for one in said if one.attention is not None]
-    patches = [one.patches for one in said if one.patches is not None]
-    return Prediction(
-        probability=mean(one.probability for one in said),
-        attention=np.mean(attentions, axis=0) if attentions else None,
-        patches=np.mean(patches, axis=0) if patches else None,
-    )
+        found = average(said)
+        return found, tuple(one.probability_of(found.called) for one in said)
 
 
 def load_model(path: Path, *, trained_on: Path | None = None) -> TrainedModel:
@@ -120,7 +113,11 @@ def load_model(path: Path, *, trained_on: Path | None = None) -> TrainedModel:
     runs = [load_run(fold_folder(path, number)) for number in numbers] or [load_run(path)]
     reference, missing = _reference(path, config, runs, trained_on)
     return TrainedModel(
-        path=path, members=tuple(run.model for run in runs), reference=reference, missing=missing
+        path=path,
+        members=tuple(run.model for run in runs),
+        reference=reference,
+        missing=missing,
+        classes=runs[0].model.spec.classes or CLASSES,
     )
 
 

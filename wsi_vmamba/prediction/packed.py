@@ -107,13 +107,13 @@ def read_packed(path: Path) -> TrainedModel:
         reference = Reference.from_parts(header["reference"], arrays, where=path)
         if not members:
             raise ValueError("it holds no model")
-        negative, positive = map(str, header["classes"])
+        classes = tuple(map(str, header["classes"]))
+        if any(member.spec.num_classes != len(classes) for member in members):
+            raise ValueError(f"{len(classes)} names of classes")
         encoder = _below(tensors, f"{_ENCODER}/") if header["with_encoder"] else None
     except (KeyError, TypeError, ValueError, TrainingError) as error:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); {_AGAIN}") from error
-    return TrainedModel(
-        path=path, members=members, reference=reference, encoder=encoder, classes=(negative, positive)
-    )
+    return TrainedModel(path=path, members=members, reference=reference, encoder=encoder, classes=classes)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

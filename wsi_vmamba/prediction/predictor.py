@@ -15,6 +15,10 @@ from wsi_vmamba.store import FeatureMeta
 from wsi_vmamba.training.reference import DECISIVE, LESS_DECISIVE, Origin
 
 
+#: What is said in place of where a threshold is from.
+MOST_PROBABLE = "the most probable class"
+
+
 class OtherFeaturesError(IncompatibleStoreError):
     """The features were made with other weights, resolution or patch size than those of the training slides."""
 
@@ -23,14 +27,23 @@ class Predictor:
     """A trained model with its threshold and what slides are compared with."""
 
     def __init__(self, model: TrainedModel, *, threshold: float | None = None) -> None:
-        """Settle the threshold.
+        """Settle the threshold, of two classes.
 
         Raises:
-            UsageError: none is given and the run knows none.
+            UsageError: none is given and the run knows none, or one is given for more than two classes.
         """
         self.model = model
         self.identity = model.identity
         self.comparison = Comparison(model.reference, missing=model.missing)
+        self.threshold: float | None = None
+        self.threshold_source = MOST_PROBABLE
+        if model.several:
+            if threshold is not None:
+                raise UsageError(
+                    f"{model.path} tells {len(model.classes)} classes apart and decides for the most probable, "
+                    "whatever its probability; leave out --threshold"
+                )
+            return
         known = None if model.reference is None else model.reference.threshold
         if threshold is None and known is None:
             raise UsageError(
@@ -60,6 +73,12 @@ class Predictor:
             scene=meta.scene,
         )
         said, each = self.model.predict(bag)
+        if said.called is not None:
+            decision = self.model.classes[said.called]
+        else:
+            decision = self.model.classes[
+                int(self.threshold is not None and said.probability >= self.threshold)
+            ]
         likeness = self.comparison.of(
             bag.features, mpp=meta.mpp, stain=stain_vector(meta.stain), slide_id=meta.slide_id
         )
@@ -69,8 +88,9 @@ class Predictor:
             width_l0=meta.plan.get("width_l0"), height_l0=meta.plan.get("height_l0"),
             coords_l0=coords_l0, attention=said.attention, patch_probability=said.patches,
             probability=said.probability, probabilities=each, threshold=self.threshold,
-            decision=self.model.classes[int(said.probability >= self.threshold)], likeness=likeness,
-            left_out_patches=meta.n_left_out,
+            decision=decision, likeness=likeness, left_out_patches=meta.n_left_out,
+            classes=self.model.classes if said.shares is not None else (),
+            shares=None if said.shares is None else tuple(said.shares.tolist()), class_attention=said.class_attention,
         )  # fmt: skip
 
     def note_on(self, meta: FeatureMeta) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from wsi_vmamba.extraction.outcomes import DONE, Outcome
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
@@ -17,9 +18,9 @@ class PredictionRow:
     Attributes:
         slide_id: its name.
         path: its file or URL.
-        probability: of label 1, the mean of the models.
-        threshold: from which probability on it is called positive.
-        decision: "positive" or "negative".
+        probability: of label 1, the mean of the models; of more than two classes, of the one decided for.
+        threshold: from which probability on it is called positive; empty of more than two classes.
+        decision: "positive" or "negative", or the name of a class.
         probability_sd: standard deviation from model to model, with n - 1; empty of one model.
         probability_min: the lowest of the models; empty of one model.
         probability_max: the highest; empty of one model.
@@ -33,6 +34,7 @@ class PredictionRow:
         outcome: "done", "failed" or "no tissue".
         detail: the cause of a failure, or a note.
         remedy: what the user can do about it.
+        more: of more than two classes a column for each, ``probability_<class>``.
     """
 
     slide_id: str
@@ -53,6 +55,7 @@ class PredictionRow:
     outcome: str = DONE
     detail: str = ""
     remedy: str = ""
+    more: Mapping[str, Number] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -68,7 +71,7 @@ class PredictionRow:
             slide_id=found.slide_id,
             path=found.slide_path,
             probability=found.probability,
-            threshold=found.threshold,
+            threshold=_or_empty(found.threshold),
             decision=found.decision,
             probability_sd=_or_empty(found.probability_sd),
             probability_min=min(found.probabilities) if several else "",
@@ -81,6 +84,9 @@ class PredictionRow:
             feature_distance=_or_empty(likeness.distance),
             feature_limit=_or_empty(likeness.limit),
             detail=detail,
+            more={}
+            if found.shares is None
+            else dict(zip(share_columns(found.classes), found.shares, strict=True)),
         )
 
     @classmethod
@@ -90,6 +96,11 @@ class PredictionRow:
             slide_id=outcome.slide_id, path=path, outcome=outcome.outcome, detail=outcome.detail,
             remedy=outcome.remedy,
         )  # fmt: skip
+
+
+def share_columns(classes: Sequence[str]) -> tuple[str, ...]:
+    """Columns of the probabilities of classes."""
+    return tuple(f"probability_{name}" for name in classes)
 
 
 def _or_empty(value: float | None) -> Number:

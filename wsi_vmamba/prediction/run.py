@@ -19,7 +19,7 @@ from wsi_vmamba.prediction.extracting import check_weights, encoder_file, extrac
 from wsi_vmamba.prediction.inputs import FeatureInput, Inputs, find_inputs
 from wsi_vmamba.prediction.model import load_model
 from wsi_vmamba.prediction.predictor import OtherFeaturesError, Predictor
-from wsi_vmamba.prediction.rows import PredictionRow
+from wsi_vmamba.prediction.rows import PredictionRow, share_columns
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
 from wsi_vmamba.slide.location import absolute
 from wsi_vmamba.store import FeatureFile, open_features
@@ -77,7 +77,9 @@ class PredictionRun:
             StoreError: the folder cannot be written.
         """
         started_s = time.perf_counter()
-        table = OutcomeTable(self.out / folder.TABLE, kind=PredictionRow)
+        model = self.predictor.model
+        more = share_columns(model.classes) if model.several else ()
+        table = OutcomeTable(self.out / folder.TABLE, kind=PredictionRow, more=more)
         begun = False
         try:
             with self._source() as rows:

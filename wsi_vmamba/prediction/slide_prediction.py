@@ -48,12 +48,16 @@ class SlidePrediction:
         coords_l0: (N, 2) int64, top-left corner (x, y) of each patch in level-0 pixels.
         attention: (N,) float32, sums to 1; None where the aggregator weighs no patches.
         patch_probability: (N,) float32, probability of label 1 of each patch; None without a patch head.
-        probability: of label 1, the mean of the models.
-        probabilities: of each model.
-        threshold: from which probability on the slide is called positive.
-        decision: "positive" or "negative".
+        probability: of label 1, the mean of the models; of more than two classes, of the one decided for.
+        probabilities: the same of each model.
+        threshold: from which probability on the slide is called positive; None of more than two classes.
+        decision: "positive" or "negative", or the name of a class.
         likeness: how the slide compares with the training slides.
         left_out_patches: patches that damaged tiles touch and that nothing is known of.
+        classes: names of the classes, of more than two.
+        shares: probability of each of them.
+        class_attention: (K, N) float32, of more than two classes that weigh patches apart; ``attention`` is that of the
+            one decided for.
     """
 
     slide_id: str
@@ -71,10 +75,13 @@ class SlidePrediction:
     patch_probability: NDArray[np.float32] | None
     probability: float
     probabilities: tuple[float, ...]
-    threshold: float
+    threshold: float | None
     decision: str
     likeness: Likeness
     left_out_patches: int = 0
+    classes: tuple[str, ...] = ()
+    shares: tuple[float, ...] | None = None
+    class_attention: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         return f"<SlidePrediction {self.slide_id}: {self.decision}, probability {self.probability:.4f}>"
@@ -100,6 +107,10 @@ class SlidePrediction:
         }
         if self.attention is not None:
             columns["attention"] = self.attention
+        if self.class_attention is not None:
+            columns |= {
+                f"attention_{name}": row for name, row in zip(self.classes, self.class_attention, strict=True)
+            }
         if self.patch_probability is not None:
             columns["probability"] = self.patch_probability
         return columns
@@ -146,11 +157,15 @@ class SlidePrediction:
             "feature_limit": self.likeness.limit, "stain_distance": self.likeness.stain_distance,
             "stain_limit": self.likeness.stain_limit, **facts,
         }  # fmt: skip
+        if self.shares is not None:
+            header |= {"classes": list(self.classes), "shares": list(self.shares)}
         tensors = {"coords_l0": np.ascontiguousarray(self.coords_l0)}
         if self.attention is not None:
             tensors["attention"] = np.ascontiguousarray(self.attention, dtype=np.float32)
         if self.patch_probability is not None:
             tensors["probability"] = np.ascontiguousarray(self.patch_probability, dtype=np.float32)
+        if self.class_attention is not None:
+            tensors["class_attention"] = np.ascontiguousarray(self.class_attention.T, dtype=np.float32)
         metadata = {_KEY: json.dumps(header, sort_keys=True)}
         write_atomic(path, safetensors.numpy.save(tensors, metadata))
 
@@ -158,7 +173,9 @@ class SlidePrediction:
         facts = {
             "slide": self.slide_path,
             "probability": f"{self.probability:.4f}",
-            "decision": f"{self.decision} (threshold {self.threshold:.4f})",
+            "decision": self.decision
+            if self.threshold is None
+            else f"{self.decision} (threshold {self.threshold:.4f})",
             "unlike the training slides": self.likeness.word or "no",
         }
         return facts_html(self.slide_id, facts)
@@ -204,6 +221,9 @@ def read_prediction(path: Path) -> SlidePrediction:
             attention=tensors.get("attention"),
             patch_probability=tensors.get("probability"),
             probabilities=tuple(header["probabilities"]),
+            classes=tuple(header.get("classes", ())),
+            shares=tuple(header["shares"]) if "shares" in header else None,
+            class_attention=tensors["class_attention"].T if "class_attention" in tensors else None,
             likeness=Likeness(
                 unlike=None if unlike is None else tuple(unlike), why=header["unlike_why"],
                 distance=header["feature_distance"], limit=header["feature_limit"],

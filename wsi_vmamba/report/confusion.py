@@ -1,13 +1,43 @@
-"""The confusion matrix at one threshold, as PNG with its JSON."""
+"""The confusion matrix at one threshold, or of several classes, as PNG with its JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from wsi_vmamba.metrics.classes import Confusion
 from wsi_vmamba.metrics.thresholds import ThresholdResult
 from wsi_vmamba.report.style import FigureFiles, house_style, new_figure, save
+
+
+def plot_class_confusion(
+    result: Confusion,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    name: str = "confusion",
+    title: str = "Confusion",
+) -> FigureFiles:
+    """Draw how many slides of each class were called what, with their share of the true class."""
+    counts, n_classes = result.counts, len(classes)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    side = max(3.9, 1.2 + 0.75 * n_classes)
+    with house_style():
+        figure = new_figure(width_in=side, height_in=side)
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.4)
+        for row, column in np.ndindex(counts.shape):
+            text = f"{counts[row, column]}\n{shares[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9)
+        axes.set_xticks(range(n_classes), classes, rotation=45, ha="right")
+        axes.set_yticks(range(n_classes), classes)
+        axes.set_title(title)
+        axes.set_xlabel("called (the most probable class)", fontsize=8)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        return save(figure, {**result.to_dict(), "classes": list(classes)}, folder=folder, name=name)
 
 
 def plot_confusion(

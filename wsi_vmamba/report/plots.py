@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from wsi_vmamba.metrics.auc import average_precision, precision_recall_points, r
 from wsi_vmamba.metrics.base import Interval, check_binary, plain
 from wsi_vmamba.metrics.bootstrap import DEFAULT_SEED, FEWEST, cumulative_counts, resample, smaller_class
 from wsi_vmamba.metrics.calibration import DEFAULT_BINS, brier, ece, reliability_bins
+from wsi_vmamba.metrics.classes import check_classes
 from wsi_vmamba.metrics.delong import delong_interval
 from wsi_vmamba.metrics.froc import RATES, FrocCurve, FrocResult
 from wsi_vmamba.report.style import BLUE, GREY, ORANGE, PALE, FigureFiles, house_style, new_figure, save
@@ -70,6 +72,41 @@ def plot_roc(
             curve.thresholds}, "band95": {"false_positive_rate": grid, "low": low, "high": high, "resamples":
             _BAND_RESAMPLES, "seed": seed},
         }  # fmt: skip
+        return save(figure, plain(data), folder=folder, name=name)
+
+
+def plot_roc_by_class(
+    labels: ArrayLike,
+    shares: ArrayLike,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    name: str = "roc",
+    title: str = "ROC, each class against the rest",
+) -> FigureFiles:
+    """Draw the ROC curve of each of several classes against the rest.
+
+    Raises:
+        MetricError: labels or probabilities are not usable.
+    """
+    label, share = check_classes(labels, shares)
+    with house_style():
+        figure = new_figure(width_in=3.9, height_in=3.9)
+        axes = _unit_square(figure, title=title, x="1 − specificity", y="Sensitivity")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        data = {}
+        for number, each in enumerate(classes):
+            curve = roc_points(label == number, share[:, number])
+            value = roc_auc(label == number, share[:, number])
+            text = f"{each}: AUC {value:.3f}"
+            axes.plot(
+                curve.x, curve.y, color=f"C{number % 10}", label=text, clip_on=False, zorder=_ABOVE_FRAME
+            )
+            data[each] = {
+                "auc": value, "curve": {"false_positive_rate": curve.x, "true_positive_rate": curve.y, "threshold":
+                curve.thresholds},
+            }  # fmt: skip
+        axes.legend(loc="lower right")
         return save(figure, plain(data), folder=folder, name=name)
 
 

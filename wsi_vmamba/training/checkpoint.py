@@ -85,9 +85,9 @@ class Checkpoint:
                 # Names of settings say what they are; names of slides do not.
                 what = "" if part in _SETTINGS else f"{part} of "
                 odd = [
-                    f"{what}{key}: {stored[key]!r} in the checkpoint, {asked[part].get(key)!r} asked"
-                    for key in stored
-                    if stored[key] != asked[part].get(key)
+                    f"{what}{key}: {stored.get(key)!r} in the checkpoint, {asked[part].get(key)!r} asked"
+                    for key in (stored if part == "settings" else {**stored, **asked[part]})
+                    if stored.get(key) != asked[part].get(key)
                 ]
                 differing += odd[:_MOST_NAMED]
                 if len(odd) > _MOST_NAMED:

@@ -20,7 +20,7 @@ def split_folds(records: Sequence[SlideRecord], *, folds: int, seed: int) -> lis
     """Return the data set once per fold: its slides are "validation", all others "train", test slides as they are.
 
     A manifest with as many folds in its column ``fold`` decides; else patients are dealt by ``seed``, each fold
-    getting the same number with tumour and without, but for one. A patient counts for the highest label of
+    getting the same number of each label, but for one. A patient counts for the highest label of
     its slides.
 
     Raises:
@@ -77,15 +77,17 @@ def _dealt(records: Sequence[SlideRecord], *, folds: int, seed: int) -> dict[str
         labels[record.patient_id] = max(labels[record.patient_id], label_of(record))
     generator = np.random.default_rng(seed)
     dealt: dict[str, str] = {}
-    for label in (0, 1):
+    names = {label_of(record): record.label_name or str(record.label) for record in records}
+    for label in sorted({0, 1} | set(labels.values())):
         patients = sorted(patient for patient, found in labels.items() if found == label)
         if len(patients) < folds:
             raise DatasetError(
-                f"{folds} folds need at least {folds} patients of label {label}, there are {len(patients)}; "
+                f"{folds} folds need at least {folds} patients of label {names.get(label, label)}, there are "
+                f"{len(patients)}; "
                 "use fewer folds"
             )
-        # The second label is dealt backwards, so that the folds left short of one are not short of both.
-        turns = [f"{fold:03d}" for fold in range(folds)][:: -1 if label else 1]
+        # Every second label is dealt backwards, so that the folds left short of one are not short of both.
+        turns = [f"{fold:03d}" for fold in range(folds)][:: -1 if label % 2 else 1]
         order = generator.permutation(patients).tolist()
         dealt.update({patient: turns[place % folds] for place, patient in enumerate(order)})
     return dealt

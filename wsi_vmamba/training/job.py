@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from wsi_vmamba.cost import COST, Stopwatch, total
 from wsi_vmamba.datasets.presence import require_features
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.records import SlideRecord
+from wsi_vmamba.records import SlideRecord, classes_of
 from wsi_vmamba.training.folders import RECORD, fold_folder
 from wsi_vmamba.training.folds import source_of_folds, split_folds
 from wsi_vmamba.training.loop import TrainResult, train
+from wsi_vmamba.training.model import NUM_CLASSES
 from wsi_vmamba.training.reference import save_reference
 from wsi_vmamba.training.reference_slides import reference_of
 from wsi_vmamba.training.resolve import choose_device, load_records, run_folder, settings_of
@@ -59,6 +61,16 @@ class TrainJob:
     folds_from: str | None
     loader: BagLoader
     targets: PatchTargets
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in their order, where labels are names."""
+        return classes_of(self.records)
+
+    def classes_in_words(self) -> str:
+        """Each class with how many have it, so that a slip among the labels shows."""
+        counts = Counter(record.label_name for record in self.records if record.label is not None)
+        return ", ".join(f"{name} ({counts[name]})" for name in self.classes or ())
 
     def notes(self) -> list[tuple[str, tuple[str, ...]]]:
         """Read all outlines that are learned from; return (slide_id, what was repaired or left out) by tumour slide.
@@ -134,6 +146,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         UsageError: the folder of a cross-validation holds a run without folds, or there is no such device.
     """
     records = load_records(config)
+    _refuse_outlines_of_many(config, records)
     known = tuple(record for record in records if record.split != "test")
     require_features(known, Path(config.features), dataset=config.dataset)
     settings = settings_of(config)
@@ -152,6 +165,24 @@ def prepare(config: TrainConfig) -> TrainJob:
         loader=BagLoader(Path(config.features)),
         targets=targets,
     )
+
+
+def _refuse_outlines_of_many(config: TrainConfig, records: Sequence[SlideRecord]) -> None:
+    """Refuse to learn from outlines where it is not known which class is the one without tumour.
+
+    Raises:
+        UsageError: there are several classes, or two whose order nobody gave, or bags of several slides.
+    """
+    if not settings_of(config).supervises.patches:
+        return
+    names = classes_of(records)
+    if config.bag != "slide":
+        raise UsageError(f"--supervision {config.supervision} learns from slides, not --bag {config.bag}")
+    if names is not None and (len(names) > NUM_CLASSES or not config.classes):
+        raise UsageError(
+            f"--supervision {config.supervision} learns normal and tumour, and the classes here are "
+            f"{', '.join(names)}; use --supervision slide, or name two with --class, first the one without tumour"
+        )
 
 
 def _parts(config: TrainConfig, records: Sequence[SlideRecord], folder: Path) -> tuple[Part, ...]:

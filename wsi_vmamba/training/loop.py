@@ -14,10 +14,11 @@ import torch
 from wsi_vmamba.bags import Bag
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.metrics.auc import roc_auc
-from wsi_vmamba.records import SlideRecord
+from wsi_vmamba.metrics.classes import macro_roc_auc
+from wsi_vmamba.records import SlideRecord, classes_of
 from wsi_vmamba.store import remove_stale_partials
 from wsi_vmamba.training.checkpoint import Checkpoint, random_state, restore_random_state
-from wsi_vmamba.training.model import ModelSpec, SlideClassifier, SlideOutput, feature_moments
+from wsi_vmamba.training.model import NUM_CLASSES, ModelSpec, SlideClassifier, SlideOutput, feature_moments
 from wsi_vmamba.training.objective import DescribeTargets, LoadTargets, Objective
 from wsi_vmamba.training.optimise import averaged, parameter_groups
 from wsi_vmamba.training.run import (
@@ -61,6 +62,8 @@ def train(
     on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train a classifier and keep the best one by validation AUC, at equal AUC by validation loss.
+
+    Of more than two classes it is the macro AUC, the mean of that of each class against the rest.
 
     The same call gives the same bits on the same device, whether or not it was interrupted and resumed, as long
     as the number of torch threads is the same. (On a GPU torch asks for CUBLAS_WORKSPACE_CONFIG=:4096:8.)
@@ -225,7 +228,7 @@ class _Loop:
             return model.forward_bag(bag)
 
     def _validate(self, epoch: int) -> tuple[float, float]:
-        """Return the mean loss over the validation slides and their AUC."""
+        """Return the mean loss over the validation slides and their AUC, of more than two classes the macro AUC."""
         model = self.kept.eval()
         losses, scores = [], []
         for record in self.validation:
@@ -234,9 +237,12 @@ class _Loop:
                 output = self._forward(model, bag)
                 loss = self.objective.validation_loss(output, record, bag)
             losses.append(_finite(loss.item(), "validation loss", record, epoch))
-            scores.append(torch.softmax(output.logits.double(), dim=0)[1].item())
-        labels = [record.label for record in self.validation]
-        return float(np.mean(losses)), float(roc_auc(np.array(labels), np.array(scores)))
+            scores.append(torch.softmax(output.logits.double(), dim=0).cpu().numpy())
+        labels, shares = np.array([record.label for record in self.validation]), np.array(scores)
+        area = (
+            roc_auc(labels, shares[:, 1]) if shares.shape[1] == NUM_CLASSES else macro_roc_auc(labels, shares)
+        )
+        return float(np.mean(losses)), float(area)
 
     def _build_model(self) -> SlideClassifier:
         bag = self.load_bag(self.training[0])
@@ -247,6 +253,8 @@ class _Loop:
             hidden_dim=self.settings.hidden_dim,
             dropout=self.settings.dropout,
             source=bag.source,
+            classes=classes_of([*self.training, *self.validation]),
+            of_patients=any(record.members for record in self.training),
         )
         return SlideClassifier(spec)
 

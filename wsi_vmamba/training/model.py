@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from wsi_vmamba.bags import Bag, FeatureSource, require_finite
 from wsi_vmamba.errors import IncompatibleStoreError, TrainingError
 from wsi_vmamba.mil import AGGREGATORS
+from wsi_vmamba.mil.base import MilOutput
 from wsi_vmamba.mil.patch_head import PatchHead
 from wsi_vmamba.records import SlideRecord
 
-#: Normal and tumour; the metrics of this package are those of two classes.
+#: Of labels 0 and 1: normal and tumour.
 NUM_CLASSES = 2
 #: A feature that varies less than this over the training slides is only centred.
 SMALLEST_STD = 1e-6
@@ -30,7 +32,8 @@ class ModelSpec:
     """What it takes to build a classifier again, and the features it is for.
 
     ``aggregator`` is None where the slide's score is that of its most suspicious patch; ``patch_head`` says
-    whether patches get a score of their own. One of the two there is.
+    whether patches get a score of their own. One of the two there is. ``classes`` are the names of the classes where
+    labels are names; ``of_patients`` says whether a bag holds all slides of a patient.
     """
 
     aggregator: str | None
@@ -39,32 +42,52 @@ class ModelSpec:
     hidden_dim: int
     dropout: float
     source: FeatureSource | None
+    classes: tuple[str, ...] | None = None
+    of_patients: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes are told apart."""
+        return NUM_CLASSES if self.classes is None else len(self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as plain values."""
-        return asdict(self)
+        """Return the spec as plain values; without what models of labels 0 and 1, of slides, never had."""
+        values = asdict(self)
+        for name in ("classes", "of_patients"):
+            if not values[name]:
+                del values[name]
+        if self.classes:
+            values["classes"] = list(self.classes)
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Rebuild a spec from `to_dict`; a TypeError names missing or unknown keys."""
-        source = values.get("source")
-        return cls(**{**values, "source": None if source is None else FeatureSource(**source)})
+        source, classes = values.get("source"), values.get("classes")
+        known = {
+            "source": None if source is None else FeatureSource(**source),
+            "classes": None if classes is None else tuple(map(str, classes)),
+        }
+        return cls(**{**values, **known})
 
 
 class SlideOutput(NamedTuple):
     """What a classifier says of one slide.
 
     Attributes:
-        logits: (2,), normal and tumour.
-        attention: (N,), sums to 1, where the aggregator weighs patches.
+        logits: (classes,); normal and tumour, of two.
+        attention: (N,), sums to 1, where the aggregator weighs patches; of more than two classes that with a weight for
+            each, it is that of the class with the highest logit.
         patches: (N,), tumour logit of each patch, where there is a patch head.
         auxiliary: the aggregator's further loss, see `MilOutput`.
+        class_attention: (classes, N), where each class weighs patches apart.
     """
 
     logits: Tensor
     attention: Tensor | None
     patches: Tensor | None
     auxiliary: Callable[[int], Tensor] | None
+    class_attention: Tensor | None = None
 
 
 class SlideClassifier(nn.Module):
@@ -92,7 +115,7 @@ class SlideClassifier(nn.Module):
             width = spec.in_dim + spec.patch_head
             if spec.patch_head:
                 self.trust = nn.Parameter(torch.tensor(FIRST_TRUST))
-            self.aggregator = build(width, NUM_CLASSES, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
+            self.aggregator = build(width, spec.num_classes, hidden_dim=spec.hidden_dim, dropout=spec.dropout)
 
     def forward(self, features: Tensor, coords: Tensor) -> SlideOutput:
         """Classify one slide: features (N, in_dim), unstandardised, coords (N, 2) int64 (col, row)."""
@@ -105,10 +128,13 @@ class SlideClassifier(nn.Module):
         if patches is not None:
             suspicion = 2 * torch.sigmoid(patches.detach()) - 1
             features = torch.cat([features, suspicion.to(features.dtype)[:, None]], dim=1)
-        logits, attention, auxiliary = self.aggregator(features, coords)
+        found: MilOutput = self.aggregator(features, coords)
+        logits, attention = found.logits, found.attention
         if by_patches is not None:
             logits = logits + self.trust * by_patches.detach()
-        return SlideOutput(logits, attention, patches, auxiliary)
+        if found.class_attention is not None and len(logits) > NUM_CLASSES:
+            attention = found.class_attention[int(logits.argmax())]
+        return SlideOutput(logits, attention, patches, found.auxiliary, found.class_attention)
 
     def forward_bag(self, bag: Bag) -> SlideOutput:
         """Classify a bag on the device of the model.
@@ -141,14 +167,49 @@ class Prediction(NamedTuple):
     """What a model says of a slide.
 
     Attributes:
-        probability: of label 1.
+        probability: of label 1; of more than two classes, of the most probable one.
         attention: (N,) float32, of each patch, where the aggregator has one.
         patches: (N,) float32, tumour probability of each patch, from a model supervised by outlines.
+        shares: (classes,) float64, probability of each class, of more than two.
+        class_attention: (classes, N) float32, of more than two classes that weigh patches apart.
     """
 
     probability: float
     attention: NDArray[np.float32] | None
     patches: NDArray[np.float32] | None = None
+    shares: NDArray[np.float64] | None = None
+    class_attention: NDArray[np.float32] | None = None
+
+    @property
+    def called(self) -> int | None:
+        """The most probable of more than two classes; None of two, which a threshold decides."""
+        return None if self.shares is None else int(self.shares.argmax())
+
+    def probability_of(self, called: int | None) -> float:
+        """Probability of a class of several, or that of label 1."""
+        return self.probability if self.shares is None or called is None else float(self.shares[called])
+
+
+def average(said: Sequence[Prediction]) -> Prediction:
+    """The mean of what several models say of one slide; attention is that of the class they agree on."""
+    shares = _mean([one.shares for one in said])
+    classes = _mean([one.class_attention for one in said])
+    attention = _mean([one.attention for one in said])
+    if classes is not None and shares is not None:
+        attention = classes[int(shares.argmax())]
+    return Prediction(
+        probability=mean(one.probability for one in said) if shares is None else float(shares.max()),
+        attention=attention,
+        patches=_mean([one.patches for one in said]),
+        shares=shares,
+        class_attention=classes,
+    )
+
+
+def _mean(values: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    known = [one for one in values if one is not None]
+    found: NDArray[Any] | None = np.mean(known, axis=0) if known else None
+    return found
 
 
 def predict(model: SlideClassifier, bag: Bag) -> Prediction:
@@ -162,10 +223,15 @@ def predict(model: SlideClassifier, bag: Bag) -> Prediction:
     model.eval()
     with torch.no_grad():
         output = model.forward_bag(bag)
+    shares = torch.softmax(output.logits.double(), dim=0).cpu().numpy()
+    several = len(shares) > NUM_CLASSES
+    classes = output.class_attention if several else None
     return Prediction(
-        probability=torch.softmax(output.logits.double(), dim=0)[1].item(),
+        probability=float(shares.max() if several else shares[1]),
         attention=None if output.attention is None else output.attention.cpu().numpy(),
         patches=None if output.patches is None else torch.sigmoid(output.patches).cpu().numpy(),
+        shares=shares if several else None,
+        class_attention=None if classes is None else classes.cpu().numpy(),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from wsi_vmamba.bags import Bag
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.store import open_features
-from wsi_vmamba.training.model import SlideClassifier, predict
+from wsi_vmamba.training.model import NUM_CLASSES, SlideClassifier, predict
 from wsi_vmamba.training.reference import Reference, SlideFacts, build_reference
 
 LoadBag = Callable[[SlideRecord], Bag]
@@ -21,7 +21,7 @@ Member = tuple[SlideClassifier, Mapping[str, str]]
 def reference_of(
     records: Sequence[SlideRecord], members: Sequence[Member], load_bag: LoadBag, features: Path
 ) -> Reference:
-    """Sum up the slides that models were trained on, with the threshold that their validation slides choose.
+    """Sum up the slides that models were trained on; of two classes, with the threshold that validation slides choose.
 
     Of a cross-validation every slide was trained on by some model, and each is scored by the model that was not
     trained on it. The scores are those that `evaluate` computes.
@@ -35,8 +35,13 @@ def reference_of(
     by_id = {record.slide_id: record for record in records}
     trained = {name for _, splits in members for name in _of_split(splits, "train")}
     slides = [
-        _facts_of(by_id[name], load_bag(by_id[name]), features) for name in sorted(trained) if name in by_id
+        _facts_of(slide, load_bag(slide), features)
+        for name in sorted(trained)
+        if name in by_id
+        for slide in by_id[name].slides
     ]
+    if members[0][0].spec.num_classes > NUM_CLASSES:
+        return build_reference(slides, features=features)
     labels, scores = [], []
     for model, splits in members:
         for name in _of_split(splits, "validation"):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.config.train import DEFAULT_AGGREGATOR
-from wsi_vmamba.datasets import DATASETS
+from wsi_vmamba.datasets import load_dataset
 from wsi_vmamba.device import is_gpu, resolve_device
 from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.mil.supervision import Supervision
-from wsi_vmamba.records import SlideRecord
+from wsi_vmamba.records import SlideRecord, of_patients
 from wsi_vmamba.training.settings import TrainSettings
 
 
@@ -46,7 +46,7 @@ def run_folder(config: TrainConfig) -> Path:
 
 
 def load_records(config: TrainConfig) -> list[SlideRecord]:
-    """Return the slides of the configured data set, with their labels and splits."""
+    """Return the slides of the configured data set, or its patients, with their labels and splits."""
     manifest = Path(config.manifest) if config.manifest else None
-    records: list[SlideRecord] = DATASETS.resolve(config.dataset)(manifest=manifest)
-    return records
+    records = load_dataset(config.dataset, manifest=manifest, classes=config.classes)
+    return of_patients(records) if config.bag == "patient" else records

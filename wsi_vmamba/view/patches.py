@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from wsi_vmamba.view.row import SlideRow
 Floats = NDArray[np.float64]
 #: Attention is very uneven; above this percentile of the patches the colour no longer changes.
 _TOP_PERCENTILE = 99.0
+#: How the attention of one of several classes is called.
+_ATTENTION_OF = "Attention for "
 _METADATA_KEY = "wsi_vmamba"
 _PREDICTION_VERSION = 1
 
@@ -140,20 +142,31 @@ def load_columns(
     """
     said: Mapping[str, NDArray[Any]] = {}
     if row.prediction is not None:
-        tensors, _ = read_prediction(row.prediction)
+        tensors, facts = read_prediction(row.prediction)
         if not np.array_equal(tensors.get("coords_l0", np.empty(0)), table.coords_l0):
             raise StoreError(
                 f"{row.prediction.name} is of other patches than the features of this slide; predict again"
             )
+        of_classes = tensors.pop("class_attention", None)
         said = {name: values for name, values in tensors.items() if name != "coords_l0"}
+        if of_classes is not None:
+            said |= attention_of_classes(facts.get("classes", ()), of_classes.T)
     elif model is not None:
         said = model(row)
     found = {}
-    for name, values in said.items():
+    for place, (name, values) in enumerate(said.items()):
         column = _column(name, np.asarray(values, dtype=np.float64), threshold=threshold)
+        if column is not None and name.startswith(_ATTENTION_OF):
+            # Names of classes may hold anything, the id of a layer stands in an address.
+            column = replace(column, id=f"attention-{place}", title=name)
         if column is not None:
-            found[name] = column
+            found[column.id] = column
     return found
+
+
+def attention_of_classes(classes: Iterable[str], attention: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Attention (K, N) of each class by what it is called here."""
+    return {f"{_ATTENTION_OF}{name}": row for name, row in zip(classes, attention, strict=True)}
 
 
 def _column(name: str, values: Floats, *, threshold: float | None) -> PatchColumn | None:
@@ -162,7 +175,7 @@ def _column(name: str, values: Floats, *, threshold: float | None) -> PatchColum
             id=name, title="Tumour probability of patches", quantity="tumour probability", group="model",
             values=values, low=0.0, high=1.0, threshold=threshold,
         )  # fmt: skip
-    if name == "attention":
+    if name == "attention" or name.startswith(_ATTENTION_OF):
         total = float(values.sum())
         if not total > 0:
             return None

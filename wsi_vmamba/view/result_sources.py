@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_vmamba.config import TrainConfig, resolve_config
-from wsi_vmamba.datasets import DATASETS, FEATURE_TABLES
+from wsi_vmamba.datasets import FEATURE_TABLES, load_dataset
 from wsi_vmamba.errors import StoreError, UsageError, WsiVmambaError
 from wsi_vmamba.folder_kinds import PREDICTION_RECORD, feature_files, is_feature_file
 from wsi_vmamba.records import SlideRecord
@@ -69,9 +69,15 @@ def run_source(folder: Path, *, slides: Path | None, model: Callable[[Path, Path
     def rows() -> list[SlideRow]:
         moved, scores = reader.moved_slides(), _scores(folder)
         splits = _table(folder / _SPLITS)
+        records = load_dataset(config.dataset, manifest=manifest, classes=config.classes)
         found = [
-            _with_scores(_of_record(record, features, reader, moved), splits, scores)
-            for record in _records(config.dataset, manifest)
+            _with_scores(
+                _of_record(record, features, reader, moved),
+                splits,
+                scores,
+                key=record.patient_id if config.bag == "patient" else record.slide_id,
+            )
+            for record in records
         ]
         return sorted(found, key=lambda row: row.name)
 
@@ -108,11 +114,6 @@ def prediction_source(folder: Path, *, slides: Path | None) -> Source:
     )  # fmt: skip
 
 
-def _records(dataset: str, manifest: Path | None) -> list[SlideRecord]:
-    found: list[SlideRecord] = DATASETS.resolve(dataset)(manifest=manifest)
-    return found
-
-
 def _of_record(
     record: SlideRecord, features: Path, reader: FeatureRows, moved: Mapping[str, Path]
 ) -> SlideRow:
@@ -127,23 +128,29 @@ def _of_record(
             name=name, place=place, problem="" if place else "neither its slide nor its features are there"
         )
     return replace(
-        row, name=name, label=record.label, split=record.split, patient=record.patient_id,
+        row, name=name, label=record.label_name or record.label, split=record.split, patient=record.patient_id,
         mpp=row.mpp if record.mpp is None else record.mpp,
         annotation=record.annotation if record.annotation is not None and record.annotation.is_file() else None,
         extra=dict(record.attributes),
     )  # fmt: skip
 
 
-def _with_scores(row: SlideRow, splits: Mapping[str, Row], scores: Mapping[str, Row]) -> SlideRow:
-    split, score = splits.get(row.name), scores.get(row.name)
+def _with_scores(
+    row: SlideRow, splits: Mapping[str, Row], scores: Mapping[str, Row], *, key: str
+) -> SlideRow:
+    """The row of a slide with the split and the score of ``key``: its own, or those of its patient."""
+    split, score = splits.get(key), scores.get(key)
     if split is not None:
         row = replace(row, split=split.get("split") or row.split)
     if score is None:
         return row
     called = score.get("called")
-    return replace(
-        row, score=_number(score.get("probability")), decision=int(called) if called in {"0", "1"} else None
-    )
+    return replace(row, score=_number(score.get("probability")), decision=_decision(called))
+
+
+def _decision(called: str) -> int | str | None:
+    """What a slide is called: 0, 1, or the name of a class."""
+    return int(called) if called in {"0", "1"} else called or None
 
 
 def _predicted(
@@ -167,7 +174,7 @@ def _predicted(
     ]
     return replace(
         row, name=printable(name), score=_number(found.get("probability")),
-        decision=_DECISIONS.get(found.get("decision")),
+        decision=_DECISIONS.get(found.get("decision"), found.get("decision") or None),
         prediction=values if values.is_file() else None,
         problem=row.problem or (why if row.place is None else ""),
         warning="; ".join(note for note in notes if note),

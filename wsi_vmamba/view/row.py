@@ -22,10 +22,10 @@ class SlideRow:
         reader: name in READERS; None for the one that recognises it.
         scene: which picture of its file; None for the one that is the slide.
         mpp: micrometres per level-0 pixel, where something else than the file says it.
-        label: 0 or 1; None where unknown.
+        label: 0 or 1, or the name of a class; None where unknown.
         split: "train", "validation" or "test".
         score: what a model says, as a probability.
-        decision: 0 or 1, what follows from the score.
+        decision: 0 or 1, or the name of a class: what follows from the score.
         patient: whose slide it is.
         features: its feature file.
         prediction: the values of its patches, as `predict` leaves them.
@@ -42,10 +42,10 @@ class SlideRow:
     reader: str | None = None
     scene: int | None = None
     mpp: float | None = None
-    label: int | None = None
+    label: int | str | None = None
     split: str | None = None
     score: float | None = None
-    decision: int | None = None
+    decision: int | str | None = None
     patient: str | None = None
     features: Path | None = None
     prediction: Path | None = None

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import MissingDataError, WsiVmambaError
+from wsi_vmamba.view.patches import attention_of_classes
 from wsi_vmamba.view.row import SlideRow
 
 if TYPE_CHECKING:
@@ -44,20 +44,24 @@ class RunModel:
         from wsi_vmamba.bags import load_bag
         from wsi_vmamba.records import SlideRecord
         from wsi_vmamba.training import predict
+        from wsi_vmamba.training.model import average
 
         slide_id = row.features.name.removesuffix(".zarr")
         with self._lock:
             runs = self._load()
             bag = load_bag(SlideRecord(slide_id=slide_id), row.features.parent)
-            unseen = [run for run in runs if run.splits.get(slide_id) != "train"]
+            key = row.patient if runs[0].model.spec.of_patients else slide_id
+            unseen = [run for run in runs if run.splits.get(key or slide_id) != "train"]
             said = [predict(run.model, bag) for run in unseen or runs]
+            classes = runs[0].model.spec.classes or ()
+        together = average(said)
         found: dict[str, NDArray[Any]] = {}
-        for name, answers in (
-            ("probability", [each.patches for each in said if each.patches is not None]),
-            ("attention", [each.attention for each in said if each.attention is not None]),
-        ):
-            if answers:
-                found[name] = np.mean(answers, axis=0)
+        if together.patches is not None:
+            found["probability"] = together.patches
+        if together.attention is not None:
+            found["attention"] = together.attention
+        if together.class_attention is not None:
+            found |= attention_of_classes(classes, together.class_attention)
         return found
 
     def warm_up(self) -> None:

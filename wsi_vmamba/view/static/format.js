@@ -38,4 +38,4 @@ export function nice(value) {
 
 export const times = (value) => `${value >= 10 ? value.toFixed(0) : Number(value.toPrecision(2))}×`;
 
-export const labelWord = (value) => (value === 1 ? "positive" : value === 0 ? "negative" : "");
+export const labelWord = (value) => (value === 1 ? "positive" : value === 0 ? "negative" : (value ?? ""));

@@ -70,10 +70,11 @@ export class SlideList extends EventTarget {
   shown() {
     const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const text = (each) => [each.name, each.split, labelWord(each.label), each.wrong ? "wrong" : "", each.error ? "error" : "", each.patient, ...Object.values(each.extra)].join(" ").toLowerCase();
+    const named = this.slides.some((each) => typeof each.label === "string");
     const found = this.slides.filter((each) => words.every((word) => text(each).includes(word)));
     const key = {
       score: (each) => -(each.score ?? -1), doubt: (each) => Math.abs((each.score ?? 9) - this.threshold),
-      wrong: (each) => (each.wrong ? 0 : each.error ? 1 : 2), name: (each) => each.name, label: (each) => -(each.label ?? -1), split: (each) => each.split ?? "~",
+      wrong: (each) => (each.wrong ? 0 : each.error ? 1 : 2), name: (each) => each.name, label: (each) => (named ? each.label ?? "~" : -(each.label ?? -1)), split: (each) => each.split ?? "~",
     }[this.order] ?? ((each) => each.extra[this.order] ?? each[this.order] ?? "~");
     return found.sort((a, b) => compare(key(a), key(b)) || compare(a.name, b.name));
   }
