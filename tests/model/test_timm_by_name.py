@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,19 +19,14 @@ from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.model.window_names import Given, parse_window_name
 from wsi_vmamba.regions import Region
 
-_spec = importlib.util.spec_from_file_location("fake_timm", Path(__file__).with_name("fake_timm.py"))
-fakes = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fakes)
-
 SCALE = {"scale": torch.tensor([2.0, 3.0, 4.0]), "cls_token": torch.zeros(1)}
 
 
 @pytest.fixture
-def install(monkeypatch):
+def install(install_timm):
     def install(*arguments, **options):
-        module = fakes.fake_timm(*arguments, **options)
+        module = install_timm(*arguments, **options)
         module.state = dict(SCALE)
-        monkeypatch.setitem(sys.modules, "timm", module)
         return module
 
     return install
