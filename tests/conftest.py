@@ -4,6 +4,7 @@ small slides that are quick to make, and the extract command on them."""
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -210,3 +212,18 @@ def _write_patches(folder: Path, slide_id: str, patches: np.ndarray) -> None:
     with FeatureWriter(folder / f"{slide_id}.zarr", meta, dim) as writer:
         writer.append(patches.reshape(-1, dim), corners.astype(np.int64))
         writer.commit()
+
+
+@pytest.fixture
+def install_timm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """Put the stand-in of `fake_timm.py` in timm's place; gives the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        fakes = importlib.import_module("fake_timm")
+
+    def install(*arguments: object, **options: object) -> ModuleType:
+        module = fakes.fake_timm(*arguments, **options)
+        monkeypatch.setitem(sys.modules, "timm", module)
+        return module
+
+    return install

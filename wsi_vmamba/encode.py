@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, cast, get_args
+from typing import Any, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.null import NullBackbone
 from wsi_vmamba.model.shipped import resolve_weights
+from wsi_vmamba.model.timm_windows import WindowBackbone
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
 from wsi_vmamba.ops import cpu, triton
@@ -169,6 +170,78 @@ class BandEncoder(WholeMapEncoder):
         return np.concatenate([super(BandEncoder, self).encode(pixels[top : top + band_px]) for top in tops])
 
 
+class WindowEncoder(BandEncoder):
+    """A network of timm, window by window: only the windows that are asked for, many in one forward pass."""
+
+    def __init__(
+        self,
+        name: str,
+        backbone: WindowBackbone,
+        *,
+        precision: Precision,
+        device: str,
+        memory_limit: int | None = None,
+    ) -> None:
+        """See `WholeMapEncoder`."""
+        super().__init__(name, backbone, precision=precision, device=device, memory_limit=memory_limit)
+        self.facts: Mapping[str, Any] = backbone.facts
+        self.any_window = backbone.any_window
+        self._windows = backbone
+
+    def encode_windows(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB squares (n, side, side, 3), which the network sees at its own size, -> (n, dim)."""
+        size = self._windows.batch
+        batches = (windows[first : first + size] for first in range(0, len(windows), size))
+        return np.concatenate([np.empty((0, self.dim), np.float32), *map(self._encode_batch, batches)])
+
+    def encode_patches(
+        self, pixels: NDArray[np.uint8], region: Region, *, patch_px: int
+    ) -> NDArray[np.float32]:
+        """Encode the kept patches of a region and nothing else of it.
+
+        Args:
+            pixels: RGB (H, W, 3) of the region.
+            region: its patches are (column, row) on the global grid.
+            patch_px: side of a patch, a multiple of the window; a patch of several windows is their mean.
+
+        Returns:
+            (n, dim), in the order of ``region.patches``.
+
+        Raises:
+            UsageError: the patch is no multiple of the window.
+        """
+        check_pixels(pixels)
+        side = self.stride_px
+        across = whole_tokens(patch_px, stride_px=side)
+        corners = [
+            (row * patch_px - region.y_px + down * side, column * patch_px - region.x_px + right * side)
+            for column, row in region.patches.tolist()
+            for down in range(across)
+            for right in range(across)
+        ]
+        # Cut a batch at a time: all of them together would be the region once more.
+        windows = np.concatenate(
+            [
+                self.encode_windows(np.stack([pixels[y : y + side, x : x + side] for y, x in batch]))
+                for batch in _batched(corners, self._windows.batch)
+            ]
+        )
+        of_patches = windows.reshape(len(region.patches), across**2, -1)
+        means: NDArray[np.float32] = of_patches.mean(axis=1, dtype=np.float32)
+        return means
+
+    def _encode_batch(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        low = self.precision == "bf16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=low),
+        ):
+            on_device = torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
+            features = self._windows.encode_windows(normalise(on_device, mean=self._mean, std=self._std))
+            result: NDArray[np.float32] = features.float().cpu().numpy()
+        return result
+
+
 class ColourEncoder(WholeMapEncoder):
     """The backbone without weights on the CPU: as fast as the pixels can be looked at, with no map in memory."""
 
@@ -275,6 +348,7 @@ def build_encoder(
     device: str = default_of(ExtractConfig, "device"),
     seed: int = default_of(ExtractConfig, "seed"),
     memory_limit: int | None = None,
+    patch_px: int | None = None,
 ) -> Encoder:
     """Build the encoder for a backbone of the BACKBONES table.
 
@@ -285,6 +359,7 @@ def build_encoder(
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of random weights.
         memory_limit: most bytes the process may hold (on a GPU: most device bytes); None = what is free.
+        patch_px: side of the patches, which are the windows of ``timm:NAME`` and ``hf-hub:ORG/NAME``; None = 256.
 
     Raises:
         UnknownNameError: no such backbone.
@@ -294,7 +369,7 @@ def build_encoder(
     if precision not in get_args(AnyPrecision):
         raise UnknownNameError("precision", precision, get_args(AnyPrecision))
     device = resolve_device(device)
-    backbone = build_backbone(name, weights=resolve_weights(name, weights).path, seed=seed)
+    backbone = build_backbone(name, weights=resolve_weights(name, weights).source, seed=seed)
     if device == "cpu" and isinstance(backbone, VMamba) and cpu.available:
         resolved: Precision = precision if precision != "auto" else "bf16" if multiplies_bf16() else "fp32"
         return StripEncoder(name, backbone, precision=resolved, memory_limit=memory_limit)
@@ -303,6 +378,10 @@ def build_encoder(
         from wsi_vmamba.inference.cuda_encoder import CudaEncoder
 
         return CudaEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
+    if isinstance(backbone, WindowBackbone):
+        if patch_px is not None and backbone.any_window:
+            backbone.stride_px = patch_px
+        return WindowEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
     kind = WholeMapEncoder if isinstance(backbone, VMamba) else BandEncoder
     if device == "cpu" and isinstance(backbone, NullBackbone):
         kind = ColourEncoder
@@ -360,16 +439,11 @@ def pool_patches(
 
 def pool_rows(rows: FeatureRows, region: Region, *, patch_px: int, stride_px: int) -> NDArray[np.float32]:
     """See `pool_patches`, of a map that is had a row of patches at a time."""
-    if patch_px % stride_px:
-        raise UsageError(
-            f"patch_px must be a multiple of the encoder's stride of {stride_px} px, got {patch_px}; "
-            f"try {max(1, round(patch_px / stride_px)) * stride_px}"
-        )
+    tokens = whole_tokens(patch_px, stride_px=stride_px)
     if region.width_px % patch_px or region.height_px % patch_px:
         raise UsageError(
             f"a region must be whole patches of {patch_px} px; got {region.width_px} x {region.height_px}"
         )
-    tokens = patch_px // stride_px
     columns = region.patches[:, 0] - region.x_px // patch_px
     row_of_patch = region.patches[:, 1] - region.y_px // patch_px
     pooled = []
@@ -379,6 +453,33 @@ def pool_rows(rows: FeatureRows, region: Region, *, patch_px: int, stride_px: in
         pooled.append(squares.mean(axis=(0, 2), dtype=np.float32)[columns[row_of_patch == row]])
     features: NDArray[np.float32] = np.concatenate(pooled)
     return features
+
+
+def facts_of(encoder: Encoder) -> dict[str, Any]:
+    """What else than name, weights and precision makes features what they are, as JSON values; see `FeatureMeta`.
+
+    An encoder, also one of somebody's own, says it in its attribute ``facts``; without one there is nothing to say.
+    """
+    return dict(getattr(encoder, "facts", {}))
+
+
+def _batched(items: list[Key], size: int) -> Iterator[list[Key]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def whole_tokens(patch_px: int, *, stride_px: int) -> int:
+    """How many tokens a patch has along each axis.
+
+    Raises:
+        UsageError: it is no whole number of them.
+    """
+    if patch_px % stride_px:
+        raise UsageError(
+            f"patch_px must be a multiple of the encoder's stride of {stride_px} px, got {patch_px}; "
+            f"try {max(1, round(patch_px / stride_px)) * stride_px}"
+        )
+    return patch_px // stride_px
 
 
 def check_pixels(pixels: NDArray[np.uint8]) -> None:

@@ -21,7 +21,7 @@ from wsi_vmamba.durable import write_atomic
 #: Packages whose version can change a result.
 PACKAGES = (
     "torch", "numpy", "scipy", "scikit-learn", "openslide-python", "openslide-bin",
-    "tifffile", "imagecodecs", "simplejpeg", "zarr", "pillow", "opencv-python-headless",
+    "tifffile", "imagecodecs", "simplejpeg", "zarr", "pillow", "opencv-python-headless", "timm",
 )  # fmt: skip
 
 

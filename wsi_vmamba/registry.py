@@ -13,6 +13,22 @@ from typing import Any
 
 from wsi_vmamba.errors import UnknownNameError, UsageError
 
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Names that nobody can list, told by how they begin.
+
+    Attributes:
+        target: "module:attribute" that every name of the family stands for.
+        check: "module:function" that raises UsageError for a name that is none.
+        shown: how such a name looks, for messages and help: "timm:NAME".
+    """
+
+    target: str
+    check: str
+    shown: str
+
+
 #: Every extension point, by the word used in messages and configuration: where its table lives.
 TABLES: Mapping[str, str] = {
     "reader": "wsi_vmamba.slide:READERS",
@@ -78,18 +94,27 @@ def additions() -> Mapping[str, Mapping[str, tuple[Addition, ...]]]:
 
 
 class Table(Mapping[str, str]):
-    """The table of one extension point: its own literal entries, and those of other packages; imported by `resolve`."""
+    """The table of one extension point: its own literal entries, and those of other packages; imported by `resolve`.
 
-    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
-        """Keep ``kind`` (the word for messages) and the entries, in the order written."""
+    Names of its families are in it too, though iterating does not list them.
+    """
+
+    def __init__(
+        self, kind: str, entries: Mapping[str, str], *, families: Mapping[str, Family] | None = None
+    ) -> None:
+        """Keep ``kind`` (the word for messages), the entries, in the order written, and families by their prefix."""
         self.kind = kind
         self._own = dict(entries)
+        self._families = dict(families or {})
 
     @cached_property
     def _added(self) -> Mapping[str, tuple[Addition, ...]]:
         return additions().get(group_of(self.kind), {})
 
     def __getitem__(self, name: str) -> str:
+        family = self._family_of(name)
+        if family is not None:
+            return family.target
         if name not in self._added:
             return self._own[name]
         first, *others = self._added[name]
@@ -108,16 +133,30 @@ class Table(Mapping[str, str]):
         return len(dict.fromkeys([*self._own, *self._added]))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self._added
+        return name in self._own or name in self._added or self._family_of(name) is not None
+
+    def _family_of(self, name: object) -> Family | None:
+        """The family of a name; None of a name that is listed, and of one that is nothing."""
+        if not isinstance(name, str) or name in self._own or name in self._added:
+            return None
+        return next((f for prefix, f in self._families.items() if name.startswith(prefix)), None)
+
+    def choices(self) -> tuple[str, ...]:
+        """For messages and help: the names, then how those of families look."""
+        return (*self, *(family.shown for family in self._families.values()))
 
     def check(self, name: str) -> str:
         """Return ``name`` if it is in the table.
 
         Raises:
             UnknownNameError: listing the choices, when it is not.
+            UsageError: it begins like the names of a family and goes on otherwise.
         """
         if name not in self:
-            raise UnknownNameError(self.kind, name, self)
+            raise UnknownNameError(self.kind, name, self.choices())
+        family = self._family_of(name)
+        if family is not None:
+            load_attribute(family.check)(name)
         return name
 
     def resolve(self, name: str) -> Any:
@@ -128,7 +167,7 @@ class Table(Mapping[str, str]):
             UsageError: more than one package offers it, or the package that does cannot be loaded.
         """
         target = self[self.check(name)]
-        if name in self._own:
+        if name in self._own or name not in self._added:
             return load_attribute(target)
         try:
             return load_attribute(target)

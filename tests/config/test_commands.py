@@ -33,7 +33,8 @@ def run(*arguments: str):
 
 
 def words(text: str) -> str:
-    return " ".join(text.split())
+    """Without line ends, which may also come behind a hyphen."""
+    return re.sub(r"- ", "-", " ".join(text.split()))
 
 
 def offered(name: str) -> dict[str, CliOption]:

@@ -17,6 +17,7 @@ from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.model.window_names import is_window_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ def load_network(backbone: str, weights: str, *, seed: int) -> Network:
         WeightsError: they do not fit.
     """
     resolved = resolve_weights(backbone, weights)
-    model = build_backbone(backbone, weights=resolved.path, seed=seed)
+    # What timm would have to download first is no VMamba either.
+    model = None if is_window_name(backbone) else build_backbone(backbone, weights=resolved.path, seed=seed)
     if not isinstance(model, VMamba):
         raise UsageError(
             f"{backbone} is no VMamba and has no scans to look into; choose a backbone vmamba_..."

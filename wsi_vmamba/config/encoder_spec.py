@@ -50,13 +50,16 @@ def parse_encoder(text: str) -> EncoderSpec:
         if resize_px < 1:
             raise UsageError(f"encoder {text!r}: @PX is the shorter side of the tiles in pixels, at least 1")
     name, equals, weights = rest.partition("=")
-    if not equals and _OWN.fullmatch(rest):
+    # A name such as timm:resnet50 looks like a function of a module too.
+    if not equals and rest not in table("backbone") and _OWN.fullmatch(rest):
         return EncoderSpec(text=text, name=expand_home(rest), weights="", resize_px=resize_px, is_own=True)
     if equals and not weights:
         raise UsageError(f"encoder {text!r}: weights are missing behind '='; auto, random or a file")
-    choices = [choice for kind in KINDS for choice in table(kind)]
-    if name not in choices:
+    found = next((one for one in map(table, KINDS) if name in one), None)
+    if found is None:
+        choices = [choice for kind in KINDS for choice in table(kind).choices()]
         raise UnknownNameError("encoder", name, [*choices, "FILE.py:FUNCTION"])
+    found.check(name)
     is_backbone = name in table("backbone")
     if equals and not is_backbone:
         raise UsageError(f"encoder {name!r} has no weights; leave {equals}{weights} out")

@@ -32,15 +32,19 @@ class Choices:
         return no_info_before_validator_function(self.check, handler(source))
 
     def names(self) -> tuple[str, ...]:
-        """All of them, as they are in the tables now."""
-        return tuple(dict.fromkeys((*(name for kind in self.kinds for name in table(kind)), *self.also)))
+        """All of them, as they are in the tables now, and how those look that no table can list."""
+        return tuple(
+            dict.fromkeys((*(name for kind in self.kinds for name in table(kind).choices()), *self.also))
+        )
 
     def check(self, name: object) -> object:
         """Refuse a name that is in no table, so that a typo fails before any work."""
-        choices = self.names()
-        if isinstance(name, str) and name not in choices:
-            raise UnknownNameError(self.kinds[0], name, choices)
-        return name
+        if not isinstance(name, str) or name in self.also:
+            return name
+        found = next((one for one in map(table, self.kinds) if name in one), None)
+        if found is None:
+            raise UnknownNameError(self.kinds[0], name, self.names())
+        return found.check(name)
 
 
 def _checked(check: Callable[[str], object]) -> BeforeValidator:

@@ -106,8 +106,8 @@ def judge_places(
         )
     if len(scored.classes or ()) > 2:
         raise UsageError(
-            f"{scored.folder} tells {len(scored.classes or ())} classes apart, and what places are worth is measured of "
-            "two; leave out --shuffle-places and --shuffled-features"
+            f"{scored.folder} tells {len(scored.classes or ())} classes apart, and what places are worth is measured "
+            "of two; leave out --shuffle-places and --shuffled-features"
         )
     check_binary(labels_of(scored.scored), probabilities_of(scored.scored))
     found = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, build_encoder
+from wsi_vmamba.encode import Encoder, build_encoder, facts_of
 from wsi_vmamba.extraction.in_scratch import in_scratch
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.ops import choose_backend
@@ -25,6 +27,7 @@ def load_encoder(config: ExtractConfig) -> Encoder:
         device=config.device,
         seed=config.seed,
         memory_limit=None if config.memory_limit_gb is None else int(config.memory_limit_gb * 1e9),
+        patch_px=config.patch_px,
     )
     in_scratch(config, encoder)  # refuses what no slide can be
     return encoder
@@ -33,6 +36,7 @@ def load_encoder(config: ExtractConfig) -> Encoder:
 def describe_encoder(config: ExtractConfig, encoder: Encoder) -> dict[str, str]:
     """What makes the features of an encoder what they are: model, weights, device, precision."""
     kernel, why = choose_backend(torch.device(encoder.device), torch.float32)
+    facts = facts_of(encoder)
     return {
         "backbone": encoder.name,
         "weights": resolve_weights(config.backbone, config.weights).note,
@@ -41,4 +45,5 @@ def describe_encoder(config: ExtractConfig, encoder: Encoder) -> dict[str, str]:
         "precision": encoder.precision,
         "scan_kernel": kernel,
         "scan_kernel_why": why,
+        **({"encoder": json.dumps(facts, sort_keys=True)} if facts else {}),
     }

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, StripEncoder, encode_each, pool_patches
+from wsi_vmamba.encode import Encoder, StripEncoder, WindowEncoder, encode_each, pool_patches
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.extraction.damage import (
     count_damage,
@@ -230,9 +230,24 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats, facts: Mappin
             keep_pooled(region, sound, pooled)
             scratch.remove()
         return
-    for (region, sound), feature_map in encode_each(job.encoder, sound_regions()):
-        pooled = pool_patches(feature_map, region, patch_px=patch_px, stride_px=job.encoder.stride_px)
+    for region, sound, pooled in _pooled(job.encoder, sound_regions(), patch_px=patch_px):
         keep_pooled(region, sound, pooled)
+
+
+def _pooled(
+    encoder: Encoder,
+    regions: Iterator[tuple[tuple[Region, NDArray[np.bool_]], NDArray[np.uint8]]],
+    *,
+    patch_px: int,
+) -> Iterator[tuple[Region, NDArray[np.bool_], NDArray[np.float32]]]:
+    """Features of the patches of each region; where windows know nothing of each other, of the patches alone."""
+    if isinstance(encoder, WindowEncoder):
+        for (region, sound), pixels in regions:
+            yield region, sound, encoder.encode_patches(pixels, region, patch_px=patch_px)
+        return
+    for (region, sound), feature_map in encode_each(encoder, regions):
+        pooled = pool_patches(feature_map, region, patch_px=patch_px, stride_px=encoder.stride_px)
+        yield region, sound, pooled
 
 
 def _missing_regions(job: Job, journal: Journal) -> list[Region]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder
+from wsi_vmamba.encode import Encoder, facts_of
 from wsi_vmamba.errors import (
     ClaimedError,
     IncompatibleStoreError,
@@ -274,4 +274,5 @@ def _describe(
         weights_hash=encoder.weights_hash,
         precision=encoder.precision,
         versions=package_versions(),
+        encoder=facts_of(encoder),
     )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.config import VMambaConfig
-from wsi_vmamba.registry import Table
+from wsi_vmamba.model.window_names import HUB, TIMM, Given
+from wsi_vmamba.registry import Family, Table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +21,10 @@ __all__ = ["BACKBONES", "VMambaConfig", "build_backbone", "stride_px"]
 
 _VARIANT = "wsi_vmamba.model.build:variant"
 _TIMM = "wsi_vmamba.model.timm_windows:build"
+_BY_NAME = {
+    "target": "wsi_vmamba.model.timm_windows:build_named",
+    "check": "wsi_vmamba.model.window_names:check_window_name",
+}
 
 #: Name -> builder, called as ``builder(name, num_classes=, weights=, seed=)``; what it returns is an nn.Module
 #: with ``dim``, ``stride_px``, ``mean`` and ``std`` (three numbers of RGB / 255 each: how its input is normalised) and
@@ -44,6 +49,11 @@ BACKBONES = Table(
         "timm_swin_tiny": _TIMM,
         "timm_vit_small": _TIMM,
     },
+    # Any model of timm, and any of the hub that timm builds.
+    families={
+        TIMM: Family(shown="timm:NAME", **_BY_NAME),
+        HUB: Family(shown="hf-hub:ORG/NAME", **_BY_NAME),
+    },
 )
 
 
@@ -62,7 +72,7 @@ def build_backbone(
     name_or_config: str | VMambaConfig | Mapping[str, Any],
     *,
     num_classes: int | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | Given | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Build a backbone by name, from a `VMambaConfig`, or from a plain mapping of its fields.
@@ -70,7 +80,8 @@ def build_backbone(
     Args:
         name_or_config: a name in `BACKBONES`, or the numbers of a VMamba.
         num_classes: outputs of the head; None takes the weights file's, else the configuration's.
-        weights: a .pth or .safetensors file; None initialises at random from ``seed``.
+        weights: a .pth or .safetensors file; None initialises at random from ``seed``; `Given.BY_TIMM`, of a model of
+            timm, those that timm finds or downloads.
         seed: of the initialisation; the global random state is left alone.
 
     Raises:
@@ -87,6 +98,8 @@ def build_backbone(
             "a backbone is a name, a VMambaConfig or a mapping of its fields; "
             f"got {type(name_or_config).__name__}"
         )
+    if isinstance(weights, Given):
+        raise UsageError("a VMamba has no weights that timm finds; give a file, or none")
     from wsi_vmamba.model.build import from_config
 
     return from_config(name_or_config, num_classes=num_classes, weights=weights, seed=seed)

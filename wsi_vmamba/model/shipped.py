@@ -10,6 +10,7 @@ from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.model import BACKBONES
 from wsi_vmamba.model.releases import RELEASES, releases_of
 from wsi_vmamba.model.stored import VARIANT, WORDS, is_name, read_header, stored_files
+from wsi_vmamba.model.window_names import Given, is_window_name
 
 FOLDER = Path(__file__).parent / "pretrained"
 #: Backbone -> the weights in the package that `auto` stands for. What they are says docs/model-card.md. Beside them lie
@@ -31,15 +32,24 @@ CHOICE = "#"
 class ResolvedWeights:
     """The file to load (None: none is loaded), and a line for people about what that means.
 
-    Behind the file may stand ``#NAME``, for one of the state dicts in it.
+    Behind the file may stand ``#NAME``, for one of the state dicts in it. With ``by_timm`` there is no file either:
+    timm finds the weights, or downloads them.
     """
 
     path: Path | None
     note: str
+    by_timm: bool = False
+
+    @property
+    def source(self) -> Path | Given | None:
+        """What `wsi_vmamba.model.build_backbone` is given."""
+        return Given.BY_TIMM if self.by_timm else self.path
 
 
 def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
     """Resolve ``auto`` (shipped with the backbone), ``random``, a file, or a name of ``wsi-vmamba weights list``.
+
+    Of ``timm:NAME`` and ``hf-hub:ORG/NAME`` ``auto`` is what timm finds: in the cache of the hub, else downloaded.
 
     A builder of another package may name the file that ``auto`` stands for in its attribute ``auto_weights``.
 
@@ -67,6 +77,8 @@ def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
             )
         of = f"{part} of " if part else ""
         return ResolvedWeights(path=Path(choice), note=f"weights from {of}{file}")
+    if is_window_name(backbone):
+        return ResolvedWeights(path=None, note="weights that timm found", by_timm=True)
     own = getattr(BACKBONES.resolve(backbone), "auto_weights", None)
     if own is not None:
         return ResolvedWeights(path=Path(own), note=f"weights that come with {backbone}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 import warnings
@@ -252,8 +253,15 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dic
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and bytes of all parameters and buffers; the device is no part."""
+    """SHA-256 (hex) over names, dtypes, shapes and bytes of all parameters and buffers; the device is no part.
+
+    Where a model says in ``input_facts`` what it does with its input, that is a part too: the same weights give other
+    features with another normalisation or other tokens.
+    """
     digest = hashlib.sha256()
+    facts = getattr(model, "input_facts", None)
+    if facts:
+        digest.update(json.dumps(facts, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}|".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -81,7 +81,7 @@ def _encoder(config: PackConfig, origin: Origin) -> Mapping[str, Tensor] | None:
             f"the weights of {origin.model} belong into the file, and are not to be found ({error}); give --weights "
             "FILE, or leave them out with --without-encoder: predict then needs its --weights"
         ) from error
-    backbone = build_backbone(origin.model, weights=found.path, seed=origin.seed)
+    backbone = build_backbone(origin.model, weights=found.source, seed=origin.seed)
     got = weights_hash(backbone)
     if got != origin.weights_hash:
         raise IncompatibleStoreError(

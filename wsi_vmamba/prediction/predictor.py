@@ -14,7 +14,6 @@ from wsi_vmamba.stains import stain_vector
 from wsi_vmamba.store import FeatureMeta
 from wsi_vmamba.training.reference import DECISIVE, LESS_DECISIVE, Origin
 
-
 #: What is said in place of where a threshold is from.
 MOST_PROBABLE = "the most probable class"
 

@@ -49,7 +49,7 @@ def build_teacher(settings: DistilSettings, *, seed: int) -> Teacher:
     if settings.teacher.endswith(".onnx"):
         return OnnxTeacher(Path(settings.teacher), teacher_px=settings.teacher_px)
     weights = resolve_weights(settings.teacher, settings.teacher_weights)
-    backbone = build_backbone(settings.teacher, weights=weights.path, seed=seed)
+    backbone = build_backbone(settings.teacher, weights=weights.source, seed=seed)
     return BackboneTeacher(backbone, teacher_px=settings.teacher_px)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from wsi_vmamba.config import ProbeConfig
 from wsi_vmamba.config.encoder_spec import EncoderSpec, parse_encoder
 from wsi_vmamba.device import resolve_device
-from wsi_vmamba.encode import Encoder, build_encoder, encode_each
+from wsi_vmamba.encode import Encoder, WindowEncoder, build_encoder, encode_each
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.normalise import Rgb, normalise
@@ -154,7 +154,7 @@ def _load(spec: EncoderSpec, label: str, config: ProbeConfig) -> TileEncoder:
 
 def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: int | None) -> TileEncoder:
     weights = resolve_weights(spec.name, spec.weights)
-    backbone = build_backbone(spec.name, weights=weights.path, seed=config.seed)
+    backbone = build_backbone(spec.name, weights=weights.source, seed=config.seed)
     in_batches = (
         config.precision == "auto"
         and not config.images
@@ -167,6 +167,7 @@ def _backbone(spec: EncoderSpec, label: str, config: ProbeConfig, *, resize_px: 
         precision="fp32" if in_batches else config.precision,
         device=config.device,
         seed=config.seed,
+        patch_px=config.cell_px if config.images else None,
     )
     facts = EncoderFacts(
         label=label,
@@ -211,6 +212,8 @@ def tiles_in_batches(backbone: nn.Module, encoder: Encoder) -> Encode:
 
 def encode_tiles(encoder: Encoder, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
     """Mean over the tokens of each tile (B, H, W, 3), in the numbers that a feature file holds: (B, dim) float16."""
+    if isinstance(encoder, WindowEncoder) and encoder.any_window:
+        return encoder.encode_windows(tiles).astype(np.float16)
     maps = encode_each(encoder, enumerate(tiles))
     means = [tokens.mean(axis=(0, 1), dtype=np.float32) for _, tokens in maps]
     return np.stack(means).astype(np.float16)
@@ -222,6 +225,13 @@ def check_tile(encoder: Encoder, *, height_px: int, width_px: int) -> None:
     Raises:
         UsageError: naming the least size and how to resize.
     """
+    if isinstance(encoder, WindowEncoder) and encoder.any_window:
+        if height_px != width_px:
+            raise UsageError(
+                f"{encoder.name} sees a tile as one window, which is a square, and tiles are {width_px} x {height_px} "
+                "px; cut squares of them"
+            )
+        return
     stride = encoder.stride_px
     remedy = f"resize them with --resize {stride}, or for this encoder alone with @{stride} behind its name"
     if min(height_px, width_px) < stride:

@@ -20,7 +20,7 @@ _OF_CELLS = 1
 NOT_SETTINGS = frozenset({"slide_path", "versions", "left_out", "stain"})
 
 #: Fields that files of before they were recorded lack.
-_ADDED_LATER = frozenset({"stain"})
+_ADDED_LATER = frozenset({"stain", "encoder"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class FeatureMeta:
         segmenter_settings: name -> number of what the segmenter went by; empty where it has none, or a mask was given.
         stain: what the stain of the slide is like, see `stains.describe_stain`; empty where it was not looked at. Not
             compared.
+        encoder: what else makes the features what they are, of a network of timm: its version, how windows are resized
+            and normalised, what is taken of its tokens. Empty of others.
         schema_version: layout of the file.
     """
 
@@ -70,6 +72,7 @@ class FeatureMeta:
     scene: int = 0
     segmenter_settings: Mapping[str, float] = field(default_factory=dict)
     stain: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
