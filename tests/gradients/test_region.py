@@ -13,6 +13,7 @@ from torch import Tensor
 from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.gradients import region
 from wsi_vmamba.gradients.region import region_features
+from wsi_vmamba.gradients.strips import needed_bytes, plan_strips
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.model.drop_path import set_drop_path
 from wsi_vmamba.model.normalise import normalise
@@ -20,8 +21,17 @@ from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
 
-SMALL = VMambaConfig(depths=(1, 2), dims=(16, 32), num_classes=2)
-VANILLA = {"gated": True, "conv_bias": True, "patch_embed": 1, "downsample": 1, "mlp_ratio": 0.0, "d_state": 3}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = VMambaConfig(depths=(1, 1), dims=(16, 32), num_classes=2)
+VANILLA = {
+    "gated": True,
+    "conv_bias": True,
+    "patch_embed": 1,
+    "downsample": 1,
+    "mlp_ratio": 0.0,
+    "d_state": 3,
+}
 KINDS = {
     "s1": SMALL,
     "s2": replace(SMALL, ssm_ratio=2.0),
@@ -33,7 +43,9 @@ KINDS = {
 
 
 def noise(height_px: int, width_px: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(height_px * width_px).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
+    return np.random.default_rng(height_px * width_px).integers(
+        0, 256, (height_px, width_px, 3), dtype=np.uint8
+    )
 
 
 def build(config: VMambaConfig, dtype: torch.dtype) -> VMamba:
@@ -79,7 +91,7 @@ def furthest(got: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float
 @pytest.mark.parametrize("kind", KINDS)
 def test_float64_is_plain_autograd_to_twelve_digits(kind: str):
     model = build(KINDS[kind], torch.float64)
-    for size, heights in (((40, 56), (1, 3, None)), ((37, 22), (2,))):
+    for size, heights in (((24, 40), (1, 4, None)), ((37, 22), (3,))):
         features, gradients = whole(model, noise(*size))
         for strip_rows in heights:
             got, found = learn(model, region_features(model, noise(*size), strip_rows=strip_rows))
@@ -93,7 +105,7 @@ def test_float64_is_plain_autograd_to_twelve_digits(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_is_float64_to_rounding(kind: str, training: bool):
     model = build(KINDS[kind], torch.float64)
-    pixels = noise(72, 100)
+    pixels = noise(56, 76)
     features, gradients = whole(model, pixels)
     model.float().train(training)
     for strip_rows in (1, 5, None):
@@ -101,3 +113,74 @@ def test_float32_is_float64_to_rounding(kind: str, training: bool):
         assert off(got.double(), features) < 1e-5, strip_rows
         worst, name = furthest({key: value.double() for key, value in found.items()}, gradients)
         assert worst < 1e-4, (strip_rows, name)
+
+
+def test_nothing_is_kept_without_gradients_and_the_numbers_are_the_same():
+    model = build(SMALL, torch.float64)
+    pixels = noise(24, 40)
+    with torch.no_grad():
+        quiet = region_features(model, pixels, strip_rows=3)
+    assert not quiet.requires_grad
+    assert torch.equal(quiet, region_features(model, pixels, strip_rows=3).detach())
+
+
+def test_parameters_that_are_held_get_no_gradient():
+    model = build(SMALL, torch.float64)
+    model.patch_embed.requires_grad_(False)
+    model.layers[0].requires_grad_(False)
+    _, found = learn(model, region_features(model, noise(24, 40), strip_rows=3))
+    _, expected = whole(model, noise(24, 40))
+    assert furthest(found, expected)[0] < 1e-12
+    assert all(name.startswith(("layers.1", "classifier")) for name in found)
+
+
+def test_gradients_come_once_and_only_for_the_weights_that_made_the_features():
+    model = build(SMALL, torch.float64)
+    features = region_features(model, noise(24, 40))
+    features.sum().backward(retain_graph=True)
+    with pytest.raises(UsageError, match="encode it again"):
+        features.sum().backward()
+    features = region_features(model, noise(24, 40))
+    with torch.no_grad():
+        model.patch_embed[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        features.sum().backward()
+
+
+def test_what_it_is_not_for_is_refused_by_name():
+    model = build(SMALL, torch.float32)
+    with pytest.raises(UsageError, match="NullBackbone"):
+        region_features(build_backbone("null"), noise(64, 64))
+    with pytest.raises(UsageError, match="too small"):
+        region_features(model, noise(64, 0))
+    with pytest.raises(UsageError, match=r"uint8, got \(64, 64\)"):
+        region_features(model, noise(64, 64)[..., 0])
+    with pytest.raises(UsageError, match=r"bfloat16 on cpu"):
+        region_features(build(SMALL, torch.bfloat16), noise(64, 64))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(UsageError, match="leave out autocast"):
+        region_features(model, noise(64, 64))
+    set_drop_path(model, 0.1)
+    with pytest.raises(UsageError, match="set_drop_path"):
+        region_features(model, noise(64, 64))
+
+
+def test_a_region_that_does_not_fit_is_refused_with_a_size_that_does(monkeypatch: pytest.MonkeyPatch):
+    model = VMamba(VARIANTS["vmamba_pico"])
+    monkeypatch.setattr(region, "available_bytes", lambda: 1 << 28)
+    with pytest.raises(MemoryLimitError, match=r"10000 x 10000 px needs .* GB, .*take regions of \d+ px"):
+        region_features(model, np.broadcast_to(np.uint8(0), (10_000, 10_000, 3)))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_planned_with_the_maps_of_its_blocks(name: str):
+    """Of 10,000 x 10,000 px are kept the map that enters each block and about half as much again at most."""
+    config = VARIANTS[name]
+    stages = plan_strips(config, height_px=10_000, width_px=10_000, itemsize=4, strip_rows=None)
+    maps = sum(
+        depth * dim * 4 * cut.height * cut.width
+        for depth, dim, cut in zip(config.depths, config.dims, stages, strict=True)
+    )
+    kept = needed_bytes(config, stages, itemsize=4, learning=True) - needed_bytes(
+        config, stages, itemsize=4, learning=False
+    )
+    assert maps <= kept <= 1.6 * maps

@@ -66,9 +66,7 @@ class BlockPass:
         with torch.enable_grad():
             here, scanned = x[:, rows].detach().requires_grad_(), y.requires_grad_()
             out = self._block.after_scan(here, scanned)
-            to_x, to_y = totals.backward(
-                [out], [grad[:, rows]], inputs=[here, scanned], module=self._block
-            )
+            to_x, to_y = totals.backward([out], [grad[:, rows]], inputs=[here, scanned], module=self._block)
         grad[:, rows], grad_y[:, rows] = to_x, to_y
         self._scan.summarize_adjoint(u[0], proj[0], to_y[0].contiguous(), strip=strip)
 
@@ -83,15 +81,12 @@ class BlockPass:
         to_u, to_proj = self._scan.gradients(
             u[0].detach(), proj[0].detach(), grad_y[0].contiguous(), strip=strip
         )
-        (to_x,) = totals.backward(
-            [u, proj], [to_u[None], to_proj[None]], inputs=[around], module=self._block
-        )
+        (to_x,) = totals.backward([u, proj], [to_u[None], to_proj[None]], inputs=[around], module=self._block)
         grad[:, above:below] += to_x
 
     def _add_scan_parameters(self, totals: Totals) -> None:
         """Step sizes, rates and skip; directions that share them add up."""
         op = self._block.op
-        own = [op.dt_projs_weight, op.dt_projs_bias, op.A_logs, op.Ds]
         with torch.enable_grad():
             for spelt, gradient in zip(op.scan_parameters()[1:], self._scan.weight_gradients(), strict=True):
                 if spelt.requires_grad:

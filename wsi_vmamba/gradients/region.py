@@ -68,7 +68,9 @@ def _check(model: nn.Module, pixels: NDArray[np.uint8]) -> torch.dtype:
         found = ", ".join(f"{dtype} on {device}" for device, dtype in sorted(kinds, key=str))
         raise UsageError(f"expected a backbone in float32 (or float64) on the CPU, got {found}")
     if torch.is_autocast_enabled("cpu"):
-        raise UsageError("gradients of a whole region are computed in the precision of the weights; leave out autocast")
+        raise UsageError(
+            "gradients of a whole region are computed in the precision of the weights; leave out autocast"
+        )
     if model.training and any(getattr(part, "drop_path_rate", 0.0) for part in model.modules()):
         raise UsageError(
             "stochastic depth would drop other branches when a strip is computed again; set_drop_path(model, 0)"
@@ -173,7 +175,7 @@ class _RegionPass:
             passing.backward(x, grad, totals)
             return grad
 
-        return self._remember(undo, out)
+        return self._remember(undo, out, block)
 
     def _halved(self, layer: nn.Module, stage: int, x: Tensor) -> Tensor:
         cut = self._stages[stage]
@@ -183,7 +185,7 @@ class _RegionPass:
         def undo(grad: Tensor, totals: Totals) -> Tensor:
             return shrink_gradients(layer, x, cut, grad, totals, module=layer, factor=2)
 
-        return self._remember(undo, out)
+        return self._remember(undo, out, layer)
 
     def _embedded(self) -> Tensor:
         stem, cut = self._model.patch_embed, self._stages[0]
@@ -194,7 +196,7 @@ class _RegionPass:
             parameter_gradients(self._stem, self._pixels, cut, grad, totals, module=stem, factor=4)
             return grad
 
-        return self._remember(undo, out)
+        return self._remember(undo, out, stem)
 
     def _stem(self, pixels: Tensor) -> Tensor:
         images = normalise(pixels, mean=self._model.mean, std=self._model.std)
@@ -205,7 +207,8 @@ class _RegionPass:
         cut = self._stages[stage]
         return torch.empty(1, cut.height, cut.width, self._model.config.dims[stage], dtype=self._dtype)
 
-    def _remember(self, undo: Callable[[Tensor, Totals], Tensor], out: Tensor) -> Tensor:
-        if self._learning:
+    def _remember(self, undo: Callable[[Tensor, Totals], Tensor], out: Tensor, part: nn.Module) -> Tensor:
+        """Keep what undoes a part, from the first on that learns: gradients need not reach what is beneath."""
+        if self._learning and (self._undo or any(p.requires_grad for p in part.parameters())):
             self._undo.append(undo)
         return out

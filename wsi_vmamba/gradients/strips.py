@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 from wsi_vmamba.inference.plan import stage_shapes
 from wsi_vmamba.model.config import VMambaConfig
@@ -10,8 +11,9 @@ from wsi_vmamba.ops.strip_gradients import states_bytes
 
 #: Scan input of a strip, about: the intermediate maps of a strip, of which there are some forty, come and go with it.
 _STRIP_BYTES = 16 << 20
-#: Fewest rows of a strip, and rows per state of a channel: every strip has states in two directions of every column.
-_FEWEST_ROWS, _ROWS_PER_STATE = 8, 4
+#: Fewest rows of a strip: every strip has states in two directions of every column, an eighth of its map, or a half
+#: with 16 states per channel.
+_FEWEST_ROWS = 16
 #: Maps like the scan input of a strip that the gradients of a strip hold at their peak, measured.
 _MAPS_OF_STRIP = 40
 
@@ -46,7 +48,8 @@ def plan_strips(
     found = []
     for stage, (height, width) in enumerate(stage_shapes(config, height_px=height_px, width_px=width_px)):
         by_memory = _STRIP_BYTES // max(1, width * config.d_inner(stage) * itemsize)
-        rows = strip_rows or max(_FEWEST_ROWS, _ROWS_PER_STATE * config.d_state, by_memory)
+        widening = -(-config.d_inner(stage) // config.dims[stage])
+        rows = strip_rows or max(_FEWEST_ROWS * widening * isqrt(config.d_state), by_memory)
         found.append(StageStrips(height=height, width=width, strip_rows=rows))
     return found
 
@@ -58,13 +61,13 @@ def needed_bytes(config: VMambaConfig, stages: list[StageStrips], *, itemsize: i
         tokens, d_inner = cut.height * cut.width, config.d_inner(stage)
         maps.append(tokens * config.dims[stage] * itemsize)
         states.append(
-            states_bytes(config.d_state, d_inner=d_inner, width=cut.width, strips=len(cut.rows)) * itemsize // 4
+            states_bytes(config.d_state, d_inner=d_inner, width=cut.width, strips=len(cut.rows))
+            * itemsize
+            // 4
         )
-        widest = max(d_inner * (1 + config.d_state / 4), config.dims[stage] * config.mlp_ratio / 4)
+        widest = max(d_inner, config.dims[stage] * config.mlp_ratio / 4)
         strips.append(int(min(cut.strip_rows, cut.height) * cut.width * widest * itemsize * _MAPS_OF_STRIP))
-    kept = sum(
-        depth * (size + state) for depth, size, state in zip(config.depths, maps, states, strict=True)
-    )
+    kept = sum(depth * (size + state) for depth, size, state in zip(config.depths, maps, states, strict=True))
     # Beside what is kept: the gradient of the map, that of the scan, and the transitions that states are made of.
     working = max(
         2 * size + tokens_inner + 3 * state + strip

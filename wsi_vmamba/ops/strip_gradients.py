@@ -49,9 +49,7 @@ class StripScan(Protocol):
         """Find the gradients of the states that leave every strip."""
         ...
 
-    def gradients(
-        self, u: Tensor, proj: Tensor, grad_y: Tensor, *, strip: int
-    ) -> tuple[Tensor, Tensor]:
+    def gradients(self, u: Tensor, proj: Tensor, grad_y: Tensor, *, strip: int) -> tuple[Tensor, Tensor]:
         """Gradients of a strip for u and proj; those of the weights are added up inside."""
         ...
 
@@ -139,16 +137,14 @@ class NativeStripScan:
             native().combine(decay, state, k < 2, self._threads, self._isa)
         self._adjoint_decays = []
 
-    def gradients(
-        self, u: Tensor, proj: Tensor, grad_y: Tensor, *, strip: int
-    ) -> tuple[Tensor, Tensor]:
+    def gradients(self, u: Tensor, proj: Tensor, grad_y: Tensor, *, strip: int) -> tuple[Tensor, Tensor]:
         """See `StripScan.gradients`."""
         parts = native().backward_ranges(self._weights.channels, 1, self._threads)
         grad_u, grad_proj = torch.empty(u.shape), torch.empty(parts, *proj.shape)
         packed = [torch.empty(t.shape) for t in self._weights.arrays]
         native().backward_strip(
-            *self._arrays(u, proj), array(grad_y, "grad_y"), self._entering, self._leaving, strip, array(grad_u, "grad_u"),
-            array(grad_proj, "grad_proj"), packed, self._threads, self._isa,
+            *self._arrays(u, proj), array(grad_y, "grad_y"), self._entering, self._leaving, strip,
+            array(grad_u, "grad_u"), array(grad_proj, "grad_proj"), packed, self._threads, self._isa,
         )  # fmt: skip
         for total, share in zip(self._totals, packed, strict=True):
             total += share

@@ -1,4 +1,4 @@
-"""`strip_gradients.StripScan` in plain torch, token by token, in any floating dtype: what the kernels are measured against."""
+"""`strip_gradients.StripScan` in plain torch, token by token: what the kernels are measured against, in any dtype."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ Four = list[Tensor]
 
 
 class ReferenceStripScan:
-    """See `strip_gradients.StripScan`; states are (chains, D, N): the rows of a strip are one chain, columns one each."""
+    """See `strip_gradients.StripScan`; states are (chains, D, N): rows of a strip are one chain, columns one each."""
 
-    def __init__(
-        self, parameters: tuple[Tensor, Tensor, Tensor, Tensor], *, width: int, strips: int
-    ) -> None:
+    def __init__(self, parameters: tuple[Tensor, Tensor, Tensor, Tensor], *, width: int, strips: int) -> None:
         """Keep the parameters; see `strip_gradients.strip_scan`."""
         self._parameters = parameters
         self._strips = strips
@@ -56,9 +54,7 @@ class ReferenceStripScan:
         self._leaving = _combine(self._backward, reverse=True)
         self._backward = []
 
-    def gradients(
-        self, u: Tensor, proj: Tensor, grad_y: Tensor, *, strip: int
-    ) -> tuple[Tensor, Tensor]:
+    def gradients(self, u: Tensor, proj: Tensor, grad_y: Tensor, *, strip: int) -> tuple[Tensor, Tensor]:
         """See `StripScan.gradients`."""
         with torch.enable_grad():
             inputs = [t.detach().requires_grad_() for t in (u, proj, *self._parameters)]
@@ -135,14 +131,9 @@ def _combine(transitions: Sequence[tuple[Four, Four]], *, reverse: bool) -> list
     return found
 
 
-def _order(
-    transitions: Sequence[tuple[Four, Four]], k: int, *, backward: bool
-) -> Iterator[tuple[int, int]]:
+def _order(transitions: Sequence[tuple[Four, Four]], k: int, *, backward: bool) -> Iterator[tuple[int, int]]:
     """Strips and chains in the order in which a direction goes through them: each column through all strips."""
     places = [
-        (strip, chain)
-        for chain in range(len(transitions[0][1][k]))
-        for strip in range(len(transitions))
+        (strip, chain) for chain in range(len(transitions[0][1][k])) for strip in range(len(transitions))
     ]
     return reversed(places) if backward else iter(places)
-
