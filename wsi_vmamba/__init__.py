@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.embedding import Embedding
     from wsi_vmamba.extraction.front import embed, extract
     from wsi_vmamba.extraction.summary import Outcomes
+    from wsi_vmamba.gradients.region import region_features
     from wsi_vmamba.html_report.front import make_report
     from wsi_vmamba.html_report.page import HtmlReport
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
@@ -67,6 +68,8 @@ _EXPORTS = {
     "Pretraining": "wsi_vmamba.pretraining.front:Pretraining",
     "pretrain": "wsi_vmamba.pretraining.front:pretrain",
     "probe": "wsi_vmamba.probing.front:probe",
+    # training through pixels
+    "region_features": "wsi_vmamba.gradients.region:region_features",
     # new slides
     "Predictions": "wsi_vmamba.prediction.front:Predictions",
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
@@ -103,6 +106,7 @@ __all__ = [
     "predict_all",
     "pretrain",
     "probe",
+    "region_features",
     "train",
 ]
 

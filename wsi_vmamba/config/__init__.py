@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.base import RunConfig, default_of
     from wsi_vmamba.config.demo import DemoConfig
     from wsi_vmamba.config.doctor import DoctorConfig
+    from wsi_vmamba.config.endtoend import EndToEndConfig
     from wsi_vmamba.config.evaluate import EvaluateConfig
     from wsi_vmamba.config.export import ExportConfig
     from wsi_vmamba.config.extract import ExtractConfig, InfoConfig, PlanConfig
@@ -46,6 +47,7 @@ __all__ = [
     "DemoConfig",
     "DoctorConfig",
     "DownloadConfig",
+    "EndToEndConfig",
     "EvaluateConfig",
     "ExportConfig",
     "ExtractConfig",

@@ -98,6 +98,11 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Fine-tune a backbone on labelled tiles; the weights are for extract --weights.",
     ),
+    "endtoend": Command(
+        "wsi_vmamba.config.endtoend:EndToEndConfig",
+        _TRAIN,
+        "Train a run's backbone too, on labels of slides, through the pixels of whole regions.",
+    ),
     "pretrain": Command(
         "wsi_vmamba.config.pretrain:PretrainConfig",
         _TRAIN,

@@ -75,10 +75,28 @@ class Block(nn.Module):
         """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
         if fused.suits_block(x, self):
             return fused.block(x, self)
-        x = x + drop_path(self.op(self.norm(x)), rate=self.drop_path_rate, training=self.training)
-        if self.norm2 is not None and self.mlp is not None:
-            x = x + drop_path(self.mlp(self.norm2(x)), rate=self.drop_path_rate, training=self.training)
-        return x
+        return self._add_mlp(x + self._kept(self.op(self.norm(x))))
+
+    def before_scan(self, x: Tensor) -> Tensor:
+        """What is scanned of a map (B, H, W, d_model): (B, H, W, d_inner)."""
+        if fused.suits_block(x, self):
+            return fused.before_scan(x, self)
+        return self.op.scanned_and_gate(self.norm(x))[0]
+
+    def after_scan(self, x: Tensor, y: Tensor) -> Tensor:
+        """The block's result, from the map (B, H, W, d_model) and its scan (B, H, W, d_inner); each token by itself."""
+        if fused.suits_block(x, self):
+            return fused.after_scan(x, y, self)
+        gate = self.op.gate(self.norm(x)) if self.op.gated else None
+        return self._add_mlp(x + self._kept(self.op.after_scan(y, gate)))
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        if self.norm2 is None or self.mlp is None:
+            return x
+        return x + self._kept(self.mlp(self.norm2(x)))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        return drop_path(branch, rate=self.drop_path_rate, training=self.training)
 
 
 def patch_embed(config: VMambaConfig) -> nn.Sequential:

@@ -102,10 +102,20 @@ def _is_own(parameter: Tensor) -> bool:
 
 def block(x: Tensor, part: Block) -> Tensor:
     """`Block.forward` without a gate, (B, H, W, D) -> (B, H, W, D)."""
+    return after_scan(x, _scan(part.op, before_scan(x, part)), part)
+
+
+def before_scan(x: Tensor, part: Block) -> Tensor:
+    """`Block.before_scan` without a gate."""
     op = part.op
     u = fused.norm_linear(x, norm_of(part.norm), op.in_proj.weight)
-    u = fused.depthwise_silu(u, op.conv2d.weight, op.conv2d.bias)
-    x = fused.norm_linear(_scan(op, u), norm_of(op.out_norm), op.out_proj.weight, residual=x)
+    return fused.depthwise_silu(u, op.conv2d.weight, op.conv2d.bias)
+
+
+def after_scan(x: Tensor, y: Tensor, part: Block) -> Tensor:
+    """`Block.after_scan` without a gate."""
+    op = part.op
+    x = fused.norm_linear(y, norm_of(op.out_norm), op.out_proj.weight, residual=x)
     if part.norm2 is not None and part.mlp is not None:
         fc1, fc2 = part.mlp.fc1, part.mlp.fc2
         x = fused.mlp(x, norm_of(part.norm2), (fc1.weight, fc1.bias), (fc2.weight, fc2.bias))

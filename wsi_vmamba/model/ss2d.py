@@ -83,10 +83,11 @@ class SS2D(nn.Module):
             u (B, H, W, d_inner), its projections as of `project`, and the gate before its SiLU, (B, H, W, d_inner);
             None where there is none.
         """
-        u, gate = self._scanned_and_gate(x)
+        u, gate = self.scanned_and_gate(x)
         return u, self.project(u), gate
 
-    def _scanned_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def scanned_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first and the last that `scan_inputs` gives."""
         u = self.in_proj(x)
         gate: Tensor | None = None
         if self.gated:
@@ -101,8 +102,17 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
-        u, gate = self._scanned_and_gate(x)
-        y = self.out_norm(self.scan(u))
+        u, gate = self.scanned_and_gate(x)
+        return self.after_scan(self.scan(u), gate)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate alone before its SiLU, of a map of a layer that has one: (B, H, W, d_inner)."""
+        gate: Tensor = self.in_proj(x).chunk(2, dim=-1)[1]
+        return gate
+
+    def after_scan(self, y: Tensor, gate: Tensor | None) -> Tensor:
+        """From the scan and the gate, both (B, H, W, d_inner), to what is added to the map (B, H, W, d_model)."""
+        y = self.out_norm(y)
         if gate is not None:
             y = y * F.silu(gate)
         out: Tensor = self.out_proj(y)

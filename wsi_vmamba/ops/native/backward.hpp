@@ -7,6 +7,7 @@
 
 namespace {
 
+using vmamba::Border;
 using vmamba::Gradients;
 
 // Tokens whose states are held at once.
@@ -32,6 +33,12 @@ struct Walk {
         pieces((length + kSegment - 1) / kSegment) {}
 
   int64_t count() const { return lines * pieces; }
+
+  // In a strip: its rows are one sequence, and each of its columns is a part of the sequence that the columns are.
+  int64_t chains() const { return k % 2 == 0 ? 1 : lines; }
+  int64_t chain(int64_t index) const { return index / (count() / chains()); }
+  bool begins_chain(int64_t index) const { return index % (count() / chains()) == 0; }
+  bool ends_chain(int64_t index) const { return (index + 1) % (count() / chains()) == 0; }
 
   Segment segment(int64_t index) const {
     const bool reversed = k >= 2;
@@ -220,17 +227,80 @@ struct Pass {
     }
   }
 
-  void run(const Walk& walk) const {
+  // Copy what crosses the edge of a strip in chain `index` of the walk to `to`, times `factor`.
+  void enter(const Walk& walk, const float* from, int64_t index, float factor, float* to) const {
+    const int64_t place = walk.k == 3 ? walk.chains() - 1 - index : index;
+    for (int64_t c = first; c < last; c += kLanes) {
+      for (int64_t n = 0; n < w.state; ++n) {
+        store(to + n * span + c - first, factor * load(from + state_place(w.state, walk.chains(), c, n, place)));
+      }
+    }
+  }
+
+  // What a segment does to the adjoint of the state that leaves it: g_in = P g_out + Q, into scratch.state and .adjoint.
+  template <int T>
+  void fold_adjoint(const Segment& s, int64_t at, int64_t c) const {
+    const int64_t token = s.token + at * s.step;
+    const float* p = proj_at(token);
+    Vec z[T];
+    logits<T>(w, k, c, p, s.step * stride, z);
+    for (int t = 0; t < T; ++t) {
+      const Vec step = softplus2(z[t]), dy = channels_at(grad_y, token + t * s.step, c);
+      for (int64_t n = 0; n < w.state; ++n) {
+        float* decay = scratch.state + n * span + c - first;
+        float* adjoint = scratch.adjoint + n * span + c - first;
+        const Vec a = load(decay) * exp2_bounded(step * load(w.rate + (k * w.state + n) * w.padded + c));
+        store(decay, a);
+        store(adjoint, load(adjoint) + a * dy * p[t * s.step * stride + w.rank + w.state + n]);
+      }
+    }
+  }
+
+  // The transition of the adjoint through each chain of a strip; see `Border` for where it lies in `into`.
+  void summarize_adjoint(const Walk& walk, const vmamba::Transition& into) const {
+    for (int64_t q = 0; q < walk.count(); ++q) {
+      if (walk.begins_chain(q)) {
+        for (int64_t i = 0; i < w.state * span; i += kLanes) {
+          store(scratch.state + i, splat(1.0f));
+          store(scratch.adjoint + i, Vec{});
+        }
+      }
+      const Segment s = walk.segment(q);
+      for (int64_t c = first; c < last; c += kLanes) {
+        int64_t at = 0;
+        for (; at + kGroup <= s.length; at += kGroup) fold_adjoint<kGroup>(s, at, c);
+        for (; at < s.length; ++at) fold_adjoint<1>(s, at, c);
+      }
+      if (!walk.ends_chain(q)) continue;
+      const int64_t index = walk.chain(q), place = walk.k == 3 ? walk.chains() - 1 - index : index;
+      for (int64_t c = first; c < last; c += kLanes) {
+        for (int64_t n = 0; n < w.state; ++n) {
+          const int64_t to = state_place(w.state, walk.chains(), c, n, place);
+          store(into.decay + to, load(scratch.state + n * span + c - first));
+          store(into.state + to, load(scratch.adjoint + n * span + c - first));
+        }
+      }
+    }
+  }
+
+  // `border` is null for a whole map, whose first state is zero and whose columns are one sequence.
+  void run(const Walk& walk, const Border* border) const {
     const int64_t states = w.state * span;
     memset(scratch.state, 0, sizeof(float) * static_cast<size_t>(states));
     memset(scratch.adjoint, 0, sizeof(float) * static_cast<size_t>(states));
     for (int64_t q = 0; q < walk.count(); ++q) {
+      if (border != nullptr && walk.begins_chain(q)) {
+        enter(walk, border->entering, walk.chain(q), kLn2, scratch.state);
+      }
       memcpy(scratch.entries + q * states, scratch.state, sizeof(float) * static_cast<size_t>(states));
       for (int64_t c = first; c < last; c += kLanes) forward_segment<false>(walk.segment(q), c);
     }
     const size_t kept = sizeof(float) * static_cast<size_t>(kSegment * w.state * kLanes);
     for (int64_t q = walk.count() - 1; q >= 0; --q) {
       const Segment s = walk.segment(q);
+      if (border != nullptr && walk.ends_chain(q)) {
+        enter(walk, border->leaving_grad, walk.chain(q), 1.0f, scratch.adjoint);
+      }
       memcpy(scratch.state, scratch.entries + q * states, sizeof(float) * static_cast<size_t>(states));
       memset(scratch.b_grad, 0, kept);
       memset(scratch.c_grad, 0, kept);
@@ -253,8 +323,9 @@ void clear_gradients(const ScanWeights& w, const Gradients& grad, int64_t first,
   }
 }
 
-void backward_range(const ScanWeights& w, const Strip& map, const float* grad_y, const Gradients& grad,
-                    float* scratch_base, int64_t first, int64_t last) {
+// `borders` are those of the four directions of a strip, or null for a whole map.
+void backward_range(const ScanWeights& w, const Strip& map, const float* grad_y, const Border* borders,
+                    const Gradients& grad, float* scratch_base, int64_t first, int64_t last) {
   clear_gradients(w, grad, first, last);
   const int64_t group = w.rank + 2 * w.state;
   // Vectors that lie wholly behind the last channel have nothing to do; their gradients stay zero.
@@ -263,7 +334,19 @@ void backward_range(const ScanWeights& w, const Strip& map, const float* grad_y,
   for (int k = 0; k < 4; ++k) {
     const Pass pass{w,     static_cast<const float*>(map.u), grad_y, map.proj,    grad,  scratch,
                     k,     first,                            end,    end - first, group, 4 * group};
-    pass.run(Walk(k, map.rows, map.width));
+    pass.run(Walk(k, map.rows, map.width), borders == nullptr ? nullptr : borders + k);
+  }
+}
+
+// The transitions of the adjoint through a strip in the four directions.
+void summarize_adjoint_range(const ScanWeights& w, const Strip& map, const float* grad_y,
+                             const vmamba::Transition* into, float* scratch_base, int64_t first, int64_t last) {
+  const int64_t group = w.rank + 2 * w.state;
+  const Scratch scratch(scratch_base, w, map.rows, map.width, last - first);
+  const int64_t end = last < w.channels ? last : (w.channels + kLanes - 1) / kLanes * kLanes;
+  for (int k = 0; k < 4; ++k) {
+    const Pass pass{w, nullptr, grad_y, map.proj, {}, scratch, k, first, end, end - first, group, 4 * group};
+    pass.summarize_adjoint(Walk(k, map.rows, map.width), into[k]);
   }
 }
 

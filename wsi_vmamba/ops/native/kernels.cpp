@@ -162,7 +162,7 @@ void map_floats(const float* x, float* out, int64_t count) {
 const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
                        summarize,     summarize_columns,
                        sweep,         combine_block,
-                       backward_range, backward_scratch_floats,
+                       backward_range, summarize_adjoint_range, backward_scratch_floats,
                        walk_map,      walk_scratch_floats,
                        walk_gradients, walk_gradients_scratch_floats,
                        norm,          depthwise,

@@ -49,6 +49,14 @@ struct Carry {
   Transition row_forward, row_backward, column_forward, column_backward;
 };
 
+// What crosses the edges of a strip in one direction: the state that enters each chain of its tokens (divided by ln 2, as
+// states are) and the derivative of the loss by the state that leaves it, laid out as a Transition is. The rows of a
+// strip are one chain, its columns one each.
+struct Border {
+  const float* entering;
+  const float* leaving_grad;
+};
+
 // Gradients that the backward pass writes, for one image and one range of channels.
 struct Gradients {
   float* u;       // [L][channels]
@@ -115,10 +123,14 @@ struct Kernels {
   void (*combine)(const float* decay, float* state, int64_t slots, int64_t pitch, int64_t width, bool backward,
                   float* entry);
 
-  // Gradients for channels [first, last) of one image; `u` and `grad_y` are float32. `scratch` holds
-  // backward_scratch(...) floats.
-  void (*backward)(const ScanWeights&, const Strip&, const float* grad_y, const Gradients&, float* scratch,
-                   int64_t first, int64_t last);
+  // Gradients for channels [first, last) of one image, or of a strip with the borders of its four directions (null for
+  // an image); `u` and `grad_y` are float32. `scratch` holds backward_scratch(...) floats.
+  void (*backward)(const ScanWeights&, const Strip&, const float* grad_y, const Border* borders, const Gradients&,
+                   float* scratch, int64_t first, int64_t last);
+  // What a strip does to the derivative of the loss by the state that leaves it, in the four directions: the one by
+  // the state that enters is decay times that, plus state. The same scratch; u is not looked at.
+  void (*summarize_adjoint)(const ScanWeights&, const Strip&, const float* grad_y, const Transition* into,
+                            float* scratch, int64_t first, int64_t last);
   int64_t (*backward_scratch)(const ScanWeights&, int64_t rows, int64_t width, int64_t first, int64_t last);
 
   // The scan of a small map with one state, and its gradients. `walks` holds the tokens of the four directions in the

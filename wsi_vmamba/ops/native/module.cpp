@@ -173,7 +173,7 @@ void backward(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& 
                          grad_rate.data() + image * 4 * w.state * w.padded,
                          grad_skip.data() + image * w.padded};
     const auto scratch = scratch_floats(kernels.backward_scratch(w, shape.rows, shape.width, first, last));
-    kernels.backward(w, strip, grad_y.data() + image * map, grad, scratch.get(), first, last);
+    kernels.backward(w, strip, grad_y.data() + image * map, nullptr, grad, scratch.get(), first, last);
   });
 }
 
@@ -358,6 +358,71 @@ void apply_strip(const ConstActivation& u, const ConstFloats& proj, const ConstF
   kernels.sweep(call.weights, call.strip, carry, {false, true, 0, rows}, y.data(), 0, padded);
 }
 
+// Where the slot of a strip begins in the arrays of a StripCarries, for each direction: rows have one lane per channel and
+// state, columns as many for each column.
+std::array<float*, 4> strip_slots(const std::vector<Floats>& arrays, const StripCall& call, int64_t slot,
+                                  const char* name) {
+  require(arrays.size() == 4, "four directions expected");
+  const int64_t row = call.weights.state * call.weights.padded;
+  std::array<float*, 4> slots{};
+  for (int k = 0; k < 4; ++k) {
+    slots[k] = slot_of(nb::none(), arrays[k], slot, k % 2 == 0 ? row : call.shape.width * row, name).state;
+  }
+  return slots;
+}
+
+void summarize_adjoint_strip(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& weight,
+                             const ConstFloats& bias, const ConstFloats& rate, const ConstFloats& skip,
+                             const ConstFloats& grad_y, const std::vector<Floats>& decays,
+                             const std::vector<Floats>& states, int64_t slot, int64_t threads,
+                             const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const StripCall call(ConstActivation(u), proj, weight, bias, rate, skip);
+  require_size(grad_y, call.shape.tokens() * call.shape.channels, "grad_y");
+  const auto decay = strip_slots(decays, call, slot, "decays"), state = strip_slots(states, call, slot, "states");
+  const Transition into[4] = {{decay[0], state[0]}, {decay[1], state[1]}, {decay[2], state[2]}, {decay[3], state[3]}};
+  const nb::gil_scoped_release release;
+  const ChannelSplit split(call.weights.padded, 1, threads);
+  parallel_for(split.count, threads, [&](int64_t part) {
+    const int64_t first = part * split.span, last = std::min(first + split.span, call.weights.padded);
+    const auto scratch =
+        scratch_floats(kernels.backward_scratch(call.weights, call.strip.rows, call.strip.width, first, last));
+    kernels.summarize_adjoint(call.weights, call.strip, grad_y.data(), into, scratch.get(), first, last);
+  });
+}
+
+// Gradients of a strip whose borders are known. Those of u and proj are written, as `backward` does; `entering` and
+// `leaving` hold one slot per strip.
+void backward_strip(const ConstFloats& u, const ConstFloats& proj, const ConstFloats& weight, const ConstFloats& bias,
+                    const ConstFloats& rate, const ConstFloats& skip, const ConstFloats& grad_y,
+                    const std::vector<Floats>& entering, const std::vector<Floats>& leaving, int64_t slot,
+                    const Floats& grad_u, const Floats& grad_proj, const std::vector<Floats>& grad_weights,
+                    int64_t threads, const std::string& isa) {
+  const Kernels& kernels = choose(isa);
+  const StripCall call(ConstActivation(u), proj, weight, bias, rate, skip);
+  const ScanWeights& w = call.weights;
+  const ChannelSplit split(w.padded, 1, threads);
+  const int64_t map = call.shape.tokens() * call.shape.channels, projected = call.shape.tokens() * proj_width(w);
+  require_size(grad_y, map, "grad_y");
+  require_size(grad_u, map, "grad_u");
+  require_size(grad_proj, split.count * projected, "grad_proj");
+  require(grad_weights.size() == 4, "gradients of weight, bias, rate and skip expected");
+  require_size(grad_weights[0], 4 * w.padded * w.rank, "grad_weight");
+  require_size(grad_weights[1], 4 * w.padded, "grad_bias");
+  require_size(grad_weights[2], 4 * w.state * w.padded, "grad_rate");
+  require_size(grad_weights[3], w.padded, "grad_skip");
+  const auto in = strip_slots(entering, call, slot, "entering"), out = strip_slots(leaving, call, slot, "leaving");
+  const Border borders[4] = {{in[0], out[0]}, {in[1], out[1]}, {in[2], out[2]}, {in[3], out[3]}};
+  const nb::gil_scoped_release release;
+  parallel_for(split.count, threads, [&](int64_t part) {
+    const int64_t first = part * split.span, last = std::min(first + split.span, w.padded);
+    const Gradients grad{grad_u.data(), grad_proj.data() + part * projected, grad_weights[0].data(),
+                         grad_weights[1].data(), grad_weights[2].data(), grad_weights[3].data()};
+    const auto scratch = scratch_floats(kernels.backward_scratch(w, call.strip.rows, call.strip.width, first, last));
+    kernels.backward(w, call.strip, grad_y.data(), borders, grad, scratch.get(), first, last);
+  });
+}
+
 // decay and state: (slots, groups, width, 16), a group being one block of channels and one n.
 void combine(const ConstFloats& decay, const Floats& state, bool backward, int64_t threads, const std::string& isa) {
   const Kernels& kernels = choose(isa);
@@ -453,6 +518,10 @@ NB_MODULE(_cpu, m) {
         "states"_a, "forward_slot"_a, "backward_slot"_a, "fresh"_a, "row_forward"_a, "isa"_a = "");
   m.def("apply_strip", &apply_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "states"_a,
         "forward_slot"_a, "backward_slot"_a, "y"_a, "isa"_a = "");
+  m.def("summarize_adjoint_strip", &summarize_adjoint_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a,
+        "grad_y"_a, "decays"_a, "states"_a, "slot"_a, "threads"_a, "isa"_a = "");
+  m.def("backward_strip", &backward_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "grad_y"_a,
+        "entering"_a, "leaving"_a, "slot"_a, "grad_u"_a, "grad_proj"_a, "grad_weights"_a, "threads"_a, "isa"_a = "");
   m.def("combine", &combine, "decay"_a, "state"_a, "backward"_a, "threads"_a, "isa"_a = "", Release());
   m.def("layer_norm", &layer_norm, "x"_a, "out"_a, "gate"_a.none(), "weight"_a, "bias"_a, "eps"_a, "isa"_a = "");
   m.def("depthwise_silu", &depthwise_silu, "rows"_a, "weight"_a, "bias"_a.none(), "out"_a, "isa"_a = "");
