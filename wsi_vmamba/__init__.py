@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.extraction.summary import Outcomes
     from wsi_vmamba.html_report.front import make_report
     from wsi_vmamba.html_report.page import HtmlReport
+    from wsi_vmamba.onnx_file.front import OnnxFile, export_onnx
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
     from wsi_vmamba.prediction.slide_prediction import SlidePrediction
     from wsi_vmamba.probing.front import probe
@@ -64,6 +65,8 @@ _EXPORTS = {
     "analyse": "wsi_vmamba.analysis.front:analyse",
     "load_probe": "wsi_vmamba.probing.saved:load_probe",
     "probe": "wsi_vmamba.probing.front:probe",
+    "OnnxFile": "wsi_vmamba.onnx_file.front:OnnxFile",
+    "export_onnx": "wsi_vmamba.onnx_file.front:export_onnx",
     # new slides
     "Predictions": "wsi_vmamba.prediction.front:Predictions",
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
@@ -80,6 +83,7 @@ __all__ = [
     "Evaluation",
     "FeatureFile",
     "HtmlReport",
+    "OnnxFile",
     "Outcomes",
     "Predictions",
     "Run",
@@ -89,6 +93,7 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "export_onnx",
     "extract",
     "load_probe",
     "make_report",

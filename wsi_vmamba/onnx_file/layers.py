@@ -34,7 +34,8 @@ class Layers:
     def norm(self, x: str, part: nn.LayerNorm, *, name: str, order: NDArray[Any] | None = None) -> str:
         """LayerNorm over the last axis, with float32 statistics; ``order`` is that of its channels in the graph."""
         weights = [
-            self._weight(f"{name}.{which}", _in_order(getattr(part, which), order)) for which in ("weight", "bias")
+            self._weight(f"{name}.{which}", _in_order(getattr(part, which), order))
+            for which in ("weight", "bias")
         ]
         return self._graph.op("LayerNormalization", x, *weights, axis=-1, epsilon=part.eps)
 
@@ -43,7 +44,7 @@ class Layers:
         weights = [self._weight(f"{name}.weight", part.weight)]
         if part.bias is not None:
             weights.append(self._weight(f"{name}.bias", part.bias))
-        (height, width), (down, right) = part.padding, part.stride
+        height, width = (int(pad) for pad in part.padding)
         return self._graph.op(
             "Conv",
             x,
@@ -51,7 +52,7 @@ class Layers:
             group=part.groups,
             kernel_shape=list(part.kernel_size),
             pads=[height, width, height, width],
-            strides=[down, right],
+            strides=list(part.stride),
         )
 
     def silu(self, x: str) -> str:
@@ -80,7 +81,9 @@ class Layers:
             done = self._graph.op("Gemm", x, self._weight(f"{name}.weight", weight), bias, transB=1)
             return self._graph.op("Add", done, str(added))
         else:
-            done = self._graph.op("MatMul", x, self._weight(f"{name}.weight_t", np.ascontiguousarray(weight.T)))
+            done = self._graph.op(
+                "MatMul", x, self._weight(f"{name}.weight_t", np.ascontiguousarray(weight.T))
+            )
         if part.bias is not None:
             done = self._graph.op("Add", done, self._weight(f"{name}.bias", part.bias))
         return done if added is None else self._graph.op("Add", done, added)

@@ -60,9 +60,7 @@ class Network:
             parts = self._graph.integers(op.d_inner, op.d_inner)
             inner, gate = self._graph.ops("Split", inner, parts, names=halves, axis=-1)
         u = self._convolved(inner, op.conv2d, orders, op.d_inner, name=f"{name}.op.conv2d")
-        y = scan_nodes(
-            self._graph, u, op, orders=orders, states=states, name=f"{name}.op", half=layers.half
-        )
+        y = scan_nodes(self._graph, u, op, orders=orders, states=states, name=f"{name}.op", half=layers.half)
         y = layers.norm(y, op.out_norm, name=f"{name}.op.out_norm")
         if gate is not None:
             y = self._graph.op("Mul", y, layers.silu(gate))
@@ -135,4 +133,3 @@ class Network:
 
     def _to_last(self, x: str) -> str:
         return self._graph.op("Transpose", x, perm=[0, 2, 3, 1])
-

@@ -56,13 +56,14 @@ def orders_of(graph: Graph, tokens_4d: str, *, stage: int) -> Orders:
     )
     both = named("Concat", forwards, backwards, what="orders", axis=0)
     walk = named("Transpose", both, what="walk", perm=[3, 0, 1, 2])
-    # Sorted by token and then order, the walk's entries stand where the map wants them.
     first_keys = named("Mul", walk, graph.integer(DIRECTIONS), what="first_keys")
     numbers = graph.constant("order_numbers", np.arange(DIRECTIONS).reshape(DIRECTIONS, 1, 1))
-    keys = named("Reshape", named("Add", first_keys, numbers, what="keys"), graph.integers(-1), what="flat_keys")
-    many = named("Shape", keys, what="entries")
-    _, places = graph.ops(
-        "TopK", keys, many, names=(f"stage{stage}.sorted", f"stage{stage}.places"), largest=0
+    keys = named(
+        "Reshape", named("Add", first_keys, numbers, what="keys"), graph.integers(-1), what="flat_keys"
     )
-    back = named("Reshape", places, graph.integers(-1, DIRECTIONS), what="back")
+    many = named("Size", keys, what="entries")
+    places = named("Range", graph.integer(0), many, graph.integer(1), what="places")
+    # Every token and order has one entry, so that all of the first argument is replaced.
+    inverse = named("ScatterElements", places, keys, places, what="inverse")
+    back = named("Reshape", inverse, graph.integers(-1, DIRECTIONS), what="back")
     return Orders(walk=walk, back=back, map_shape=shape)

@@ -66,7 +66,7 @@ def states_of(graph: Graph, orders: Orders, *, channels: int, n_states: int, sta
 
 
 def put_weights(graph: Graph, op: SS2D, *, name: str) -> Weights:
-    """Keep the constants of ``op``, laid out for (4, B, H, ...): x_proj (4, 1, D, R + 2 N), dt (4, 1, R, D) and so on."""
+    """Keep the constants of ``op``, laid out for (4, B, H, ...): x_proj (4, 1, D, R + 2 N), dt (4, 1, R, D)."""
     x_proj, dt_weight, dt_bias, A_logs, Ds = (part.detach().float().numpy() for part in op.scan_parameters())
     A = -np.exp(A_logs).reshape(DIRECTIONS, 1, 1, op.d_inner, op.d_state)
     return Weights(

@@ -15,6 +15,10 @@ from wsi_vmamba.onnx_file.network import FEATURES, IMAGES, LOGITS, Network
 
 #: Prefix of what is written into a file about it.
 OURS = "wsi_vmamba."
+#: Fact: bytes that a forward pass needs per pixel of the picture, about.
+MAP_BYTES = "bytes_per_px"
+#: float32 maps of the first stage's scan, (H / 4, W / 4, d_inner), that onnxruntime holds at its peak, and per state.
+_WHOLE_MAPS, _MAPS_PER_STATE = 40, 8
 #: A side of the images in pixels, or any.
 Side = int | Literal["dynamic"]
 
@@ -35,7 +39,9 @@ def build_model(
         UsageError: onnx is not installed, or the side is smaller than a token.
     """
     if px != "dynamic" and px < model.stride_px:
-        raise UsageError(f"px is a side in pixels, at least one token of {model.stride_px}, or dynamic; got {px}")
+        raise UsageError(
+            f"px is a side in pixels, at least one token of {model.stride_px}, or dynamic; got {px}"
+        )
     onnx = require_onnx()
     graph = Graph()
     Network(graph, Layers(graph, precision=precision), model).append(logits=logits)
@@ -43,7 +49,9 @@ def build_model(
     ends = _inputs_and_outputs(model, px=px, logits=logits)
     made = onnx.helper.make_graph(graph.nodes, name, ends[:1], ends[1:], stored)
     opset = onnx.helper.make_opsetid("", OPSET)
-    built = onnx.helper.make_model(made, opset_imports=[opset], ir_version=IR_VERSION, producer_name="wsi-vmamba")
+    built = onnx.helper.make_model(
+        made, opset_imports=[opset], ir_version=IR_VERSION, producer_name="wsi-vmamba"
+    )
     onnx.helper.set_model_props(built, _facts(model, name=name, px=px, precision=precision))
     return built
 
@@ -69,10 +77,16 @@ def _facts(model: VMamba, *, name: str, px: Side, precision: FilePrecision) -> d
         "precision": precision,
         "px": px,
         "stride_px": model.stride_px,
+        MAP_BYTES: _bytes_per_px(model),
         "mean": " ".join(map(str, model.mean)),
         "std": " ".join(map(str, model.std)),
     }
     return {OURS + key: str(value) for key, value in values.items()}
+
+
+def _bytes_per_px(model: VMamba) -> float:
+    config = model.config
+    return (_WHOLE_MAPS + _MAPS_PER_STATE * (config.d_state - 1)) * config.d_inner(0) * 4 / 16
 
 
 def require_onnx() -> Any:
@@ -81,5 +95,7 @@ def require_onnx() -> Any:
         import onnx
         import onnx.numpy_helper
     except ImportError as error:
-        raise UsageError(f"writing ONNX files needs onnx ({error}): pip install 'wsi-vmamba[onnx]'") from error
+        raise UsageError(
+            f"writing ONNX files needs onnx ({error}): pip install 'wsi-vmamba[onnx]'"
+        ) from error
     return onnx
