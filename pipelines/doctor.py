@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, str] = {
     "remote": "s3fs",
     "hpc": "dask_jobqueue",
     "timm": "timm",
+    "onnx": "onnxruntime",
 }
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.gradients.region import region_features
     from wsi_vmamba.html_report.front import make_report
     from wsi_vmamba.html_report.page import HtmlReport
+    from wsi_vmamba.onnx_file.front import OnnxFile, export_onnx
     from wsi_vmamba.prediction.front import Predictions, predict, predict_all
     from wsi_vmamba.prediction.slide_prediction import SlidePrediction
     from wsi_vmamba.pretraining.front import Pretraining, pretrain
@@ -70,6 +71,9 @@ _EXPORTS = {
     "probe": "wsi_vmamba.probing.front:probe",
     # training through pixels
     "region_features": "wsi_vmamba.gradients.region:region_features",
+    # other runtimes
+    "OnnxFile": "wsi_vmamba.onnx_file.front:OnnxFile",
+    "export_onnx": "wsi_vmamba.onnx_file.front:export_onnx",
     # new slides
     "Predictions": "wsi_vmamba.prediction.front:Predictions",
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
@@ -86,6 +90,7 @@ __all__ = [
     "Evaluation",
     "FeatureFile",
     "HtmlReport",
+    "OnnxFile",
     "Outcomes",
     "Predictions",
     "Pretraining",
@@ -96,6 +101,7 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "export_onnx",
     "extract",
     "load_probe",
     "make_report",

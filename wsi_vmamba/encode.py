@@ -27,7 +27,7 @@ from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch_forward import disk_bytes
 from wsi_vmamba.inference.sparse_forward import sparse_disk_bytes
 from wsi_vmamba.inference.sparse_plan import plan_sparse
-from wsi_vmamba.model import VMambaConfig, build_backbone
+from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.null import NullBackbone
 from wsi_vmamba.model.shipped import resolve_weights
@@ -134,8 +134,8 @@ class WholeMapEncoder:
             MemoryLimitError: the region would not fit in main memory, by a rough estimate.
         """
         check_pixels(pixels)
-        if self.device == "cpu" and isinstance(self._backbone, VMamba):
-            self._check_memory(self._backbone.config, *pixels.shape[:2])
+        if self.device == "cpu":
+            self._check_memory(*pixels.shape[:2])
         low = self.precision == "bf16"
         with (
             torch.inference_mode(),
@@ -147,16 +147,24 @@ class WholeMapEncoder:
             result: NDArray[np.float32] = on_map.float().contiguous().cpu().numpy()
         return result
 
-    def _check_memory(self, config: VMambaConfig, height_px: int, width_px: int) -> None:
-        def needed(height: int, width: int) -> int:
-            return height * width // 16 * config.d_inner(0) * config.d_state * 4 * _WHOLE_MAPS
-
+    def _check_memory(self, height_px: int, width_px: int) -> None:
+        needed = _bytes_needed_by(self._backbone)
+        if needed is None:
+            return
         allowed = free_bytes(self._memory_limit)
         if needed(height_px, width_px) > allowed:
             side = largest_side_px(lambda side: needed(side, side) <= allowed)
             raise too_large(
                 height_px, width_px, needed=needed(height_px, width_px), allowed=allowed, side_px=side
             )
+
+
+def _bytes_needed_by(backbone: nn.Module) -> Callable[[int, int], int] | None:
+    """Memory, about, that a backbone needs of a region by its height and width; None where it does not say."""
+    if not isinstance(backbone, VMamba):
+        return cast("Callable[[int, int], int] | None", getattr(backbone, "needed_bytes", None))
+    config = backbone.config
+    return lambda height, width: height * width // 16 * config.d_inner(0) * config.d_state * 4 * _WHOLE_MAPS
 
 
 class BandEncoder(WholeMapEncoder):
@@ -382,7 +390,12 @@ def build_encoder(
         if patch_px is not None and backbone.any_window:
             backbone.stride_px = patch_px
         return WindowEncoder(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)
-    kind = WholeMapEncoder if isinstance(backbone, VMamba) else BandEncoder
+    if getattr(backbone, "computes_as_stored", False):
+        if precision == "bf16":
+            raise UsageError(f"backbone {name} computes as its file was written; leave --precision out")
+        resolved = "fp32"
+    is_global = isinstance(backbone, VMamba) or getattr(backbone, "sees_whole_regions", False)
+    kind = WholeMapEncoder if is_global else BandEncoder
     if device == "cpu" and isinstance(backbone, NullBackbone):
         kind = ColourEncoder
     return kind(name, backbone, precision=resolved, device=device, memory_limit=memory_limit)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.extract import ExtractConfig, InfoConfig, PlanConfig
     from wsi_vmamba.config.finetune import FinetuneConfig
     from wsi_vmamba.config.heatmap import HeatmapConfig
+    from wsi_vmamba.config.onnx import OnnxConfig
     from wsi_vmamba.config.otsu import OtsuSettings
     from wsi_vmamba.config.pack import PackConfig
     from wsi_vmamba.config.predict import PredictConfig
@@ -54,6 +55,7 @@ __all__ = [
     "FinetuneConfig",
     "HeatmapConfig",
     "InfoConfig",
+    "OnnxConfig",
     "OtsuSettings",
     "PackConfig",
     "PlanConfig",

@@ -70,6 +70,11 @@ COMMANDS: Mapping[str, Command] = {
         _FEATURES,
         "List, import and verify weights: shipped, published, your own checkpoints.",
     ),
+    "onnx": Command(
+        "wsi_vmamba.config.onnx:OnnxConfig",
+        _FEATURES,
+        "Write a VMamba as an ONNX file of standard operators, and say how far it is from torch.",
+    ),
     "train": Command(
         "wsi_vmamba.config.train:TrainConfig", _TRAIN, "Train a slide classifier on extracted features."
     ),

@@ -44,6 +44,8 @@ BACKBONES = Table(
         "vmamba_small_v0": _VARIANT,
         "vmamba_base_v0": _VARIANT,
         "null": "wsi_vmamba.model.build:null",
+        # Any network in a file, which is given as its weights; needs the extra `onnx`.
+        "onnx": "wsi_vmamba.onnx_file.backbone:build",
         # Baselines of the field, window by window; they need the extra `timm`.
         "timm_resnet152": _TIMM,
         "timm_swin_tiny": _TIMM,

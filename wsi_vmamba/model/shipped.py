@@ -24,6 +24,8 @@ PUBLISHED: Mapping[str, str] = {
 }
 #: Backbones that have no weights at all.
 WITHOUT_WEIGHTS = frozenset({"null"})
+#: Backbones that are nothing without a file: what kind of file.
+FROM_FILE: Mapping[str, str] = {"onnx": "an .onnx file, such as `wsi-vmamba onnx` writes"}
 #: Between the name of a checkpoint and the name of what to take of it.
 CHOICE = "#"
 
@@ -64,6 +66,8 @@ def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
         raise UsageError(f"weights are 'auto' (shipped), 'random', a name or a file, got {choice!r}")
     if backbone in WITHOUT_WEIGHTS:
         return ResolvedWeights(path=None, note="it has no weights")
+    if choice in WORDS and backbone in FROM_FILE:
+        raise UsageError(f"backbone {backbone} is given as a file: --weights FILE, {FROM_FILE[backbone]}")
     if choice == "random":
         return ResolvedWeights(path=None, note="random weights, of no use but for tests and baselines")
     if choice != "auto":
