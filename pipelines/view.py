@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,12 +52,23 @@ def run(config: ViewConfig) -> bool:
                 build_app(context, access),
                 listening,
                 on_start=lambda: _open(address) if config.browser else None,
+                on_end=context.end,
             )
         except KeyboardInterrupt:
             console.say("ended")
         finally:
+            is_quiet = context.close()
             slides.close()
+    if not is_quiet:
+        _leave()
     return True
+
+
+def _leave() -> None:
+    """End the process though a thread is amid a tile: Python cannot take itself apart under native code that still runs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _probe(config: ViewConfig) -> SavedProbe | None:

@@ -258,7 +258,7 @@ def test_many_threads_read_one_slide_at_once(tmp_path, picture, write_slide):
     """A peer holds one lock per slide; here two reads that wait for each other must both be inside."""
     import threading
 
-    from wsi_vmamba.view.byte_cache import ByteCache
+    from wsi_vmamba.view.made_parts import MadeParts
     from wsi_vmamba.view.picture import SlidePicture
 
     slide = open_slide(write_slide(tmp_path / "a.tif", picture(300, 300)))
@@ -274,7 +274,7 @@ def test_many_threads_read_one_slide_at_once(tmp_path, picture, write_slide):
 
         icc_profile, tile_overlap_px = None, 0
 
-    shown = SlidePicture(Waiting(), made=ByteCache(1 << 20))
+    shown = SlidePicture(Waiting(), made=MadeParts(1 << 20))
     threads = [
         threading.Thread(target=shown.tile, kwargs={"level": 0, "column": n, "row": 0}) for n in range(2)
     ]

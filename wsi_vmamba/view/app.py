@@ -36,7 +36,7 @@ def build_app(context: Context, access: Access) -> ASGIApp:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         context.catalogue.look_in_background(then=context.warm_up)
         yield
-        context.close()
+        context.end()
 
     app = Starlette(
         routes=[route for part in parts for route in part.routes()],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from wsi_vmamba.view.neighbours import NeighbourIndex
 
 T = TypeVar("T")
-_PICTURE_BYTES = 96 << 20
+_PICTURE_BYTES = 64 << 20
+#: How long the end waits for a thread that is in the middle of a tile.
+_END_S = 2.0
 
 
 class Context:
@@ -56,6 +60,7 @@ class Context:
         self._pool = Pool(threads, name="view")
         # Layers may take seconds, of which tiles should notice nothing.
         self._slow_pool = Pool(2, name="view-slow")
+        self._waiting: set[asyncio.Future[Any]] = set()
 
     @cached_property
     def layers(self) -> Layers:
@@ -73,12 +78,33 @@ class Context:
         return NeighbourIndex()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Read or decode something beside the server's own thread."""
-        return await _done(self._pool, work)
+        """Read or decode something beside the server's own thread.
+
+        Raises:
+            RefusedError: too much is waiting, or the server ends.
+        """
+        return await self._done(self._pool, work)
 
     async def in_slow_thread(self, work: Callable[[], T]) -> T:
-        """The same for what takes long."""
-        return await _done(self._slow_pool, work)
+        """The same for what takes long.
+
+        Raises:
+            RefusedError: as `in_thread`.
+        """
+        return await self._done(self._slow_pool, work)
+
+    async def _done(self, pool: Pool, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._waiting.add(answer)
+        try:
+            future = pool.submit(work)
+            future.add_done_callback(lambda done: _tell(loop, answer, done))
+            return await answer
+        except BusyError:
+            raise RefusedError(503, "busy", "too much is asked at once; try again") from None
+        finally:
+            self._waiting.discard(answer)
 
     def item(self, request: Request) -> Item:
         """The slide that a request is about.
@@ -97,21 +123,33 @@ class Context:
         if warm_up is not None:
             warm_up()
 
-    def close(self) -> None:
-        """End what runs in the background, without waiting for it."""
+    def end(self) -> None:
+        """Answer whoever waits that the server ends, and stop what is being made; called in the server's own thread."""
+        self.catalogue.slides.stop()
+        for answer in list(self._waiting):
+            if not answer.done():
+                answer.set_exception(RefusedError(503, "ending", "the viewer is ending"))
+
+    def close(self) -> bool:
+        """End what runs in the background; return whether all of it has ended, for which it waits a moment."""
+        self.catalogue.slides.stop()
         self.catalogue.stop()
-        for pool in (self._pool, self._slow_pool):
-            pool.close()
+        ended = [pool.close(wait_s=_END_S) for pool in (self._pool, self._slow_pool)]
+        return all(ended)
 
 
-async def _done(pool: Pool, work: Callable[[], T]) -> T:
-    """The result of some work in a pool.
+def _tell(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T], done: Future[T]) -> None:
+    """Hand a result on to who waits for it in the server's own thread, unless nobody does any more."""
 
-    Raises:
-        RefusedError: too much is waiting.
-    """
-    try:
-        future = pool.submit(work)
-    except BusyError:
-        raise RefusedError(503, "busy", "too much is asked at once; try again") from None
-    return await asyncio.wrap_future(future)
+    def settle() -> None:
+        if answer.done():
+            return
+        if done.cancelled():
+            answer.cancel()
+        elif (error := done.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(done.result())
+
+    with contextlib.suppress(RuntimeError):  # the server has ended
+        loop.call_soon_threadsafe(settle)

@@ -9,19 +9,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.slide import Slide, open_slide
 from wsi_vmamba.view.blank import BlankSlide
-from wsi_vmamba.view.byte_cache import ByteCache
+from wsi_vmamba.view.made_parts import MadeParts
 from wsi_vmamba.view.picture import SlidePicture
 from wsi_vmamba.view.row import SlideRow
 
 #: A slide that cannot be opened is not tried again for each of its tiles.
 _TRY_AGAIN_S = 10.0
-_MADE_BYTES = 64 << 20
+_MADE_BYTES = 48 << 20
 
 
 class _Handle:
@@ -45,7 +42,7 @@ class OpenSlides:
         self._most = most
         self._handles: OrderedDict[tuple[str, str], _Handle] = OrderedDict()
         self._lock = threading.Lock()
-        self._made: ByteCache[NDArray[np.uint8]] = ByteCache(_MADE_BYTES)
+        self._made = MadeParts(_MADE_BYTES)
 
     @contextmanager
     def borrow(self, row: SlideRow, *, stamp: str) -> Iterator[SlidePicture]:
@@ -102,6 +99,10 @@ class OpenSlides:
                     closing.append(dropped.opened.result())
         for picture in closing:
             picture.slide.close()
+
+    def stop(self) -> None:
+        """Stop what is being made; whoever waits for it gets an error that says so."""
+        self._made.stop()
 
     def close(self) -> None:
         """Close what nobody uses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.geometry import l0_to_level_px
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.slide.encoded import EncodedTiles, HasColourProfile, with_icc
-from wsi_vmamba.view.byte_cache import ByteCache
+from wsi_vmamba.view.made_parts import MadeParts, Part
 from wsi_vmamba.view.painted import PaintedSlide, stripes
 from wsi_vmamba.view.pyramid import ViewLevel, view_levels
 
@@ -25,6 +26,8 @@ QUALITY = 85
 MAX_ICC_BYTES = 32 << 10
 #: Longest side of a rectangle that is asked for.
 MAX_RECTANGLE_PX = 2048
+#: JPEG decodes at a half, a quarter or an eighth.
+LEAST_SHRUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Tile:
 class SlidePicture:
     """An open slide as pictures. Safe to use from several threads; no lock is held while something is decoded."""
 
-    def __init__(self, slide: Slide, *, made: ByteCache[NDArray[np.uint8]]) -> None:
+    def __init__(self, slide: Slide, *, made: MadeParts) -> None:
         """Look at the slide's levels.
 
         Args:
@@ -179,20 +182,70 @@ class SlidePicture:
                 is_damaged |= part_damaged
         return out, is_damaged
 
-    def _made_part(self, number: int, column: int, row: int) -> tuple[NDArray[np.uint8], bool]:
-        """The square of one tile of a level that is made: the level before it, halved, which may be made too."""
-        key = (self._key, number, column, row)
-        kept = self._made.get(key)
-        if kept is not None:
-            return kept, False
+    def _made_part(self, number: int, column: int, row: int) -> Part:
+        """The square of one tile of a level that is made."""
+        stored = max(index for index in range(number) if self.levels[index].source is not None)
+        return self._made.part(
+            (self._key, number, column, row),
+            halvings=number - stored,
+            name=self.slide.slide_id,
+            make=lambda: self._make_part(number, stored, column, row),
+        )
+
+    def _make_part(self, number: int, stored: int, column: int, row: int) -> Part:
+        """Of stored tiles, which decode small at a fraction of the cost; else the level before it, halved."""
         level, finer = self.levels[number], self.levels[number - 1]
+        box = level.tile_box_px(column=column, row=row)
+        left, top, right, bottom = box
+        shrink = 2 ** (number - stored)
+        if shrink <= LEAST_SHRUNK and self._is_tiled(self.levels[stored], shrink):
+            return self._shrunk_tiles(self.levels[stored], shrink, box)
+        wider = (2 * left, 2 * top, min(2 * right, finer.width_px), min(2 * bottom, finer.height_px))
+        pixels, is_damaged = self._read(number - 1, wider)
+        return _halved(pixels, width_px=right - left, height_px=bottom - top), is_damaged
+
+    def _is_tiled(self, level: ViewLevel, shrink: int) -> bool:
+        """Whether tiles of a level that the slide has can be decoded at a fraction of their size."""
+        return (
+            self._encoded is not None
+            and level.source is not None
+            and not self.overlap_px
+            and self.slide.levels[level.source].stored_px == (level.tile_width_px, level.tile_height_px)
+            and level.tile_width_px % shrink == 0
+            and level.tile_height_px % shrink == 0
+        )
+
+    def _shrunk_tiles(self, level: ViewLevel, shrink: int, box: tuple[int, int, int, int]) -> Part:
+        """A rectangle of the level that is ``shrink`` times smaller than a stored one, from the tiles of this."""
+        left, top, right, bottom = box
+        out = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
+        wide, high = level.tile_width_px // shrink, level.tile_height_px // shrink
+        is_damaged = False
+        for row in range(top // high, -(-bottom // high)):
+            for column in range(left // wide, -(-right // wide)):
+                part, part_damaged = self._shrunk_tile(level, shrink, column, row)
+                x, y = column * wide, row * high
+                x0, x1 = max(x, left), min(x + part.shape[1], right)
+                y0, y1 = max(y, top), min(y + part.shape[0], bottom)
+                out[y0 - top : y1 - top, x0 - left : x1 - left] = part[y0 - y : y1 - y, x0 - x : x1 - x]
+                is_damaged |= part_damaged
+        return out, is_damaged
+
+    def _shrunk_tile(self, level: ViewLevel, shrink: int, column: int, row: int) -> Part:
+        data = None
+        with contextlib.suppress(BadTileError):  # read below, which stripes what is damaged
+            data = self._stored(level, column, row)
+        if data is not None:
+            small = decoded_small(data, shrink)
+            if small is not None:
+                return small, False
         left, top, right, bottom = level.tile_box_px(column=column, row=row)
-        box = (2 * left, 2 * top, min(2 * right, finer.width_px), min(2 * bottom, finer.height_px))
-        pixels, is_damaged = self._read(number - 1, box)
-        part = _halved(pixels, width_px=right - left, height_px=bottom - top)
-        if not is_damaged:  # damage may be of the moment, such as of a disk that is coming back
-            self._made.put(key, part, part.nbytes)
-        return part, is_damaged
+        assert level.source is not None
+        pixels, is_damaged = self._painted.read(
+            level=level.source, left_px=left, top_px=top, width_px=right - left, height_px=bottom - top
+        )
+        size = (-(-(right - left) // shrink), -(-(bottom - top) // shrink))
+        return _padded_and_shrunk(pixels, shrink, size), is_damaged
 
     def _encode(self, pixels: NDArray[np.uint8]) -> bytes:
         return with_icc(encode_jpeg(pixels), self._icc)
@@ -204,12 +257,27 @@ def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return data
 
 
+def decoded_small(data: bytes, shrink: int) -> NDArray[np.uint8] | None:
+    """A JPEG file as RGB at a half, a quarter or an eighth of its size; None where its data are damaged."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    try:
+        small: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", min_factor=shrink)
+    except ValueError:
+        return None
+    return small if small.shape[:2] == (height // shrink, width // shrink) else None
+
+
 def _halved(pixels: NDArray[np.uint8], *, width_px: int, height_px: int) -> NDArray[np.uint8]:
     """Averaged two by two; an odd edge repeats its last pixel."""
-    bottom, right = 2 * height_px - pixels.shape[0], 2 * width_px - pixels.shape[1]
+    return _padded_and_shrunk(pixels, 2, (width_px, height_px))
+
+
+def _padded_and_shrunk(pixels: NDArray[np.uint8], shrink: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """Averaged in squares of ``shrink``; an edge that is cut repeats its last pixel."""
+    bottom, right = shrink * size_px[1] - pixels.shape[0], shrink * size_px[0] - pixels.shape[1]
     if bottom or right:
         pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-    return _shrunk(pixels, (width_px, height_px))
+    return _shrunk(pixels, size_px)
 
 
 def _shrunk(pixels: NDArray[np.uint8], size_px: tuple[int, ...]) -> NDArray[np.uint8]:

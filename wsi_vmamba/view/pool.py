@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -63,8 +64,15 @@ class Pool:
                 future.set_result(result)
             del job, future, work  # not to be kept alive until the next one comes
 
-    def close(self) -> None:
-        """Cancel what has not begun and let the threads end when they are done; does not wait for them."""
+    def close(self, *, wait_s: float = 0.0) -> bool:
+        """Cancel what has not begun and let the threads end when they are done.
+
+        Args:
+            wait_s: how long to wait for them.
+
+        Returns:
+            Whether all have ended.
+        """
         while True:
             try:
                 job = self._waiting.get_nowait()
@@ -74,3 +82,7 @@ class Pool:
                 job[0].cancel()
         for _ in self._threads:
             self._waiting.put_nowait(None)
+        until = time.monotonic() + wait_s
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)

@@ -52,20 +52,39 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """A server that says when it is up, and does not wait for browsers that keep their connections open."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_start: Callable[[], None], on_end: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._on_start = on_start
+        self._on_start, self._on_end = on_start, on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_start()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_end()
+        await super().shutdown(sockets)
 
-def serve(app: ASGIApp, listening: socket.socket, *, on_start: Callable[[], None] = lambda: None) -> None:
-    """Serve until Ctrl-C, or until the process is told to end."""
+
+def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    *,
+    on_start: Callable[[], None] = lambda: None,
+    on_end: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until Ctrl-C, or until the process is told to end.
+
+    Args:
+        app: what answers.
+        listening: a socket that listens.
+        on_start: called when the server is up.
+        on_end: called before the server waits for answers that are still being made.
+    """
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, date_header=True, timeout_graceful_shutdown=1,
         timeout_keep_alive=30, ws="none", lifespan="on", proxy_headers=False, backlog=_BACKLOG,
     )  # fmt: skip
-    _Server(config, on_start).run(sockets=[listening])
+    _Server(config, on_start, on_end).run(sockets=[listening])
