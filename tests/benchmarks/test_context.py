@@ -51,3 +51,19 @@ def test_the_curve_of_a_made_slide(tmp_path: Path, write_tiny_slide, capsys):
     assert felt[0] == max(value for value in felt if value is not None)
     assert all(np.isfinite([one["aside"] for one in found["felt"][1:]]))
     assert "| 128 px | at a cut | 76 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.real_slides
+@pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
+def test_the_curve_of_a_real_slide_falls_with_the_size_of_regions(real_data: Path):
+    slide = real_data / "slides" / "lymph-node-metastasis.tif"
+    if not slide.is_file():
+        pytest.skip(f"no {slide}")
+    found = load().main(
+        [str(slide), "--mpp", "0.5", "--target-mpp", "8", "--patch-px", "64", "--sizes", "128", "1024",
+         "--window-px", "512"]
+    )  # fmt: skip
+    small, large = found["cuts"][128], found["cuts"][1024]
+    assert large["all"]["moved"] < small["all"]["moved"]
+    assert large["all"]["cosine"] > small["all"]["cosine"]
