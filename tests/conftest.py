@@ -197,6 +197,12 @@ def write_cohort() -> Callable[..., None]:
     return write
 
 
+@pytest.fixture(scope="session")
+def write_patches() -> Callable[..., None]:
+    """Write the features of one slide: folder, slide_id, patches float32 (rows, columns, dim)."""
+    return _write_patches
+
+
 def _write_patches(folder: Path, slide_id: str, patches: np.ndarray) -> None:
     import numpy as np
 

@@ -81,6 +81,11 @@ def resolve_weights(backbone: str, choice: str | Path) -> ResolvedWeights:
             )
         of = f"{part} of " if part else ""
         return ResolvedWeights(path=Path(choice), note=f"weights from {of}{file}")
+    return _automatic(backbone)
+
+
+def _automatic(backbone: str) -> ResolvedWeights:
+    """What ``auto`` stands for."""
     if is_window_name(backbone):
         return ResolvedWeights(path=None, note="weights that timm found", by_timm=True)
     own = getattr(BACKBONES.resolve(backbone), "auto_weights", None)
