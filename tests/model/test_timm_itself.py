@@ -24,7 +24,7 @@ CARD = {
 }
 
 #: What makes the small transformer one with a class token, registers, and no pooling of its own.
-ARGUMENTS = {"global_pool": "", "class_token": True, "reg_tokens": 3}
+ARGUMENTS = {"global_pool": "", "class_token": True, "reg_tokens": 3, "img_size": 160}
 
 
 def seen_by(model: nn.Module, pixels: np.ndarray, **how) -> torch.Tensor:
