@@ -220,12 +220,17 @@ def _write_patches(folder: Path, slide_id: str, patches: np.ndarray) -> None:
         writer.commit()
 
 
-@pytest.fixture
-def install_timm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
-    """Put the stand-in of `fake_timm.py` in timm's place; gives the module."""
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """`fake_timm.py`: a stand-in for timm."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
-        fakes = importlib.import_module("fake_timm")
+        return importlib.import_module("fake_timm")
+
+
+@pytest.fixture
+def install_timm(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """Put the stand-in in timm's place; gives the module."""
 
     def install(*arguments: object, **options: object) -> ModuleType:
         module = fakes.fake_timm(*arguments, **options)

@@ -54,10 +54,10 @@ class FakeViT(nn.Module):
 def fake_timm(
     model=FakeViT, *, error: BaseException | None = None, version: str = "9.8.7", **options
 ) -> ModuleType:
-    """The module; ``asked`` is what its `create_model` was called with, ``state`` what pretrained weights hold."""
+    """The module: ``asked`` of its `create_model`, ``made`` by it, and the ``state`` that pretrained weights hold."""
     module = ModuleType("timm")
     module.__version__ = version
-    module.asked, module.state = [], None
+    module.asked, module.made, module.state = [], [], None
     module.layers = SimpleNamespace(SwiGLUPacked="the layer SwiGLUPacked")
     module.list_models = lambda: ["resnet50", "vit_tiny_patch16_224", "vit_small_patch16_224"]
 
@@ -67,6 +67,7 @@ def fake_timm(
             raise error
         overlay = arguments.get("pretrained_cfg_overlay", {})
         made = model(**{**options, **overlay})
+        module.made.append(made)
         if pretrained and module.state is not None:
             made.load_state_dict(module.state, strict=False)  # as timm does where it takes off a head
         return made

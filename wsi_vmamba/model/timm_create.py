@@ -55,20 +55,13 @@ def import_timm(name: str) -> Any:
     return timm
 
 
-def create_model(
-    asked: WindowName,
-    *,
-    weights: str | Path | Given | None,
-    seed: int,
-    facts: Mapping[str, Any] | None = None,
-) -> nn.Module:
+def create_model(asked: WindowName, *, weights: str | Path | Given | None, seed: int) -> nn.Module:
     """Build a model without its head.
 
     Args:
         asked: its name.
         weights: a file, those that timm finds, or None for random ones.
         seed: of random weights.
-        facts: what its `pretrained_cfg` shall say instead of what it does.
 
     Raises:
         UsageError: timm is not there or does not know the model, or the hub does not give it.
