@@ -39,14 +39,14 @@ def truth_of_first(case: ScanCase) -> list[Tensor] | None:
 
 
 @pytest.mark.usefixtures("poisoned_scratch")
-@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("rows", [1, 3])
 def test_kernels_equal_the_whole_map_in_float64(scan_case: ScanCase, isa: str, rows: int):
     wanted = truth_of_first(scan_case)
     if wanted is None or (rows == 1 and scan_case.shape[1] > 30):
         pytest.skip("of one image, and not too many strips")
     u, proj, *parameters = scan_case.inputs
     height, width = u.shape[1:3]
-    for threads in (1, 3):
+    for threads in (1,) if rows == 1 else (1, 3):
         scan = NativeStripScan(
             (parameters[0], parameters[1], parameters[2], parameters[3]), width=width, strips=-(-height // rows),
             threads=threads, isa=isa,
