@@ -222,6 +222,7 @@ WRITING = {
     "extract": ("extract", "slides", "--out", "file/x"),
     "train": ("train", "--dataset", "csv", "--manifest", "cohort.csv", "--features", "features", "--runs", "file/x"),
     "finetune": ("finetune", "tiles", "--out", "file/x"),
+    "endtoend": ("endtoend", "runs/r", "--runs", "file/x"),
     "evaluate a table": ("evaluate", "--scores", "scores.csv", "--score-column", "p", "--out", "file/x"),
     "evaluate to JSON": ("evaluate", "--scores", "scores.csv", "--score-column", "p", "--json", "file/x/y.json"),
     "evaluate a run": ("evaluate", "--run", "runs/r", "--out", "file/x"),

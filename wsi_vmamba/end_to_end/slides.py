@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import reduce
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -124,7 +125,8 @@ def pool_tokens(tokens: Tensor, region: Region, *, side: int) -> Tensor:
         region: its patches are (column, row) on the global grid.
         side: tokens along a patch.
     """
-    patches = tokens.unflatten(1, (-1, side)).unflatten(0, (-1, side)).mean(dim=(1, 3))
+    patches = reduce(tokens, "(row y) (column x) d -> row column d", "mean", y=side, x=side)
     first = region.patches.min(axis=0)
     columns, rows = torch.from_numpy(region.patches - first).unbind(1)
-    return patches[rows, columns]
+    kept: Tensor = patches[rows, columns]
+    return kept

@@ -10,7 +10,7 @@ from wsi_vmamba.model.config import VMambaConfig
 from wsi_vmamba.ops.strip_gradients import states_bytes
 
 #: Scan input of a strip, about: the intermediate maps of a strip, of which there are some forty, come and go with it.
-_STRIP_BYTES = 16 << 20
+_STRIP_BYTES = 4 << 20
 #: Fewest rows of a strip: every strip has states in two directions of every column, an eighth of its map, or a half
 #: with 16 states per channel.
 _FEWEST_ROWS = 16

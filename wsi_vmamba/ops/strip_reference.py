@@ -92,8 +92,8 @@ def walk(
     rates = -torch.exp(A_logs).view(4, -1, states)
     y = u * Ds.view(4, -1).sum(0)
     leaving, decays = [], []
-    for k, own in enumerate(proj.unflatten(-1, (4, rank + 2 * states)).unbind(-2)):
-        low_rank, b, c = _chains(own, k).split([rank, states, states], dim=-1)
+    for k, own in enumerate(proj.chunk(4, dim=-1)):
+        low_rank, b, c = torch.split(_chains(own, k), [rank, states, states], dim=-1)
         step = F.softplus(low_rank @ dt_weight[k].t() + dt_bias[k])  # (chains, length, D)
         decay = torch.exp(step[..., None] * rates[k])
         drive = (step * _chains(u, k))[..., None] * b[:, :, None]
