@@ -65,7 +65,7 @@ def run(config: ViewConfig) -> bool:
 
 
 def _leave() -> None:
-    """End the process though a thread is amid a tile: Python cannot take itself apart under native code that still runs."""
+    """End the process though a thread is amid a tile: Python cannot take itself apart under native code that runs."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

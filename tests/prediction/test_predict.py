@@ -311,6 +311,19 @@ def test_a_folder_with_something_else_is_not_written_into(tmp_path, run, folds, 
     assert json.loads((tmp_path / "p" / "predict.run.json").read_text())["n_models"] == 3
 
 
+def test_a_run_that_was_killed_between_its_settings_and_its_record_goes_on(tmp_path, run, cohort):
+    """Two runs that begin at once meet the same."""
+    features, out = cohort / "features", tmp_path / "p"
+    assert run.predict_all(features, out=out, progress=False).ok
+    before = {path.name: path.read_bytes() for path in (out / "patches").iterdir()}
+    for path in (out / "predict.run.json", out / "predictions.csv", *(out / "patches").iterdir()):
+        path.unlink()
+    (out / "patches").rmdir()
+    assert [path.name for path in out.iterdir()] == ["predict.yaml"]
+    assert run.predict_all(features, out=out, progress=False).ok
+    assert {path.name: path.read_bytes() for path in (out / "patches").iterdir()} == before
+
+
 def test_a_classifier_of_rows_is_refused(tmp_path, cohort):
     (tmp_path / DESCRIPTION).write_text("{}")
     with pytest.raises(UsageError, match="a classifier of rows of numbers"):

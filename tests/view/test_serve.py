@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zlib
 
+import numpy as np
 import pytest
+import tifffile
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.view.pool import BusyError, Pool
@@ -57,6 +61,42 @@ def test_the_command_serves_and_ctrl_c_ends_it_at_once(tmp_path, picture, write_
     finally:
         process.kill()
         process.wait()
+
+
+def test_ended_amid_tiles_it_says_nothing_of_its_inside(tmp_path):
+    """The coarse levels of this slide take many seconds, so that threads are at work whenever the end comes."""
+    side, tile = 32768, zlib.compress(bytes(256 * 256 * 3))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(
+            iter([tile] * (side // 256) ** 2), shape=(side, side, 3), dtype=np.uint8, tile=(256, 256),
+            photometric="rgb", compression="deflate", metadata=None,
+        )  # fmt: skip
+    command = [sys.executable, "-m", "wsi_vmamba", "view", str(tmp_path), "--port", "0", "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    asked = []
+    try:
+        port = next(int(m[1]) for line in process.stdout if (m := re.search(r"127\.0\.0\.1:(\d+)/", line)))
+        for kind in ("thumbnail.jpg", "tiles/5/0_0.jpg", "tiles/4/0_0.jpg"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            if not asked:
+                connection.request("GET", "/slides")
+                (listed,) = json.loads(connection.getresponse().read())["slides"]
+            connection.request("GET", f"/slides/{listed['id']}/{kind}")
+            asked.append(connection)
+        time.sleep(0.3)  # they are being made now
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in rest
+    assert "terminate" not in rest
+    assert process.returncode == 0
+    for connection in asked:
+        answer = connection.getresponse()
+        assert answer.status in {200, 503}
+        assert answer.status == 200 or json.loads(answer.read())["error"]["code"] == "ending"
+        connection.close()
 
 
 def test_a_pool_hands_errors_on_and_refuses_more_than_it_can_do():

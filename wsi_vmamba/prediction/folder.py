@@ -18,6 +18,7 @@ from wsi_vmamba.store import FeatureMeta, remove_stale_partials
 
 RECORD = PREDICTION_RECORD
 TABLE = "predictions.csv"
+SETTINGS = "predict.yaml"
 PATCHES, HEATMAPS, FEATURES = "patches", "heatmaps", "features"
 
 
@@ -76,7 +77,10 @@ def _refuse_others(out: Path, predictor: Predictor) -> None:
     if not out.is_dir():
         return
     if not holds_predictions(out):
-        inside = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+        # Another run that is beginning, or was killed then, has written its settings and not yet its record.
+        inside = sorted(
+            entry.name for entry in out.iterdir() if not entry.name.startswith(".") and entry.name != SETTINGS
+        )
         if inside:
             raise UsageError(
                 f"{out.absolute()} is there and holds no predictions but {inside[0]} and {len(inside) - 1} more; "

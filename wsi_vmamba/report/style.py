@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from wsi_vmamba.durable import write_atomic
 
 #: Colours that stay apart in the common colour deficiencies and in grey (Okabe and Ito).
 BLUE, ORANGE, GREY, PALE = "#0072B2", "#D55E00", "#7F7F7F", "#BDBDBD"
 DPI = 200
+#: Three times as fast as the usual 6, for a file that is hardly larger.
+_PNG_LEVEL = 2
 
 _STYLE: Mapping[str, Any] = {
     # Bundled with matplotlib, so that a figure does not depend on the fonts of the machine.
@@ -60,10 +64,23 @@ def house_style() -> Any:
 
 
 def png_bytes(figure: Any) -> bytes:
-    """Draw a figure; use inside `house_style`."""
+    """Draw a figure of `new_figure`; use inside `house_style`.
+
+    `Figure.savefig` scales all pictures twice, first to find the layout and then to draw, and packs the file more
+    slowly than is worth it. Here the layout is found without the pictures, which fill their axes whatever is in them.
+    """
+    pictures = [image for axes in figure.axes for image in axes.get_images() if image.get_visible()]
+    for image in pictures:
+        image.set_visible(False)
+    figure.draw_without_rendering()
+    for image in pictures:
+        image.set_visible(True)
+    figure.canvas.draw()
     buffer = io.BytesIO()
-    # Without the software tag, which names the version of the library.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    Image.fromarray(pixels).save(
+        buffer, format="png", dpi=(figure.dpi, figure.dpi), compress_level=_PNG_LEVEL
+    )
     return buffer.getvalue()
 
 

@@ -1,7 +1,7 @@
-"""Parts of levels that slides lack: each is made once, however many ask for it at once, and the dearest are kept longest.
+"""Parts of levels that slides lack: each is made once, however many ask at once, and the dearest are kept longest.
 
-A part of a coarse level is made of all the finer ones under it. Were those that were used last kept, as in other caches, the
-thousands of fine parts would push out the few coarse ones, and the whole slide would be read again for each of these.
+A part of a coarse level is made of all the finer ones under it. Were those that were used last kept, as in other
+caches, the thousands of fine parts would push out the few coarse ones, and the whole slide read again for each.
 """
 
 from __future__ import annotations

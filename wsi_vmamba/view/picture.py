@@ -261,7 +261,9 @@ def decoded_small(data: bytes, shrink: int) -> NDArray[np.uint8] | None:
     """A JPEG file as RGB at a half, a quarter or an eighth of its size; None where its data are damaged."""
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
     try:
-        small: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", min_factor=shrink)
+        small: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", min_height=height // shrink, min_width=width // shrink
+        )
     except ValueError:
         return None
     return small if small.shape[:2] == (height // shrink, width // shrink) else None

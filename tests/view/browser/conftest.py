@@ -142,6 +142,12 @@ def served(target: Path, *options: str) -> Iterator[str]:
         process.stdout.close()
 
 
+@pytest.fixture(scope="session")
+def serve():
+    """Start a viewer of one's own: `with serve(target, *options) as address`."""
+    return served
+
+
 @pytest.fixture(scope="module")
 def address(cohort):
     with served(cohort) as found:

@@ -3,6 +3,8 @@ import { MAPS, OUTLINE_COLOURS, paintLegend } from "./colours.js";
 import { $, make, options } from "./dom.js";
 import { short } from "./format.js";
 
+const LOOKING = "Looking for layers…";
+
 export class LayersPanel {
   constructor() {
     this.view = null;
@@ -49,7 +51,10 @@ export class LayersPanel {
     const { heat, outlines } = this.view;
     // Until the layers of a new slide are known, the last ones stand there, dimmed, so that nothing jumps.
     $("side-panel").classList.toggle("is-waiting", !!this.view.isLoading);
-    if (this.view.isLoading && this.key) return;
+    if (this.view.isLoading && this.key) {
+      $("no-layers").textContent = LOOKING;
+      return;
+    }
     this.renderChoices(heat);
     const { look, raster } = heat, about = raster?.about, isScalar = about?.kind === "scalar";
     const isColumn = look.layer?.startsWith("feature:");
@@ -66,7 +71,8 @@ export class LayersPanel {
     $("look").hidden = !raster;
     for (const id of ["map-line", "threshold-line"]) $(id).hidden = !isScalar;
     $("no-layers").hidden = heat.layers().length > 0 || !!heat.listed.columns;
-    $("no-layers").textContent = this.view.isLoading ? "Looking for layers…" : "There are no layers of this slide.";
+    const isKnown = this.view.id && !this.view.isLoading;
+    $("no-layers").textContent = isKnown ? "There are no layers of this slide." : LOOKING;
     if (isScalar) this.renderScale(look, about);
     $("legend").hidden = !isScalar;
     this.renderClasses(about);
