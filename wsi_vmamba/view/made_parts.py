@@ -63,7 +63,7 @@ class MadeParts:
         self._stopped.set()
 
     def _find(self, key: Hashable, halvings: int) -> NDArray[np.uint8] | None:
-        kept = self._kept.get(halvings, {})
+        kept: OrderedDict[Hashable, NDArray[np.uint8]] = self._kept.get(halvings, OrderedDict())
         if key not in kept:
             return None
         self._kept[halvings].move_to_end(key)
