@@ -63,6 +63,8 @@ def _say_notes(found: Evaluation) -> None:
 
 def _show(found: Evaluation) -> None:
     """Print what was found, the metric that was asked for first."""
+    if found.calls is not None:
+        console.say(tables.calls_in_words(found.calls))
     if found.slides is not None:
         console.say(tables.headline(found.slides))
     for screen in tables.screens(found.slides, found.lesions):

@@ -42,13 +42,16 @@ def bag(n_patches: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
 @aggregators
 @pytest.mark.parametrize("n_patches", [1, 2, 700])
 def test_logits_and_attention(name, n_patches):
-    logits, attention, auxiliary = build(name)(*bag(n_patches))
+    logits, attention, auxiliary, of_classes = build(name)(*bag(n_patches))
     assert logits.shape == (2,)
     assert torch.isfinite(logits).all()
     if attention is not None:
         assert attention.shape == (n_patches,)
         assert (attention >= 0).all()
         assert attention.sum().item() == pytest.approx(1.0, abs=1e-5)
+    if of_classes is not None:
+        assert torch.allclose(of_classes.sum(dim=1), torch.ones(2), atol=1e-5)
+        assert torch.allclose(of_classes[-1], attention)
     if auxiliary is not None:
         assert all(torch.isfinite(auxiliary(label)) and auxiliary(label) >= 0 for label in (0, 1))
 

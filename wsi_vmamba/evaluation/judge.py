@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import UsageError
+from wsi_vmamba.evaluation.calls import KAPPA, read_calls
 from wsi_vmamba.evaluation.lesions import LesionMetrics, judge_detections
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.scores import read_scored_slides
@@ -51,6 +52,11 @@ def judge_files(config: EvaluateConfig) -> Evaluation:
         raise UsageError(
             f"--metric {config.metric} needs --masks DIR and --detections DIR; slide scores have no lesions"
         )
+    if config.metric == KAPPA and config.scores and config.score_column:
+        return Evaluation(
+            metric=KAPPA, slides=None, lesions=None,
+            calls=read_calls(config, Path(config.scores), config.score_column),
+        )  # fmt: skip
     slides = lesions = None
     if config.metric not in LESION_METRICS and config.scores and config.score_column:
         scored = read_scored_slides(config, Path(config.scores), config.score_column)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.evaluation import tables
+from wsi_vmamba.evaluation.calls import CallMetrics
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.sites import shift
 from wsi_vmamba.evaluation.slides import SlideMetrics
@@ -33,6 +34,7 @@ class Evaluation:
         scored: the run that was judged, with its predictions; None of score files.
         places: what the AUC is worth without the places of patches, where that was asked for.
         notes: what there is to know of how it was computed.
+        calls: of calls on a scale, which have no scores; None otherwise.
     """
 
     metric: str
@@ -41,6 +43,7 @@ class Evaluation:
     places: tuple[PlaceTest, ...] = ()
     scored: ScoredRun | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    calls: CallMetrics | None = None
 
     def __repr__(self) -> str:
         found = self.headline
@@ -54,6 +57,8 @@ class Evaluation:
         Raises:
             MetricError: nothing was computed.
         """
+        if self.calls is not None:
+            return self.calls.kappa
         first = self.slides.headline if self.slides else self.lesions.headline if self.lesions else None
         if first is None:
             raise MetricError("nothing was computed; give scores=, or masks= and detections=, or a run=")
@@ -125,8 +130,10 @@ class Evaluation:
         ``auc`` and ``froc_score`` are there where they were computed.
         """
         found: dict[str, Any] = {"metric": self.metric}
-        if self.slides is not None or self.lesions is not None:
+        if self.slides is not None or self.lesions is not None or self.calls is not None:
             found |= {"value": self.value, "ci95": self.ci95}
+        if self.calls is not None:
+            found |= self.calls.to_dict()
         if self.slides is not None:
             found |= _slide_content(self.slides)
         if self.lesions is not None:
@@ -155,6 +162,8 @@ class Evaluation:
             *self.places_in_words(),
         )
         parts = [f"<p><b>{escape(tables.headline(self.slides))}</b></p>"] if self.slides else []
+        if self.calls is not None:
+            parts.append(f"<p><b>{escape(tables.calls_in_words(self.calls))}</b></p>")
         screens = tables.screens(self.slides, self.lesions)
         parts += [table_html(one.columns, one.rows, caption=one.title) for one in screens]
         return "".join([*parts, *(f"<p>{escape(note)}</p>" for note in notes)])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsi_vmamba.evaluation.calls import CallMetrics
 from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.scores import ScoredSlides
 from wsi_vmamba.evaluation.sites import shift
@@ -101,6 +102,12 @@ def headline(slides: SlideMetrics | None) -> str:
         return ""
     found = slides.headline
     return f"{slides.name} {found.value:.4f} (95 % interval {shown_interval(found.ci95) or 'not defined'})"
+
+
+def calls_in_words(calls: CallMetrics) -> str:
+    """Kappa of calls, in a line."""
+    between = shown_interval(calls.kappa.ci95) or "not defined"
+    return f"quadratic weighted kappa {calls.kappa.value:.4f} (95 % interval {between}), {calls.source}"
 
 
 def screens(slides: SlideMetrics | None, lesions: LesionMetrics | None) -> list[Screen]:

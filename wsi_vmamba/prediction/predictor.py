@@ -63,21 +63,9 @@ class Predictor:
             OtherFeaturesError: they were made with other weights, resolution or patch size.
         """
         check_settings(self.model, meta, where=meta.slide_id)
-        bag = Bag(
-            slide_id=meta.slide_id,
-            features=features.astype(np.float32),
-            coords_l0=coords_l0,
-            patch_l0=meta.patch_l0,
-            source=FeatureSource.of(meta),
-            scene=meta.scene,
-        )
+        bag = bag_of(meta, features, coords_l0)
         said, each = self.model.predict(bag)
-        if said.called is not None:
-            decision = self.model.classes[said.called]
-        else:
-            decision = self.model.classes[
-                int(self.threshold is not None and said.probability >= self.threshold)
-            ]
+        shares = np.array([1 - said.probability, said.probability]) if said.shares is None else said.shares
         likeness = self.comparison.of(
             bag.features, mpp=meta.mpp, stain=stain_vector(meta.stain), slide_id=meta.slide_id
         )
@@ -87,10 +75,16 @@ class Predictor:
             width_l0=meta.plan.get("width_l0"), height_l0=meta.plan.get("height_l0"),
             coords_l0=coords_l0, attention=said.attention, patch_probability=said.patches,
             probability=said.probability, probabilities=each, threshold=self.threshold,
-            decision=decision, likeness=likeness, left_out_patches=meta.n_left_out,
+            decision=self.model.classes[self.called(shares)], likeness=likeness, left_out_patches=meta.n_left_out,
             classes=self.model.classes if said.shares is not None else (),
             shares=None if said.shares is None else tuple(said.shares.tolist()), class_attention=said.class_attention,
         )  # fmt: skip
+
+    def called(self, shares: NDArray[np.float64]) -> int:
+        """The class that probabilities (K,) are decided for: the most probable, of two by the threshold."""
+        if self.threshold is None:
+            return int(shares.argmax())
+        return int(shares[1] >= self.threshold)
 
     def note_on(self, meta: FeatureMeta) -> str:
         """What was set otherwise than for the training slides, though the features are of their kind."""
@@ -102,6 +96,18 @@ class Predictor:
             name for name in LESS_DECISIVE if name == "shuffle_px" or getattr(expected, name) is not None
         ]
         return "; ".join(f"made otherwise: {words}" for words in expected.differences(got, names))
+
+
+def bag_of(meta: FeatureMeta, features: NDArray[np.float16], coords_l0: NDArray[np.int64]) -> Bag:
+    """The bag of a slide from its features (N, D) and the corners (N, 2) of its patches in level-0 pixels."""
+    return Bag(
+        slide_id=meta.slide_id,
+        features=features.astype(np.float32),
+        coords_l0=coords_l0,
+        patch_l0=meta.patch_l0,
+        source=FeatureSource.of(meta),
+        scene=meta.scene,
+    )
 
 
 def check_settings(model: TrainedModel, meta: FeatureMeta, *, where: object) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+from wsi_vmamba.bags import Bag
 from wsi_vmamba.config import PredictConfig
 from wsi_vmamba.errors import MissingDataError, SlideError, UsageError, WsiVmambaError
 from wsi_vmamba.extraction.outcome_table import OutcomeTable
@@ -18,7 +19,8 @@ from wsi_vmamba.prediction import folder
 from wsi_vmamba.prediction.extracting import check_weights, encoder_file, extract_config
 from wsi_vmamba.prediction.inputs import FeatureInput, Inputs, find_inputs
 from wsi_vmamba.prediction.model import load_model
-from wsi_vmamba.prediction.predictor import OtherFeaturesError, Predictor
+from wsi_vmamba.prediction.patients import patients_given, save_patients
+from wsi_vmamba.prediction.predictor import OtherFeaturesError, Predictor, bag_of
 from wsi_vmamba.prediction.rows import PredictionRow, share_columns
 from wsi_vmamba.prediction.slide_prediction import SlidePrediction
 from wsi_vmamba.slide.location import absolute
@@ -89,10 +91,25 @@ class PredictionRun:
                     table.add(row)
                     self.rows.append(row)
                     yield row
+                self._save_patients()
         finally:
             self.seconds = time.perf_counter() - started_s
             if begun:
                 table.save()
+
+    def _save_patients(self) -> None:
+        """Write what the slides say of their patients, where the CSV of slides names those."""
+        patients = patients_given(self.config.slides)
+        if not patients:
+            return
+        paths = {given.slide_id: given.path for given in self.inputs.files}
+
+        def load(slide_id: str) -> Bag:
+            made = paths.get(slide_id, self.features / f"{slide_id}.zarr")
+            file = open_named(FeatureInput(slide_id=slide_id, path=made))
+            return bag_of(file.meta, file.features, file.coords_l0)
+
+        save_patients(self.out, self.rows, self.predictor, patients, load=load)
 
     @contextmanager
     def _source(self) -> Iterator[Iterator[PredictionRow]]:
