@@ -34,8 +34,8 @@ def hub_class() -> type[Any]:
         raise UsageError(f"the hub needs huggingface_hub ({error}): pip install 'wsi-vmamba[hub]'") from error
 
     class HubVMamba(  # type: ignore[call-arg]  # the mixin has no types
+        PyTorchModelHubMixin,  # type: ignore[misc]  # first: its methods, which those of VMamba call
         VMamba,
-        PyTorchModelHubMixin,  # type: ignore[misc]
         library_name="wsi-vmamba",
         tags=["vmamba", "pathology"],
         repo_url="https://github.com/wsi-vmamba/wsi-vmamba",
