@@ -16,7 +16,7 @@ pip() { echo "pip install $*"; "$work/venv/bin/python" -m pip install --quiet --
 pip -c constraints.txt torch
 pip -c constraints.txt --group dev .
 pip -c constraints.txt --group docs
-pip ".[export,remote,download,hpc,timm,triton]"
+pip ".[export,remote,download,hpc,timm,hub,triton]"
 
 # Other Pythons and systems, by their markers. mamba-ssm comes as source only; its requirements stand in its metadata.
 resolve() { # python platform constraints

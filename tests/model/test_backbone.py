@@ -149,6 +149,41 @@ def test_sharing_directions_equals_four_equal_sets() -> None:
     torch.testing.assert_close(shared(x), separate(x))
 
 
+def test_shared_directions_save_three_sets_and_learn_from_all_four_scans() -> None:
+    fields = {**TINY, "gated": False}
+    shared = build_backbone({**fields, "share_directions": True}).double()
+    separate = build_backbone(fields).double()
+    state = shared.state_dict()
+    saved = 0
+    for key, value in separate.state_dict().items():
+        if state[key].shape != value.shape:
+            saved += value.numel() - state[key].numel()
+            state[key] = state[key].repeat(4, *[1] * (value.ndim - 1))
+    separate.load_state_dict(state, strict=True)
+    # By hand: in each block three of four sets of (R + 2 N) d of x_proj, R d and d of dt, N d of A and d of D.
+    by_hand = sum(
+        3 * d * ((rank + 2 * n) + rank + 1 + n + 1)
+        for stage, depth in enumerate(shared.config.depths)
+        for d, rank, n in [
+            (shared.config.d_inner(stage), shared.config.dt_rank(stage), shared.config.d_state)
+        ]
+        for _ in range(depth)
+    )
+    counts = [sum(p.numel() for p in model.parameters()) for model in (separate, shared)]
+    assert saved == counts[0] - counts[1] == by_hand
+    x = torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    for model in (shared, separate):
+        model(x).square().sum().backward()
+    of_four = dict(separate.named_parameters())
+    for name, one in shared.named_parameters():
+        wanted = of_four[name].grad
+        if wanted.shape != one.shape:
+            wanted = (
+                wanted.reshape(4, *one.shape).sum(dim=0) if one.shape[0] != 1 else wanted.sum(0, keepdim=True)
+            )
+        torch.testing.assert_close(one.grad, wanted, rtol=1e-8, atol=1e-10, msg=name)
+
+
 def test_gradients_agree_with_finite_differences() -> None:
     model = build_backbone(
         {"depths": [1], "dims": [4], "num_classes": 2, "gated": True, "d_state": 2}

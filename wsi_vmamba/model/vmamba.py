@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -65,6 +67,44 @@ class VMamba(nn.Module):
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """Output of each stage's blocks, before its downsampling: list of (B, C_i, H_i, W_i)."""
         return [self._hand_out(tokens) for tokens in self._stages(x)]
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> VMamba:
+        """Load a VMamba from a repository of the hub, or a folder laid out like one; in evaluation mode.
+
+        Args:
+            name_or_folder: ``ORG/NAME`` or a folder with config.json and model.safetensors.
+            options: of `huggingface_hub.PyTorchModelHubMixin.from_pretrained`: ``revision``, ``token``, ``cache_dir``,
+                ``local_files_only``, ``force_download``.
+
+        Raises:
+            UsageError: the extra `hub` is not installed, or config.json is not that of a VMamba.
+            WeightsError: the weights do not fill it.
+        """
+        from wsi_vmamba.model.hub import hub_class
+
+        model: VMamba = hub_class().from_pretrained(name_or_folder, **options)
+        return model
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write config.json, model.safetensors and a model card into a folder, for `from_pretrained`.
+
+        Raises:
+            UsageError: the extra `hub` is not installed.
+        """
+        from wsi_vmamba.model.hub import with_hub
+
+        with_hub(self).save_pretrained(folder, **options)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes to ``ORG/NAME``; gives the address of the commit.
+
+        Raises:
+            UsageError: the extra `hub` is not installed.
+        """
+        from wsi_vmamba.model.hub import with_hub
+
+        return str(with_hub(self).push_to_hub(repository, **options))
 
     def _features_last(self, x: Tensor) -> Tensor:
         normed: Tensor = self.classifier.get_submodule("norm")(self._stages(x)[-1])
