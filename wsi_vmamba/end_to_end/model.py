@@ -16,6 +16,7 @@ from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.pretraining.weights_file import in_one_order
 from wsi_vmamba.training.model import SlideClassifier
 
 #: The file of a run that `extract --weights` takes.
@@ -71,5 +72,4 @@ def save_backbone(folder: Path, backbone: VMamba, *, name: str) -> None:
         key: tensor.detach().contiguous() for key, tensor in backbone.state_dict().items()
     }
     header = {"format": "pt", "backbone": name, "wsi_vmamba": __version__}
-    content: bytes = safetensors.torch.save(tensors, metadata=header)
-    write_atomic(folder / BACKBONE, content)
+    write_atomic(folder / BACKBONE, in_one_order(safetensors.torch.save(tensors, metadata=header)))

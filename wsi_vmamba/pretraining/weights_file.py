@@ -74,10 +74,10 @@ def packed(
         "wsi_vmamba": __version__,
         "torch": str(torch.__version__),
     }
-    return _in_one_order(safetensors.torch.save(tensors, metadata=header))
+    return in_one_order(safetensors.torch.save(tensors, metadata=header))
 
 
-def _in_one_order(content: bytes) -> bytes:
+def in_one_order(content: bytes) -> bytes:
     """The same safetensors file with the keys of its header sorted: the library writes the metadata in any order."""
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
