@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import shapely
 import wsi_vmamba as wv
 from wsi_vmamba.errors import MissingDataError, UnknownNameError, UsageError
 from wsi_vmamba.prediction.heatmaps import FORMATS
+from wsi_vmamba.prediction.slide_prediction import read_prediction
 from wsi_vmamba.report.heatmap import colour_of
 from wsi_vmamba.slide import READERS
 
@@ -228,3 +230,18 @@ def test_another_slide_than_the_predicted_one_is_not_drawn_under_its_colours(
     other = painted.write_tiff(tmp_path / "other.tif", painted.tissue(width=600, height=500))
     with pytest.raises(MissingDataError, match=r"expected a slide of 640 x 512 px, .* has 600 x 500"):
         prediction.heatmap(slide=other).picture()
+
+
+def test_of_a_slide_whose_size_is_not_known_the_others_are_written(tmp_path, run, cohort, invoke):
+    """Feature files of before did not say it; only a format as large as the slide needs it."""
+    out = tmp_path / "predictions"
+    assert run.predict_all(cohort / "features", out=out, progress=False).ok
+    file = out / "patches" / "s00.safetensors"
+    old = dataclasses.replace(read_prediction(file), width_l0=None, height_l0=None)
+    old.save(file, facts={})
+    answer = invoke("heatmap", out, "s00", "s01", "--format", "ometiff")
+    assert answer.exit_code == 1
+    assert "s00" in answer.output
+    assert "do not say how large the slide is" in answer.output.replace("\n", " ")
+    (made,) = (out / "heatmaps").iterdir()
+    assert made.name.startswith("s01-")

@@ -253,7 +253,7 @@ def test_of_two_addresses_the_newer_is_shown_though_the_slide_is_still_being_ope
 def test_while_layers_are_looked_for_nobody_is_told_that_there_are_none(visit):
     """Of a run they take seconds: torch is loaded, and the model asked."""
     page, held = visit(), []
-    page.page.route("**/layers", held.append)
+    page.page.route("**/layers", lambda route: held.append(route))
     page.page.reload()
     page.page.wait_for_selector("#no-layers:has-text('Looking for layers')")
     assert held

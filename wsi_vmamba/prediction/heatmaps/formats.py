@@ -32,8 +32,8 @@ def save(heatmap: Heatmap, folder: Path, *, name: str, bands: int) -> Path:
 
     Raises:
         UnknownNameError: there is no such format.
-        MissingDataError: the format lays colours over the slide, and its file is not there.
-        UsageError: the size of the slide is not known, and the format needs it.
+        MissingDataError: the format lays colours over the slide, and its file is not there, or the size of the slide is
+            not known, and the format needs it.
         StoreError: the file cannot be written.
     """
     found: Format = FORMATS.resolve(name)

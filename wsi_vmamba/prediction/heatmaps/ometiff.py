@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi_vmamba.durable import write_atomic
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.errors import MissingDataError
 from wsi_vmamba.prediction.heatmaps.formats import Format
 from wsi_vmamba.prediction.heatmaps.heatmap import Heatmap
 from wsi_vmamba.report.heatmap import colour_of, places_of, value_grid
@@ -86,13 +86,13 @@ def write_ometiff(heatmap: Heatmap, path: Path, _bands: int) -> None:
     """Write an OME-TIFF with the width, height and resolution of the slide's level 0, its levels halved each.
 
     Raises:
-        UsageError: the size of the slide is not known.
+        MissingDataError: the size of the slide is not known.
         StoreError: the file cannot be written.
     """
     found = heatmap.prediction
     width_l0, height_l0 = found.width_l0, found.height_l0
     if width_l0 is None or height_l0 is None:
-        raise UsageError(
+        raise MissingDataError(
             f"{heatmap.slide_id}: its features do not say how large the slide is; extract it again with --overwrite"
         )
     painter = _painter(heatmap)
