@@ -47,6 +47,7 @@ def load(name: str) -> VMamba:
 
 
 def weights_of(name: str) -> str:
+    """Shipped weights where there are any."""
     return "auto" if name in SHIPPED else "random"
 
 
@@ -72,7 +73,16 @@ def measure(name: str, file: str | None, *, px: int, passes: int) -> dict[str, f
 
 def measured_apart(arguments: argparse.Namespace, name: str, file: Path | None) -> dict[str, float]:
     """The same in a process of its own."""
-    command = [sys.executable, __file__, "--one", name, "--px", str(arguments.px), "--passes", str(arguments.passes)]
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        name,
+        "--px",
+        str(arguments.px),
+        "--passes",
+        str(arguments.passes),
+    ]
     command += [] if file is None else ["--file", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -104,6 +114,7 @@ def rows_of(arguments: argparse.Namespace, name: str, folder: Path) -> list[dict
 
 
 def table_line(row: dict[str, Any]) -> str:
+    """A row as Markdown."""
     left = f"| {row['with']} | {row['seconds']:.3f} s | {row['bytes'] / 1e6:.0f} MB |"
     if "nodes" not in row:
         return f"{left} | | | |"
@@ -113,7 +124,10 @@ def table_line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print the tables, and write the figures where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["vmamba_pico", "vmamba_tiny_s1l8"])
     parser.add_argument("--px", type=int, default=224)
     parser.add_argument("--passes", type=int, default=10)
@@ -131,7 +145,9 @@ def main() -> None:
         for name in arguments.models:
             found[name] = rows_of(arguments, name, Path(folder))
             print(f"\n{name}, one picture of {arguments.px} px, one thread\n")
-            print("| with | CPU time | memory | file | nodes (with loops') | largest error of deviation | cosine |")
+            print(
+                "| with | CPU time | memory | file | nodes (with loops') | largest error of deviation | cosine |"
+            )
             print("| --- | --- | --- | --- | --- | --- | --- |")
             print("\n".join(table_line(row) for row in found[name]), flush=True)
     if arguments.json:

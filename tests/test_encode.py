@@ -137,7 +137,7 @@ def test_the_weights_of_a_backbone_are_those_it_is_shipped_with_unless_random_is
 
 
 def test_refusals() -> None:
-    with pytest.raises(UnknownNameError, match="choose from null, timm_resnet152"):
+    with pytest.raises(UnknownNameError, match="choose from null, onnx, timm_resnet152"):
         build_encoder("resnet")
     with pytest.raises(UsageError, match="choose from auto, bf16, fp32"):
         build_encoder("null", precision="fp16")  # type: ignore[arg-type]

@@ -64,7 +64,9 @@ def test_what_was_computed_with_is_known_by_the_file(tmp_path):
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        hashes.add(weights_hash(build_backbone("onnx", weights=session_of(network(seed, **SMALL), folder).path)))
+        hashes.add(
+            weights_hash(build_backbone("onnx", weights=session_of(network(seed, **SMALL), folder).path))
+        )
     assert len(hashes) == 2
 
 
@@ -114,7 +116,7 @@ def test_files_of_another_form_are_refused(tmp_path, shape, output, kind, messag
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"given as a file: --weights FILE, an \.onnx file"):
         build_encoder("onnx")
-    with pytest.raises(UsageError, match="no weights file at .*none.onnx"):
+    with pytest.raises(UsageError, match=r"no weights file at .*none\.onnx"):
         build_encoder("onnx", weights="none.onnx")
     with pytest.raises(UsageError, match="gets no head"):
         build_backbone("onnx", weights="none.onnx", num_classes=2)

@@ -17,7 +17,7 @@ from wsi_vmamba.onnx_file.network import FEATURES, IMAGES, LOGITS, Network
 OURS = "wsi_vmamba."
 #: Fact: bytes that a forward pass needs per pixel of the picture, about.
 MAP_BYTES = "bytes_per_px"
-#: float32 maps of the first stage's scan, (H / 4, W / 4, d_inner), that onnxruntime holds at its peak: 17 to 25 are seen.
+#: float32 maps of the first stage's scan, (H / 4, W / 4, d_inner), that onnxruntime holds at its peak; 17 to 25 were.
 _WHOLE_MAPS = 32
 #: A side of the images in pixels, or any.
 Side = int | Literal["dynamic"]
