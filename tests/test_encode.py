@@ -138,7 +138,7 @@ def test_the_weights_of_a_backbone_are_those_it_is_shipped_with_unless_random_is
 
 def test_refusals() -> None:
     with pytest.raises(
-        UnknownNameError, match="choose from hf-hub:ORG/NAME, null, timm:NAME, timm_resnet152"
+        UnknownNameError, match="choose from hf-hub:ORG/NAME, null, onnx, timm:NAME, timm_resnet152"
     ):
         build_encoder("resnet")
     with pytest.raises(UsageError, match="choose from auto, bf16, fp32"):

@@ -19,7 +19,7 @@ BLANK = "0" * 64
 WORDS = ("auto", "random")
 _SUFFIX = ".safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar"})
+_FILES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar", ".onnx"})
 #: Headers of safetensors files are no longer than this.
 _HEADER_BYTES = 100_000_000
 _PIECE_BYTES = 2**20

@@ -17,8 +17,8 @@ from wsi_vmamba.onnx_file.network import FEATURES, IMAGES, LOGITS, Network
 OURS = "wsi_vmamba."
 #: Fact: bytes that a forward pass needs per pixel of the picture, about.
 MAP_BYTES = "bytes_per_px"
-#: float32 maps of the first stage's scan, (H / 4, W / 4, d_inner), that onnxruntime holds at its peak, and per state.
-_WHOLE_MAPS, _MAPS_PER_STATE = 40, 8
+#: float32 maps of the first stage's scan, (H / 4, W / 4, d_inner), that onnxruntime holds at its peak; 17 to 25 were.
+_WHOLE_MAPS = 32
 #: A side of the images in pixels, or any.
 Side = int | Literal["dynamic"]
 
@@ -85,8 +85,7 @@ def _facts(model: VMamba, *, name: str, px: Side, precision: FilePrecision) -> d
 
 
 def _bytes_per_px(model: VMamba) -> float:
-    config = model.config
-    return (_WHOLE_MAPS + _MAPS_PER_STATE * (config.d_state - 1)) * config.d_inner(0) * 4 / 16
+    return _WHOLE_MAPS * model.config.d_inner(0) * 4 / 16
 
 
 def require_onnx() -> Any:
