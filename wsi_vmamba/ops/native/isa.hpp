@@ -6,12 +6,30 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace vmamba {
+
+// The system lets a process use the tile registers once it has asked for them.
+inline bool tiles_allowed() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 inline bool machine_has(const std::string& name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (name == "amx") {
+    return machine_has("avx512bf16") && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+           tiles_allowed();
+  }
   if (name == "avx512" || name == "avx512bf16") {
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
