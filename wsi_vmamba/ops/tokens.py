@@ -20,6 +20,8 @@ from wsi_vmamba.ops.whole_map import STORAGE
 
 #: Instruction sets of these operators, best first.
 instruction_sets: tuple[str, ...] = () if module is None else tuple(module.token_instruction_sets())
+#: The one that is used unless a call asks for another.
+isa = instruction_sets[0] if instruction_sets else "none"
 
 #: Weight (D,), bias (D,), both float32, and epsilon of a layer norm.
 NormOf = tuple[Tensor, Tensor, float]
