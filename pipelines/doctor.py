@@ -36,6 +36,10 @@ def run(config: DoctorConfig) -> bool:
     for kernel_of, module in {"CPU scan kernel": ops.cpu, "resampling kernel": resampling}.items():
         state = f"compiled, {module.isa}" if module.available else f"not available: {module.why}"
         console.say(f"{kernel_of:<24} {state}")
+    if ops.cpu.available:
+        console.say(
+            f"{'CPU operators':<24} compiled, {ops.tokens.isa}; oneDNN for widths that are not multiples of 16"
+        )
     device = resolve_device(config.device)
     if torch.cuda.is_available():
         console.say(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.memory import Arena, carve, layout_bytes, resident_bytes
-from wsi_vmamba.inference.plan import conv_groups, plan_encode, split_rows, stage_shapes
+from wsi_vmamba.inference.plan import EncodePlan, conv_groups, plan_encode, split_rows, stage_shapes
 from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
@@ -123,6 +123,39 @@ def test_what_cannot_fit_is_refused_with_a_size_that_does() -> None:
     side_px = int(str(caught.value).split("--region-px ")[1].split()[0])
     assert 1024 <= side_px < 10_000
     assert forward.plan(height_px=side_px, width_px=side_px).total_bytes < 300 * 2**20
+
+
+def test_spare_memory_keeps_the_scan_input_of_the_first_stage_and_moves_no_cut() -> None:
+    def plan(spare_bytes: int) -> EncodePlan:
+        return plan_encode(
+            VARIANTS["vmamba_pico"],
+            height_px=2048,
+            width_px=2048,
+            dtype=torch.float32,
+            workers=1,
+            spare_bytes=spare_bytes,
+        )
+
+    lean, roomy = plan(0), plan(256 << 20)
+    assert (lean.stages[0].keep_u, roomy.stages[0].keep_u, roomy.stages[0].keep_proj) == (False, True, True)
+    assert [stage.ranges for stage in roomy.stages] == [stage.ranges for stage in lean.stages]
+    # x and u: 512 x 512 tokens of 32 numbers each; proj: 16 numbers.
+    assert roomy.map_bytes == 512 * 512 * (32 + 32 + 16) * 4
+    assert plan(60 << 20).stages[0].keep_u is False
+
+
+@needs_kernels
+def test_what_is_spared_is_used_only_where_it_is_free() -> None:
+    model = VMamba(VARIANTS["vmamba_pico"])
+    free = StripForward(model, precision="fp32", threads=1)
+    assert free.plan(height_px=2048, width_px=2048).stages[0].keep_u
+    least = plan_encode(
+        VARIANTS["vmamba_pico"], height_px=2048, width_px=2048, dtype=torch.float32, workers=1
+    ).total_bytes
+    tight = StripForward(
+        model, precision="fp32", threads=1, memory_limit=resident_bytes() + least + (8 << 20)
+    )
+    assert not tight.plan(height_px=2048, width_px=2048).stages[0].keep_u
 
 
 @needs_kernels

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.inference.packed import PackedBlock
-from wsi_vmamba.inference.plan import RowRange, StagePlan, chunks
+from wsi_vmamba.inference.plan import RowRange, StagePlan
 from wsi_vmamba.inference.residual import ResidualMap
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.ops import cpu
@@ -91,35 +91,17 @@ class BlockParts:
     def project_in(self, x: Tensor, out: Tensor, norm: Tensor) -> None:
         """Write in_proj of the norm of rows of the map to ``out``."""
         with self.profile.measure("norm + in_proj"):
-            flat, target = x.flatten(0, 1), out.flatten(0, 1)
-            for chunk in chunks(len(flat)):
-                normed = self.block.norm(flat[chunk], _fit(norm, flat[chunk]))
-                target[chunk] = self.block.in_proj(normed)
+            self.block.steps.project_in(x.flatten(0, 1), out.flatten(0, 1), norm)
 
     def project(self, u: Tensor, out: Tensor) -> Tensor:
         """Write x_proj of a strip to ``out``, float32, and return that."""
         with self.profile.measure("x_proj"):
-            flat, target = u.flatten(0, 1), out.flatten(0, 1)
-            for chunk in chunks(len(flat)):
-                target[chunk] = self.block.x_proj(flat[chunk])
+            self.block.steps.project(u.flatten(0, 1), out.flatten(0, 1))
         return out
 
     def add_rest(self, x: Tensor, y: Tensor, norm: Tensor) -> None:
         """From the scan ``y`` (tokens, d_inner) to the new residual ``x`` (tokens, d_model), in place."""
-        for chunk in chunks(len(x)):
-            here, scanned = x[chunk], y[chunk]
-            with self.profile.measure("norm + out_proj"):
-                gate = self._gate(here, norm)
-                here.add_(self.block.out_proj(self.block.out_norm(scanned, _fit(norm, scanned), gate=gate)))
-            if self.block.norm2 is not None and self.block.fc1 is not None and self.block.fc2 is not None:
-                with self.profile.measure("norm + MLP"):
-                    here.add_(self.block.fc2(self.block.fc1(self.block.norm2(here, _fit(norm, here)))))
-
-    def _gate(self, x: Tensor, norm: Tensor) -> Tensor | None:
-        """SiLU of the z half of in_proj, float32 as the scan is; None without a gate."""
-        if self.block.gate is None:
-            return None
-        return cpu.silu_(self.block.gate(self.block.norm(x, _fit(norm, x))).float())
+        self.block.steps.add_rest(x, y, norm, self.profile.measure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +235,3 @@ class BlockRun(BlockParts):
                 cpu.depthwise_silu(rows[: count + 2], self.block.conv_weight, self.block.conv_bias, out=u)
             proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
             yield ScanInputs(x[:count], handed, u, self.project(u, proj))
-
-
-def _fit(scratch: Tensor, like: Tensor) -> Tensor:
-    """A contiguous (tokens, D) piece of scratch of the size of ``like``."""
-    return scratch.view(-1)[: like.numel()].view(like.shape)

@@ -16,6 +16,7 @@ from wsi_vmamba.inference.packed import CENTRE, PackedConv, PackedMerge, PackedS
 from wsi_vmamba.inference.plan import StagePlan, conv_groups
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.blocks import merge_neighbours
+from wsi_vmamba.ops import tokens
 
 
 def pixel_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -92,6 +93,13 @@ def downsample(
 
 def stem_rows(pixels: Rows, stem: PackedStem, first: int, last: int) -> Tensor:
     """Rows [first, last) of the first map, of uint8 RGB pixels."""
+    if stem.fused is not None:
+        top, bottom = stem_sources(stem, first, last)
+        inside = pixels.rows(max(top, 0), min(bottom, pixels.height)).contiguous()
+        assert stem.second is not None
+        shape = last - first, (pixels.width + 3) // 4, stem.second.weight.shape[0]
+        out = torch.empty(shape, dtype=stem.second.weight.dtype)
+        return stem.fused(inside, top=max(top, 0), height=pixels.height, first=first, out=out)
     if stem.second is None:
         return _pixel_rows(pixels, stem, first, last)
     height = (pixels.height + 1) // 2
@@ -131,6 +139,10 @@ def _conv_rows(x: Rows, conv: PackedConv, first: int, last: int) -> Tensor:
     top = first * conv.stride - conv.padding
     bottom = (last - 1) * conv.stride - conv.padding + conv.weight.shape[2]
     inside = x.rows(max(top, 0), min(bottom, x.height))
+    if conv.panels is not None:
+        out = inside.new_empty(last - first, (x.width + 1) // 2, conv.panels.outputs)
+        middle = first * conv.stride - max(top, 0)
+        return tokens.conv_norm(inside.contiguous(), conv.panels, conv.norm.parts, middle=middle, out=out)
     return _convolve(inside, conv, above=top < 0, below=bottom > x.height)
 
 

@@ -18,7 +18,7 @@ from wsi_vmamba.inference.block import BlockRun
 from wsi_vmamba.inference.convolve import downsample, embed, pixel_tensor
 from wsi_vmamba.inference.memory import Arena, carve, free_bytes, largest_side_px, layout_bytes, too_large
 from wsi_vmamba.inference.packed import PackedVMamba
-from wsi_vmamba.inference.plan import EncodePlan, StagePlan, plan_encode, shrinks_in_place
+from wsi_vmamba.inference.plan import SPARE_BYTES, EncodePlan, StagePlan, plan_encode, shrinks_in_place
 from wsi_vmamba.inference.residual import MapInMemory
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch_forward import PixelRows, ScratchForward, workers_bytes
@@ -74,7 +74,13 @@ class StripForward:
         self._lock = Lock()
 
     def plan(self, *, height_px: int, width_px: int) -> EncodePlan:
-        """Strips and memory of a region."""
+        """Strips and memory of a region: more memory than needed where it spares time and is free."""
+        plan = self._plan(height_px=height_px, width_px=width_px, spare_bytes=SPARE_BYTES)
+        if plan.total_bytes <= self._allowed_bytes():
+            return plan
+        return self._plan(height_px=height_px, width_px=width_px)
+
+    def _plan(self, *, height_px: int, width_px: int, spare_bytes: int = 0) -> EncodePlan:
         return plan_encode(
             self.config,
             height_px=height_px,
@@ -82,6 +88,7 @@ class StripForward:
             dtype=self.dtype,
             workers=self.threads,
             strip_rows=self._strip_rows,
+            spare_bytes=spare_bytes,
         )
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -181,15 +188,17 @@ class StripForward:
 
     def plan_in_scratch(self, *, height_px: int, width_px: int) -> EncodePlan:
         """The strips of `plan`, with nothing kept between the passes of a block."""
-        plan = self.plan(height_px=height_px, width_px=width_px)
+        plan = self._plan(height_px=height_px, width_px=width_px)
         stages = tuple(replace(stage, keep_u=False, keep_proj=False) for stage in plan.stages)
         return replace(plan, stages=stages)
 
     def _encode(self, pixels: NDArray[np.uint8], plan: EncodePlan) -> NDArray[np.float32]:
         allowed = self._allowed_bytes()
+        if plan.total_bytes > allowed:  # less may be free than a moment ago, when it was planned
+            plan = self._plan(height_px=plan.height_px, width_px=plan.width_px)
         if plan.total_bytes > allowed:
             largest = largest_side_px(
-                lambda side: self.plan(height_px=side, width_px=side).total_bytes <= allowed
+                lambda side: self._plan(height_px=side, width_px=side).total_bytes <= allowed
             )
             raise too_large(
                 plan.height_px, plan.width_px, needed=plan.total_bytes, allowed=allowed, side_px=largest

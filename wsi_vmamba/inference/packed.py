@@ -9,92 +9,61 @@ import torch
 from torch import Tensor, nn
 
 from wsi_vmamba.inference.linear import PackedLinear
+from wsi_vmamba.inference.steps import Norm, TokenSteps, pack_steps, plain
 from wsi_vmamba.model.blocks import Block, PatchMerging
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, Rgb
 from wsi_vmamba.model.vmamba import VMamba
-from wsi_vmamba.ops import cpu
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A LayerNorm: float32 weight and bias, epsilon."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    @classmethod
-    def of(cls, norm: nn.LayerNorm) -> Norm:
-        """Copy a LayerNorm."""
-        return cls(_plain(norm.weight), _plain(norm.bias), norm.eps)
-
-    def __call__(self, x: Tensor, out: Tensor, *, gate: Tensor | None = None) -> Tensor:
-        """Write the norm of ``x`` (..., D), times ``gate``, to ``out`` and return that."""
-        return cpu.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out, gate=gate)
+from wsi_vmamba.ops import cpu, tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBlock:
-    """One block. ``gate`` is the z half of in_proj; it, ``norm2``, ``fc1`` and ``fc2`` may be missing."""
+    """One block: its steps on tokens, depthwise convolution and scan."""
 
-    norm: Norm
-    in_proj: PackedLinear
-    gate: PackedLinear | None
+    steps: TokenSteps
     conv_weight: Tensor
     conv_bias: Tensor | None
-    x_proj: PackedLinear
     scan: cpu.ScanWeights
-    out_norm: Norm
-    out_proj: PackedLinear
-    norm2: Norm | None
-    fc1: PackedLinear | None
-    fc2: PackedLinear | None
 
     @classmethod
     def of(cls, block: Block, dtype: torch.dtype) -> PackedBlock:
         """Pack a block; matmul weights in ``dtype``, the rest in float32."""
         op = block.op
-        x_proj, *scan = op.scan_parameters()
-        halves = torch.split(op.in_proj.weight, op.d_inner)
         return cls(
-            norm=Norm.of(block.norm),
-            in_proj=PackedLinear(halves[0], None, dtype=dtype),
-            gate=PackedLinear(halves[1], None, dtype=dtype) if op.gated else None,
-            conv_weight=_plain(op.conv2d.weight).view(op.d_inner, 9).t().contiguous(),
-            conv_bias=None if op.conv2d.bias is None else _plain(op.conv2d.bias),
-            x_proj=PackedLinear(x_proj.reshape(-1, op.d_inner), None, dtype=dtype),
-            scan=cpu.pack_scan(*scan),
-            out_norm=Norm.of(op.out_norm),
-            out_proj=PackedLinear(op.out_proj.weight, None, dtype=dtype),
-            norm2=None if block.norm2 is None else Norm.of(block.norm2),
-            fc1=None
-            if block.mlp is None
-            else PackedLinear(block.mlp.fc1.weight, block.mlp.fc1.bias, dtype=dtype, gelu=True),
-            fc2=None
-            if block.mlp is None
-            else PackedLinear(block.mlp.fc2.weight, block.mlp.fc2.bias, dtype=dtype),
+            steps=pack_steps(block, dtype),
+            conv_weight=plain(op.conv2d.weight).view(op.d_inner, 9).t().contiguous(),
+            conv_bias=None if op.conv2d.bias is None else plain(op.conv2d.bias),
+            scan=cpu.pack_scan(*op.scan_parameters()[1:]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedConv:
-    """A strided convolution and the norm after it; ``padding`` zeros (or ``fill``) on each side."""
+    """A strided convolution and the norm after it; ``padding`` zeros (or ``fill``) on each side.
+
+    ``panels`` are the same weights for the fused kernel, where that takes them.
+    """
 
     weight: Tensor
     bias: Tensor
     norm: Norm
     stride: int
     padding: int
+    panels: tokens.Panels | None
 
     @classmethod
     def of(cls, conv: nn.Conv2d, norm: nn.LayerNorm, dtype: torch.dtype) -> PackedConv:
         """Pack a convolution, channels last."""
+        bias = cast(Tensor, conv.bias)
+        fits = conv.kernel_size == (3, 3) and conv.stride == (2, 2) and conv.padding == (1, 1)
+        fused = fits and tokens.suits(conv.in_channels, conv.out_channels)
         return cls(
             weight=conv.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last),
-            bias=cast(Tensor, conv.bias).detach().to(dtype),
+            bias=bias.detach().to(dtype),
             norm=Norm.of(norm),
             stride=conv.stride[0],
             padding=int(conv.padding[0]),
+            panels=tokens.Panels.pack_conv(conv.weight, bias, dtype=dtype) if fused else None,
         )
 
 
@@ -110,12 +79,14 @@ class PackedMerge:
 class PackedStem:
     """Stem on pixels minus `CENTRE`: the normalisation of the input is folded into the first convolution.
 
-    ``fill`` is what the padding of normalised images, zero, is in centred pixels. ``second`` may be missing.
+    ``fill`` is what the padding of normalised images, zero, is in centred pixels. ``second`` may be missing. ``fused``
+    is the whole as one kernel, where that takes it.
     """
 
     first: PackedConv
     second: PackedConv | None
     fill: Tensor
+    fused: tokens.PixelStem | None
 
 
 #: Near the mean of most images; whole numbers, so that centred pixels are exact in bfloat16.
@@ -164,14 +135,19 @@ def _pack_stem(stem: nn.Sequential, dtype: torch.dtype, *, mean: Rgb, std: Rgb) 
     bias = cast(Tensor, conv.bias).detach().double() - (weight * fill[:, None, None]).sum((1, 2, 3))
     folded = nn.Conv2d(3, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0])
     folded.load_state_dict({"weight": weight, "bias": bias})
-    return PackedStem(
-        first=PackedConv.of(folded, cast(nn.LayerNorm, stem[2]), dtype),
-        second=None
-        if len(stem) == 3
-        else PackedConv.of(cast(nn.Conv2d, stem[5]), cast(nn.LayerNorm, stem[7]), dtype),
-        fill=fill.to(dtype),
-    )
-
-
-def _plain(parameter: Tensor) -> Tensor:
-    return parameter.detach().float().contiguous()
+    second = None
+    if len(stem) > 3:
+        second = PackedConv.of(cast(nn.Conv2d, stem[5]), cast(nn.LayerNorm, stem[7]), dtype)
+    norm = Norm.of(cast(nn.LayerNorm, stem[2]))
+    fused = None
+    if second is not None and second.panels is not None:
+        fused = tokens.PixelStem(
+            conv1=tokens.Panels.pack_conv(folded.weight, cast(Tensor, folded.bias), dtype=torch.float32),
+            norm1=norm.parts,
+            conv2=second.panels,
+            norm2=second.norm.parts,
+            fill=fill.float(),
+            centre=centre.float(),
+        )
+    first = PackedConv.of(folded, cast(nn.LayerNorm, stem[2]), dtype)
+    return PackedStem(first=first, second=second, fill=fill.to(dtype), fused=fused)

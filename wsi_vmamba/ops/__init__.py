@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wsi_vmamba.ops import cpu, triton
+from wsi_vmamba.ops import cpu, tokens, triton
 from wsi_vmamba.ops.reference import selective_scan
 from wsi_vmamba.registry import Table
 
-__all__ = ["BACKENDS", "choose_backend", "cpu", "scan_dtype", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKENDS", "choose_backend", "cpu", "scan_dtype", "selective_scan", "ss2d_scan", "tokens"]
 
 #: Implementations of `ss2d_scan`, all with the signature of the reference.
 BACKENDS = Table(

@@ -6,12 +6,43 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace vmamba {
+
+// Tile registers and their products of bfloat16; not every compiler can be asked by name.
+inline bool has_tiles() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kBf16) != 0 && (d & kTile) != 0;
+#else
+  return false;
+#endif
+}
+
+// The system lets a process use the tile registers once it has asked for them.
+inline bool tiles_allowed() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 inline bool machine_has(const std::string& name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (name == "amx") {
+    return machine_has("avx512bf16") && has_tiles() && tiles_allowed();
+  }
   if (name == "avx512" || name == "avx512bf16") {
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

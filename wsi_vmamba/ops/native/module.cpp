@@ -514,6 +514,7 @@ NB_MODULE(_cpu, m) {
         "grad_u"_a, "grad_proj"_a, "grad_weight"_a, "grad_bias"_a, "grad_rate"_a, "grad_skip"_a, "threads"_a,
         "isa"_a = "", Release());
   add_training(m);
+  add_tokens(m);
   m.def("summarize_strip", &summarize_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "decays"_a,
         "states"_a, "forward_slot"_a, "backward_slot"_a, "fresh"_a, "row_forward"_a, "isa"_a = "");
   m.def("apply_strip", &apply_strip, "u"_a, "proj"_a, "weight"_a, "bias"_a, "rate"_a, "skip"_a, "states"_a,

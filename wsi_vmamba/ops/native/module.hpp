@@ -126,5 +126,6 @@ void parallel_for(int64_t count, int64_t threads, const Job& job) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// In train_module.cpp.
+// In train_module.cpp and tokens_module.cpp.
 void add_training(nb::module_& m);
+void add_tokens(nb::module_& m);

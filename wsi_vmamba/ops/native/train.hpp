@@ -9,33 +9,6 @@ namespace {
 
 // ---- layer norm ----------------------------------------------------------------------------------------------
 
-// Tokens whose statistics are finished together: as many as there are lanes.
-constexpr int kNormTokens = kLanes;
-
-// Mean and 1 / standard deviation of `count` tokens.
-template <class X>
-VMAMBA_INLINE void token_statistics(const X* x, int64_t count, int64_t channels, float eps, float* mean, float* scale) {
-  const float share = 1.0f / static_cast<float>(channels);
-  Vec sums[kNormTokens] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    Vec sum{};
-    for (int64_t c = 0; c < channels; c += kLanes) sum += load(x + i * channels + c);
-    sums[i] = sum;
-  }
-  store(mean, sums_of(sums) * share);
-  Vec squares[kNormTokens] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    Vec sum{};
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      const Vec off = load(x + i * channels + c) - mean[i];
-      sum += off * off;
-    }
-    squares[i] = sum;
-  }
-  const Vec variance = sums_of(squares) * share + eps;
-  for (int i = 0; i < kLanes; ++i) scale[i] = inverse_deviation(variance[i]);
-}
-
 // Mean and 1 / standard deviation of each token, kept for the gradient.
 struct Moments {
   float *mean, *scale;
@@ -47,7 +20,7 @@ void train_norm(const X* x, X* out, const float* weight, const float* bias, floa
   float mean[kLanes], scale[kLanes];
   for (int64_t begin = 0; begin < tokens; begin += kNormTokens) {
     const int64_t count = begin + kNormTokens < tokens ? kNormTokens : tokens - begin;
-    token_statistics(x, count, channels, eps, mean, scale);
+    token_statistics(x, count, channels, channels, eps, mean, scale);
     memcpy(kept.mean + begin, mean, sizeof(float) * static_cast<size_t>(count));
     memcpy(kept.scale + begin, scale, sizeof(float) * static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i, x += channels, out += channels) {
@@ -124,52 +97,12 @@ void train_norm_gradients(const X* x, const X* dy, const X* base, const float* w
 
 // ---- GELU --------------------------------------------------------------------------------------------------------
 
-// erf(x / sqrt 2) as x p(x^2) / q(x^2), minimax in absolute error (2e-8 before rounding) up to 5.5 and exactly 1 behind,
-// so that GELU far to the left is exactly zero. The normal distribution is 1/2 + 1/2 of it.
-template <int T>
-VMAMBA_INLINE void normal_erf(const Vec* x, Vec* erf) {
-  Vec z[T], s[T], p[T], q[T];
-  lockstep<T>([&](int i) { z[i] = at_least(-5.5f, at_most(5.5f, x[i])); });
-  lockstep<T>([&](int i) { s[i] = z[i] * z[i]; });
-  lockstep<T>([&](int i) { q[i] = s[i] * 1.1835263649118133e-6f + 7.517344056395814e-5f; });
-  lockstep<T>([&](int i) { p[i] = s[i] * 4.44742731531278e-8f + 1.2735545169562101e-5f; });
-  lockstep<T>([&](int i) { q[i] = q[i] * s[i] + 1.9136093324050307e-3f; });
-  lockstep<T>([&](int i) { p[i] = p[i] * s[i] + 3.4785765456035733e-4f; });
-  lockstep<T>([&](int i) { q[i] = q[i] * s[i] + 2.8942348435521126e-2f; });
-  lockstep<T>([&](int i) { p[i] = p[i] * s[i] + 9.416661225259304e-3f; });
-  lockstep<T>([&](int i) { q[i] = q[i] * s[i] + 2.5283125042915344e-1f; });
-  lockstep<T>([&](int i) { p[i] = p[i] * s[i] + 6.875014305114746e-2f; });
-  lockstep<T>([&](int i) { q[i] = q[i] * s[i] + 1.0f; });
-  lockstep<T>([&](int i) { p[i] = p[i] * s[i] + 7.97884464263916e-1f; });
-  lockstep<T>([&](int i) { erf[i] = at_least(-1.0f, at_most(1.0f, p[i] * z[i] * reciprocal(q[i]))); });
-}
-
 // exp(-x^2 / 2) / sqrt(2 pi).
 template <int T>
 VMAMBA_INLINE void normal_density(const Vec* x, Vec* density) {
   lockstep<T>([&](int i) { density[i] = x[i] * x[i] * (-0.5f * kLog2e); });
   exp2_bounded<T>(density);
   lockstep<T>([&](int i) { density[i] *= 0.3989422804014327f; });
-}
-
-VMAMBA_INLINE Vec gelu_from(Vec x, Vec erf) { return 0.5f * x * erf + 0.5f * x; }
-
-template <class X>
-void gelu(const X* x, X* out, int64_t count) {
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    const Vec value[2] = {load(x + i), load(x + i + kLanes)};
-    Vec erf[2];
-    normal_erf<2>(value, erf);
-    store(out + i, gelu_from(value[0], erf[0]));
-    store(out + i + kLanes, gelu_from(value[1], erf[1]));
-  }
-  if (i < count) {
-    const Vec value = load(x + i);
-    Vec erf;
-    normal_erf<1>(&value, &erf);
-    store(out + i, gelu_from(value, erf));
-  }
 }
 
 // The derivative of GELU times dy in dx, which may be dy; the sums of dx over tokens added to `sums`; GELU itself once

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "scan.hpp"
+#include "token_math.hpp"
 
 namespace {
 
@@ -19,55 +20,6 @@ constexpr int64_t kKept = 4;
 constexpr int64_t kKeptFloats = 128 * 1024;
 
 #define VMAMBA_MEMBER inline __attribute__((always_inline))
-#if defined(__clang__)
-#define VMAMBA_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define VMAMBA_PICK(a, b, ...) __builtin_shuffle(a, b, VecI{__VA_ARGS__})
-#endif
-
-// Lanes l of `a` + a[l ^ Bit] where l has not the bit, of `b` where it has.
-template <int Bit>
-VMAMBA_INLINE Vec fold_lanes(Vec a, Vec b) {
-#if VMAMBA_LANES == 16
-  if constexpr (Bit == 8) {
-    return VMAMBA_PICK(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) +
-           VMAMBA_PICK(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
-  } else if constexpr (Bit == 4) {
-    return VMAMBA_PICK(a, b, 0, 1, 2, 3, 20, 21, 22, 23, 8, 9, 10, 11, 28, 29, 30, 31) +
-           VMAMBA_PICK(a, b, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
-  } else if constexpr (Bit == 2) {
-    return VMAMBA_PICK(a, b, 0, 1, 18, 19, 4, 5, 22, 23, 8, 9, 26, 27, 12, 13, 30, 31) +
-           VMAMBA_PICK(a, b, 2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
-  } else {
-    return VMAMBA_PICK(a, b, 0, 17, 2, 19, 4, 21, 6, 23, 8, 25, 10, 27, 12, 29, 14, 31) +
-           VMAMBA_PICK(a, b, 1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
-  }
-#elif VMAMBA_LANES == 8
-  if constexpr (Bit == 4) {
-    return VMAMBA_PICK(a, b, 0, 1, 2, 3, 12, 13, 14, 15) + VMAMBA_PICK(a, b, 4, 5, 6, 7, 8, 9, 10, 11);
-  } else if constexpr (Bit == 2) {
-    return VMAMBA_PICK(a, b, 0, 1, 10, 11, 4, 5, 14, 15) + VMAMBA_PICK(a, b, 2, 3, 8, 9, 6, 7, 12, 13);
-  } else {
-    return VMAMBA_PICK(a, b, 0, 9, 2, 11, 4, 13, 6, 15) + VMAMBA_PICK(a, b, 1, 8, 3, 10, 5, 12, 7, 14);
-  }
-#else
-  if constexpr (Bit == 2) {
-    return VMAMBA_PICK(a, b, 0, 1, 6, 7) + VMAMBA_PICK(a, b, 2, 3, 4, 5);
-  } else {
-    return VMAMBA_PICK(a, b, 0, 5, 2, 7) + VMAMBA_PICK(a, b, 1, 4, 3, 6);
-  }
-#endif
-}
-
-// Lane i of the result is the sum over the lanes of v[i]; v is used up.
-template <int Bit = kLanes / 2>
-VMAMBA_INLINE Vec sums_of(Vec* v) {
-  VMAMBA_UNROLL
-  for (int i = 0; i < Bit; ++i) v[i] = fold_lanes<Bit>(v[i], v[i + Bit]);
-  if constexpr (Bit > 1) return sums_of<Bit / 2>(v);
-  return v[0];
-}
-
 // Convert `count` numbers to float32.
 template <class X>
 void widen(const X* from, float* to, int64_t count) {

@@ -1,0 +1,199 @@
+"""What a block does to single tokens around the scan, in two ways: matmuls of oneDNN, or the fused C++ kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wsi_vmamba.inference.linear import PackedLinear
+from wsi_vmamba.inference.plan import chunks
+from wsi_vmamba.model.blocks import Block
+from wsi_vmamba.ops import cpu, tokens
+
+#: Opens a span of time of an operator: `workers.Profile.measure`.
+Measure = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm: float32 weight and bias, epsilon."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm) -> Norm:
+        """Copy a LayerNorm."""
+        return cls(plain(norm.weight), plain(norm.bias), norm.eps)
+
+    @property
+    def parts(self) -> tokens.NormOf:
+        """Weight, bias, epsilon."""
+        return self.weight, self.bias, self.eps
+
+    def __call__(self, x: Tensor, out: Tensor, *, gate: Tensor | None = None) -> Tensor:
+        """Write the norm of ``x`` (..., D), times ``gate``, to ``out`` and return that."""
+        return cpu.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out, gate=gate)
+
+
+class TokenSteps(Protocol):
+    """The steps of a block on tokens (n, D); ``scratch`` is (tokens of a chunk, widest), of the maps' dtype."""
+
+    def project_in(self, x: Tensor, out: Tensor, scratch: Tensor) -> None:
+        """Write in_proj of the norm of ``x`` to ``out``."""
+        ...
+
+    def project(self, u: Tensor, out: Tensor) -> None:
+        """Write x_proj of ``u`` to ``out``, float32."""
+        ...
+
+    def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
+        """From the scan ``y``, float32, to the new residual ``x``, in place."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedSteps:
+    """Each step one kernel. ``gate`` is the z half of in_proj; it and the MLP may be missing."""
+
+    norm: Norm
+    in_proj: tokens.Panels
+    gate: tokens.Panels | None
+    x_proj: tokens.Panels
+    out_norm: Norm
+    out_proj: tokens.Panels
+    mlp: tuple[Norm, tokens.Panels, tokens.Panels] | None
+
+    @classmethod
+    def of(cls, block: Block, dtype: torch.dtype) -> FusedSteps:
+        """Pack a block; matrices rounded to ``dtype``."""
+        op = block.op
+        halves = torch.split(op.in_proj.weight, op.d_inner)
+
+        def pack(weight: Tensor, bias: Tensor | None = None) -> tokens.Panels:
+            return tokens.Panels.pack(weight, bias, dtype=dtype)
+
+        mlp = None
+        if block.norm2 is not None and block.mlp is not None:
+            fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+            mlp = Norm.of(block.norm2), pack(fc1.weight, fc1.bias), pack(fc2.weight, fc2.bias)
+        return cls(
+            norm=Norm.of(block.norm),
+            in_proj=pack(halves[0]),
+            gate=pack(halves[1]) if op.gated else None,
+            x_proj=pack(op.scan_parameters()[0].reshape(-1, op.d_inner)),
+            out_norm=Norm.of(op.out_norm),
+            out_proj=pack(op.out_proj.weight),
+            mlp=mlp,
+        )
+
+    def project_in(self, x: Tensor, out: Tensor, scratch: Tensor) -> None:
+        """See `TokenSteps.project_in`."""
+        tokens.linear(x, self.in_proj, norm=self.norm.parts, out=out)
+
+    def project(self, u: Tensor, out: Tensor) -> None:
+        """See `TokenSteps.project`."""
+        tokens.linear(u, self.x_proj, out=out)
+
+    def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
+        """See `TokenSteps.add_rest`."""
+        for chunk in chunks(len(x)):
+            here, scanned = x[chunk], y[chunk]
+            with measure("norm + out_proj"):
+                gate = None
+                if self.gate is not None:
+                    gate = tokens.linear(here, self.gate, norm=self.norm.parts, out=torch.empty_like(scanned))
+                    cpu.silu_(gate)
+                tokens.linear(scanned, self.out_proj, norm=self.out_norm.parts, gate=gate, out=here, add=True)
+            if self.mlp is not None:
+                with measure("norm + MLP"):
+                    norm, fc1, fc2 = self.mlp
+                    tokens.mlp_(here, norm.parts, fc1, fc2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatmulSteps:
+    """Norms and matmuls one after the other, for widths that the fused kernels do not take or are slower at."""
+
+    norm: Norm
+    in_proj: PackedLinear
+    gate: PackedLinear | None
+    x_proj: PackedLinear
+    out_norm: Norm
+    out_proj: PackedLinear
+    mlp: tuple[Norm, PackedLinear, PackedLinear] | None
+
+    @classmethod
+    def of(cls, block: Block, dtype: torch.dtype) -> MatmulSteps:
+        """Pack a block; matmul weights in ``dtype``, the rest in float32."""
+        op = block.op
+        halves = torch.split(op.in_proj.weight, op.d_inner)
+
+        def pack(weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> PackedLinear:
+            return PackedLinear(weight, bias, dtype=dtype, gelu=gelu)
+
+        mlp = None
+        if block.norm2 is not None and block.mlp is not None:
+            fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+            mlp = Norm.of(block.norm2), pack(fc1.weight, fc1.bias, gelu=True), pack(fc2.weight, fc2.bias)
+        return cls(
+            norm=Norm.of(block.norm),
+            in_proj=pack(halves[0]),
+            gate=pack(halves[1]) if op.gated else None,
+            x_proj=pack(op.scan_parameters()[0].reshape(-1, op.d_inner)),
+            out_norm=Norm.of(op.out_norm),
+            out_proj=pack(op.out_proj.weight),
+            mlp=mlp,
+        )
+
+    def project_in(self, x: Tensor, out: Tensor, scratch: Tensor) -> None:
+        """See `TokenSteps.project_in`."""
+        for chunk in chunks(len(x)):
+            out[chunk] = self.in_proj(self.norm(x[chunk], _fit(scratch, x[chunk])))
+
+    def project(self, u: Tensor, out: Tensor) -> None:
+        """See `TokenSteps.project`."""
+        for chunk in chunks(len(u)):
+            out[chunk] = self.x_proj(u[chunk])
+
+    def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
+        """See `TokenSteps.add_rest`."""
+        for chunk in chunks(len(x)):
+            here, scanned = x[chunk], y[chunk]
+            with measure("norm + out_proj"):
+                gate = self._gate(here, scratch)
+                here.add_(self.out_proj(self.out_norm(scanned, _fit(scratch, scanned), gate=gate)))
+            if self.mlp is not None:
+                with measure("norm + MLP"):
+                    norm, fc1, fc2 = self.mlp
+                    here.add_(fc2(fc1(norm(here, _fit(scratch, here)))))
+
+    def _gate(self, x: Tensor, scratch: Tensor) -> Tensor | None:
+        """SiLU of the z half of in_proj, float32 as the scan is; None without a gate."""
+        if self.gate is None:
+            return None
+        return cpu.silu_(self.gate(self.norm(x, _fit(scratch, x))).float())
+
+
+def pack_steps(block: Block, dtype: torch.dtype) -> TokenSteps:
+    """Pack a block for the faster of the two ways."""
+    op, hidden = block.op, 16 if block.mlp is None else block.mlp.fc1.out_features
+    if tokens.suits(op.in_proj.in_features, op.d_inner, hidden):
+        return FusedSteps.of(block, dtype)
+    return MatmulSteps.of(block, dtype)
+
+
+def plain(parameter: Tensor) -> Tensor:
+    """A parameter as float32 numbers."""
+    return parameter.detach().float().contiguous()
+
+
+def _fit(scratch: Tensor, like: Tensor) -> Tensor:
+    """A contiguous (tokens, D) piece of scratch of the size of ``like``."""
+    return scratch.view(-1)[: like.numel()].view(like.shape)

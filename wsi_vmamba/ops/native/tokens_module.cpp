@@ -1,0 +1,145 @@
+// The part of the Python module `_cpu` for inference around the scan: the operators of tokens.hpp, on one thread.
+#include "module.hpp"
+#include "tokens.hpp"
+
+namespace {
+
+const std::vector<const TokenKernels*>& compiled_tokens() {
+  static const auto usable = usable_tables<TokenKernels>(
+      {tokens_amx(), tokens_avx512bf16(), tokens_avx512(), tokens_avx2(), tokens_baseline()});
+  return usable;
+}
+
+const TokenKernels& choose_tokens(const std::string& isa) { return choose_table(compiled_tokens(), isa); }
+
+using MaybeFloats = std::optional<ConstFloats>;
+
+Panels panels_of(const TokenKernels& kernels, const ConstActivation& weight, const MaybeFloats& bias, int64_t inputs,
+                 int64_t outputs) {
+  const Storage storage = storage_of(weight, "weight");
+  require(storage == Storage::float32 || kernels.pairs, "these kernels multiply no bfloat16; pack float32 panels");
+  require(storage == Storage::float32 || inputs % 16 == 0, "bfloat16 panels need a multiple of 16 inputs");
+  require(inputs >= 1 && outputs >= 1, "a matrix needs inputs and outputs");
+  require_size(weight, (outputs + kBlock - 1) / kBlock * kBlock * inputs, "weight");
+  if (bias) require_size(*bias, outputs, "bias");
+  return {weight.data(), storage, bias ? bias->data() : nullptr, inputs, outputs};
+}
+
+NormWeights norm_of(const ConstFloats& weight, const ConstFloats& bias, double eps, int64_t channels) {
+  require(channels % kBlock == 0, "channels must be whole blocks of 16");
+  require_size(weight, channels, "norm weight");
+  require_size(bias, channels, "norm bias");
+  return {weight.data(), bias.data(), static_cast<float>(eps)};
+}
+
+int64_t tokens_of(const void* /*x*/, size_t size, int64_t channels) {
+  require(static_cast<int64_t>(size) % channels == 0, "the array does not hold whole tokens");
+  return static_cast<int64_t>(size) / channels;
+}
+
+std::unique_ptr<float[], Free> scratch_bytes(const TokenKernels& kernels, int64_t inputs, int64_t outputs, int64_t width) {
+  return scratch_floats((kernels.scratch(inputs, outputs, width) + 3) / 4);
+}
+
+void linear(const ConstActivation& x, const MaybeFloats& gate, const MaybeFloats& norm_weight, const MaybeFloats& norm_bias,
+            double eps, const ConstActivation& weight, const MaybeFloats& bias, int64_t inputs, int64_t outputs,
+            const Activation& out, bool add, const std::string& isa) {
+  const TokenKernels& kernels = choose_tokens(isa);
+  const Panels panels = panels_of(kernels, weight, bias, inputs, outputs);
+  require(inputs % kBlock == 0, "inputs must be whole blocks of 16");
+  require(norm_weight.has_value() == norm_bias.has_value(), "a norm needs weight and bias");
+  require(!gate || norm_weight, "a gate needs a norm");
+  const NormWeights norm = norm_weight ? norm_of(*norm_weight, *norm_bias, eps, inputs) : NormWeights{nullptr, nullptr, 0.0f};
+  const int64_t tokens = tokens_of(x.data(), x.size(), inputs);
+  require_size(out, tokens * outputs, "out");
+  if (gate) require_size(*gate, tokens * inputs, "gate");
+  const Storage from = storage_of(x, "x"), to = storage_of(out, "out");
+  const nb::gil_scoped_release release;
+  const auto scratch = scratch_bytes(kernels, inputs, outputs, 0);
+  kernels.linear(x.data(), from, gate ? gate->data() : nullptr, norm, panels, out.data(), to, add, tokens, scratch.get());
+}
+
+void mlp(const Activation& x, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
+         const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
+         int64_t channels, int64_t hidden, const std::string& isa) {
+  const TokenKernels& kernels = choose_tokens(isa);
+  const Panels first = panels_of(kernels, weight1, bias1, channels, hidden);
+  const Panels second = panels_of(kernels, weight2, bias2, hidden, channels);
+  require(first.storage == second.storage, "both matrices must be packed in one dtype");
+  require(hidden % kBlock == 0, "the hidden width must be whole blocks of 16");
+  const NormWeights norm = norm_of(norm_weight, norm_bias, eps, channels);
+  const int64_t tokens = tokens_of(x.data(), x.size(), channels);
+  const Storage storage = storage_of(x, "x");
+  const nb::gil_scoped_release release;
+  const auto scratch = scratch_bytes(kernels, hidden, channels, 0);
+  kernels.mlp(x.data(), storage, norm, first, second, tokens, scratch.get());
+}
+
+void conv(const ConstActivation& rows, int64_t middle, const ConstActivation& weight, const ConstFloats& bias,
+          const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps, const Activation& out,
+          const std::string& isa) {
+  const TokenKernels& kernels = choose_tokens(isa);
+  require(rows.ndim() == 3 && out.ndim() == 3, "rows and out must be (rows, width, channels)");
+  const auto width = static_cast<int64_t>(rows.shape(1)), channels = static_cast<int64_t>(rows.shape(2));
+  const auto outputs = static_cast<int64_t>(out.shape(2));
+  require(channels % kBlock == 0, "channels must be whole blocks of 16");
+  require(static_cast<int64_t>(out.shape(1)) == (width + 1) / 2, "out must be half as wide as rows");
+  require(storage_of(out, "out") == storage_of(rows, "rows"), "out must have the dtype of rows");
+  const Panels panels = panels_of(kernels, weight, bias, 9 * channels, outputs);
+  const NormWeights norm = norm_of(norm_weight, norm_bias, eps, outputs);
+  const ConvRows map{rows.data(), static_cast<int64_t>(rows.shape(0)), width, middle};
+  const nb::gil_scoped_release release;
+  const auto scratch = scratch_bytes(kernels, channels, outputs, 1);
+  kernels.conv(map, storage_of(rows, "rows"), panels, norm, out.data(), static_cast<int64_t>(out.shape(0)), scratch.get());
+}
+
+using ConstBytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+
+void pixel_stem(const ConstBytes& pixels, int64_t top, int64_t height, const ConstFloats& fill, const ConstFloats& centre,
+                const ConstFloats& weight1, const ConstFloats& bias1, const ConstFloats& norm_weight1,
+                const ConstFloats& norm_bias1, double eps1, const ConstActivation& weight2, const ConstFloats& bias2,
+                const ConstFloats& norm_weight2, const ConstFloats& norm_bias2, double eps2, const Activation& out,
+                int64_t first, const std::string& isa) {
+  const TokenKernels& kernels = choose_tokens(isa);
+  require(pixels.ndim() == 3 && pixels.shape(2) == 3, "pixels must be (rows, width, 3)");
+  require(out.ndim() == 3, "out must be (rows, width, channels)");
+  require_size(fill, 3, "fill");
+  require_size(centre, 3, "centre");
+  const auto width = static_cast<int64_t>(pixels.shape(1)), inner = static_cast<int64_t>(bias1.size());
+  const auto rows = static_cast<int64_t>(out.shape(0)), outputs = static_cast<int64_t>(out.shape(2));
+  require(static_cast<int64_t>(out.shape(1)) == ((width + 1) / 2 + 1) / 2, "out must be a quarter as wide as the pixels");
+  require_size(weight1, 27 * inner, "weight of the first convolution");
+  const Panels conv1{weight1.data(), Storage::float32, bias1.data(), 27, inner};
+  const Panels conv2 = panels_of(kernels, weight2, bias2, 9 * inner, outputs);
+  const NormWeights norm1 = norm_of(norm_weight1, norm_bias1, eps1, inner);
+  const NormWeights norm2 = norm_of(norm_weight2, norm_bias2, eps2, outputs);
+  const PixelRows picture{pixels.data(), static_cast<int64_t>(pixels.shape(0)), width, top, height, fill.data(), centre.data()};
+  const nb::gil_scoped_release release;
+  const auto scratch = scratch_bytes(kernels, inner, outputs, width);
+  kernels.stem(picture, conv1, norm1, conv2, norm2, out.data(), storage_of(out, "out"), first, first + rows, scratch.get());
+}
+
+void gelu_floats(const ConstFloats& x, const Floats& out, bool rough, const std::string& isa) {
+  require_size(out, static_cast<int64_t>(x.size()), "out");
+  require(x.size() % kBlock == 0, "GELU is of whole blocks of 16");
+  choose_tokens(isa).gelu(x.data(), out.data(), static_cast<int64_t>(x.size()), rough);
+}
+
+}  // namespace
+
+void add_tokens(nb::module_& m) {
+  m.def("token_instruction_sets", [] { return table_names(compiled_tokens()); },
+        "Instruction sets of the operators around the scan, best first.");
+  m.def("multiplies_pairs", [](const std::string& isa) { return choose_tokens(isa).pairs; }, "isa"_a = "",
+        "Whether matrices may be packed in bfloat16.");
+  m.def("linear", &linear, "x"_a, "gate"_a.none(), "norm_weight"_a.none(), "norm_bias"_a.none(), "eps"_a, "weight"_a,
+        "bias"_a.none(), "inputs"_a, "outputs"_a, "out"_a, "add"_a, "isa"_a = "");
+  m.def("mlp", &mlp, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a, "bias2"_a,
+        "channels"_a, "hidden"_a, "isa"_a = "");
+  m.def("conv", &conv, "rows"_a, "middle"_a, "weight"_a, "bias"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "out"_a,
+        "isa"_a = "");
+  m.def("pixel_stem", &pixel_stem, "pixels"_a, "top"_a, "height"_a, "fill"_a, "centre"_a, "weight1"_a, "bias1"_a,
+        "norm_weight1"_a, "norm_bias1"_a, "eps1"_a, "weight2"_a, "bias2"_a, "norm_weight2"_a, "norm_bias2"_a, "eps2"_a,
+        "out"_a, "first"_a, "isa"_a = "");
+  m.def("gelu_floats", &gelu_floats, "x"_a, "out"_a, "rough"_a, "isa"_a = "");
+}
