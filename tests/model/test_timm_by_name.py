@@ -286,3 +286,14 @@ def test_other_input_gives_another_hash_and_another_release_of_timm_does_not(ins
     assert encoder().weights_hash != first
     install()
     assert encoder("timm:fake:mean").weights_hash != first
+
+
+def test_a_teacher_sees_a_view_as_one_window_and_no_white_around_it(install):
+    from wsi_vmamba.config.pretrain import DistilSettings
+    from wsi_vmamba.pretraining.teachers import build_teacher
+
+    install()
+    teacher = build_teacher(DistilSettings(teacher="timm:fake", teacher_px=None), seed=0)
+    window, colours = quartered(224)
+    found = teacher.features(torch.from_numpy(window)[None])[0]
+    np.testing.assert_allclose(found, normal(colours).mean(axis=0) * [2, 3, 4], rtol=1e-3, atol=1e-3)

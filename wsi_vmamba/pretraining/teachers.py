@@ -16,6 +16,7 @@ from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
 from wsi_vmamba.model.shipped import resolve_weights
+from wsi_vmamba.model.timm_windows import WindowBackbone
 from wsi_vmamba.model.weights import weights_hash
 
 
@@ -68,6 +69,10 @@ class BackboneTeacher:
         """See `Teacher.features`."""
         backbone: Any = self._backbone.to(pixels.device)
         images = _resized(normalise(pixels, mean=backbone.mean, std=backbone.std), self._px)
+        if isinstance(
+            backbone, WindowBackbone
+        ):  # a view is one window; a larger one would be filled up with white
+            return backbone.encode_windows(images).float()
         maps: Tensor = backbone.forward_features(images)
         return maps.float().mean(dim=(2, 3))
 
