@@ -63,10 +63,10 @@ class MadeParts:
         self._stopped.set()
 
     def _find(self, key: Hashable, halvings: int) -> NDArray[np.uint8] | None:
-        kept: OrderedDict[Hashable, NDArray[np.uint8]] = self._kept.get(halvings, OrderedDict())
-        if key not in kept:
+        kept = self._kept.get(halvings)
+        if kept is None or key not in kept:
             return None
-        self._kept[halvings].move_to_end(key)
+        kept.move_to_end(key)
         return kept[key]
 
     def _make(self, mine: Future[Part], key: Hashable, halvings: int, make: Callable[[], Part]) -> None:
