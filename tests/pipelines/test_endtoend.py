@@ -145,6 +145,7 @@ def test_the_weights_go_to_extract_and_the_run_to_evaluate(
         evaluate.run(EvaluateConfig(run=str(folder), features=str(cohort / "features")))
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_gives_the_same_bytes(cohort: Path, tmp_path: Path):
     assert endtoend.run(config(cohort, tmp_path, name="whole"))
 
