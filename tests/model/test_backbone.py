@@ -30,7 +30,7 @@ PARAMETERS = {
 
 
 def test_every_variant_is_a_backbone_and_every_backbone_builds_lazily() -> None:
-    assert set(BACKBONES) == {*VARIANTS, "null", "timm_resnet152", "timm_swin_tiny", "timm_vit_small"}
+    assert set(BACKBONES) == {*VARIANTS, "null", "onnx", "timm_resnet152", "timm_swin_tiny", "timm_vit_small"}
     assert all(callable(BACKBONES.resolve(name)) for name in BACKBONES)
 
 

@@ -33,7 +33,7 @@ class OnnxConfig(RunConfig):
     backbone: Backbone = DEFAULT_BACKBONE
     """The network; any VMamba."""
     weights: PathText = SHIPPED_WEIGHTS
-    """Its weights, as for `extract`; those of a fine-tuned classifier bring their head."""
+    """Its weights, as for `extract`; those of a trained classifier bring their head."""
     out: PathText | None = None
     """The file to write; by default <backbone>.onnx here."""
     px: SidePx = "dynamic"
