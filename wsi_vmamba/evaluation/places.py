@@ -172,12 +172,12 @@ def _compare(
     spread = stratified_bootstrap(
         _difference(others), labels, scores, resamples=config.bootstrap, seed=config.seed
     )
-    shuffled = float(np.mean([roc_auc(labels, other) for other in others]))
+    area = float(roc_auc(labels, scores))
     return PlaceTest(
         shuffled=words,
         shuffles=len(others),
-        auc=float(roc_auc(labels, scores)),
-        auc_shuffled=shuffled,
+        auc=area,
+        auc_shuffled=area + spread.value,
         difference=spread.value,
         ci95=spread.ci95,
         largest_change=float(max(np.abs(other - scores).max() for other in others)),
@@ -191,8 +191,10 @@ def _difference(others: Sequence[Scores]) -> Callable[[Labels, Scores, Weights],
     """Mean AUC of other scores of the same slides, minus that of the scores."""
 
     def statistic(labels: Labels, scores: Scores, weights: Weights) -> NDArray[np.float64]:
-        each = [auc_statistic(labels, other, weights) for other in others]
-        mean: NDArray[np.float64] = np.mean(each, axis=0) - auc_statistic(labels, scores, weights)
+        with_places = auc_statistic(labels, scores, weights)
+        # Subtracted one by one, so that scores that are the same differ by nothing at all.
+        each = [auc_statistic(labels, other, weights) - with_places for other in others]
+        mean: NDArray[np.float64] = np.mean(each, axis=0)
         return mean
 
     return statistic
