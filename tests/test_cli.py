@@ -91,7 +91,7 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
         (("extract", "--patch-px", "100"), "multiple of 32"),
         (("extract", "--backbone", "resnet"), "unknown backbone 'resnet'"),
         (("extract", "nowhere"), "nowhere"),
-        (("train", "--dataset", "camelyon17"), "did you mean 'camelyon16'"),
+        (("train", "--dataset", "camelyon18"), "did you mean 'camelyon17'"),
         (("train", "--aggregator", "abmill"), "did you mean 'abmil'"),
         (("evaluate", "--metric", "acu"), "unknown metric 'acu'"),
         (("extract", "--device", "cuda:x"), "choose from auto, cpu, cuda, cuda:N"),

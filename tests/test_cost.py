@@ -58,6 +58,7 @@ def recorded(path: Path) -> dict[str, object]:
     return json.loads(path.read_text())[COST]
 
 
+@pytest.mark.slow
 def test_train_extract_and_evaluate_record_it(tmp_path, tiny_slides, write_cohort):
     began = time.perf_counter()
     assert extract(tiny_slides, out=tmp_path / "e", backbone="null", segmenter="all", patch_px=64).ok

@@ -108,6 +108,7 @@ def test_a_lesion_metric_from_outside_is_computed_by_name(site, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_an_aggregator_from_outside_is_trained_with_by_name(site, tmp_path):
     code = """
 import torch

@@ -197,6 +197,7 @@ PATHS: dict[type[RunConfig], set[str]] = {
     TrainConfig: {"manifest", "features", "runs", "annotations"},
     EvaluateConfig: {
         "run", "runs", "features", "scores", "masks", "annotations", "detections", "compare", "out", "json_out",
+        "shuffled_features",
     },
     FinetuneConfig: {"tiles", "weights", "out"},
     DownloadConfig: {"to"},
@@ -221,7 +222,14 @@ def test_a_tilde_at_the_head_of_every_path_is_the_home_folder(
 ):
     monkeypatch.setenv("HOME", "/home/somebody")
     text = {key for key, field in model.model_fields.items() if "str" in str(field.annotation)}
-    others = {"slides"} if model in (DownloadConfig, CheckConfig) else set()  # names of slides
+    # Names of slides, and of classes.
+    others = (
+        {"slides"}
+        if model in (DownloadConfig, CheckConfig)
+        else {"classes"}
+        if model is TrainConfig
+        else set()
+    )
     assert text - PATHS[model] <= NO_PATHS | others
     needed = {"dataset": "camelyon16", "to": "t", "folder": "f", "features": "x"}
     needed = {key: value for key, value in needed.items() if key in model.model_fields}

@@ -133,6 +133,7 @@ def test_a_cohort_goes_on_and_is_not_mixed_with_another(cohort: Path):
 
 
 @pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
+@pytest.mark.slow
 def test_only_an_encoder_that_reads_more_than_a_block_tells_a_pair_apart(cohort: Path, tmp_path: Path):
     slides = tmp_path / "slides"
     slides.mkdir()

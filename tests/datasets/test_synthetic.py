@@ -178,6 +178,7 @@ def test_polygon_follows_the_zero_line_of_the_field(look):
     assert area_px == pytest.approx((field > 0).sum() * STEP_PX**2, rel=0.03)
 
 
+@pytest.mark.slow
 def test_tumour_has_the_mean_colour_of_what_it_replaces():
     for seed in range(3):
         lut = make_stain(np.random.default_rng(seed), CENTRES[seed % 2])

@@ -323,6 +323,7 @@ def test_outlines_are_learned_only_where_the_class_without_tumour_is_known(cohor
         trained(cohort, "outlines", supervision="both")
 
 
+@pytest.mark.slow
 def test_stages_of_patients_and_their_kappa(tmp_path: Path, write_patches: Callable[..., None]) -> None:
     """CAMELYON17 as a protocol: a made-up cohort in its columns, folds by patient, kappa by the organisers' rule."""
     nodes = [

@@ -272,6 +272,7 @@ def test_wrong_calls_say_what_is_missing(evaluate, tmp_path, monkeypatch, capsys
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_the_fixed_call_in_a_process_of_its_own(golden, tmp_path):
     case = golden / "froc" / "a1_mixed6_two_decimals"
     call = map(str, froc_call(case, tmp_path / "out.json"))

@@ -106,6 +106,7 @@ def test_test_slides_get_the_mean_of_the_models_and_a_threshold_from_out_of_fold
     assert content["folds"]["out_of_fold_auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_one_fold_is_still_judged_alone_and_compared_with_all(cohort: Path, tmp_path: Path):
     cv = cohort / "runs" / "cv"
     content, rows = judge(cohort, tmp_path / "one", run=str(cv / "fold-2"))
@@ -124,6 +125,7 @@ def test_training_slides_of_folds_are_refused(cohort: Path, tmp_path: Path):
         judge(cohort, tmp_path, split="train")
 
 
+@pytest.mark.slow
 def test_an_unfinished_cross_validation_is_not_taken_for_a_whole_one(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -59,6 +59,7 @@ def same_files(first: Path, second: Path, *names: str) -> bool:
     return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_train_makes_the_files_of_the_command(cohort: Path, tmp_path: Path):
     paths = {"manifest": cohort / "cohort.csv", "features": cohort / "features"}
     run = wv.train(**SETTINGS, **paths, runs=tmp_path, name="r", progress=False)
@@ -81,7 +82,9 @@ def test_train_makes_the_files_of_the_command(cohort: Path, tmp_path: Path):
     assert shown.count("<tr>") == 3 + 1 + 3  # facts, head, epochs
 
 
-@pytest.mark.parametrize("metric", ["all", "auc", "brier", "froc"])
+@pytest.mark.parametrize(
+    "metric", ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in ("auc", "brier", "froc"))]
+)
 def test_evaluate_gives_what_the_command_writes(cohort: Path, tmp_path: Path, metric: str):
     folder = cohort / "runs" / "r"
     asked = {"metric": metric, "bootstrap": 100}

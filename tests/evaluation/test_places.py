@@ -164,6 +164,7 @@ def test_features_of_shuffled_pixels_are_judged_beside_the_run_s_own(cohort: Pat
     assert test.shuffled in found._repr_html_()
 
 
+@pytest.mark.slow
 def test_features_that_are_not_what_they_should_be_are_refused(cohort: Path, tmp_path: Path):
     features, run = cohort / "features", cohort / "runs" / "abmil"
     with pytest.raises(IncompatibleStoreError, match="blocks of None px"):

@@ -180,6 +180,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_is_named_and_the_others_go_on(write_tiny_slide, read_outcomes):
     # Below /tmp, because the folders of pytest are closed to other users.
     base = Path("/tmp") / f"wsi-vmamba-test-{os.getpid()}"

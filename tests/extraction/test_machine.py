@@ -238,6 +238,8 @@ WRITING = {
     "report": ("report", "runs/r", "--out", "file/x"),
     "analyse": ("analyse", "erf", "--out", "file/x"),
     "heatmap": ("heatmap", "runs/r", "s0", "--out", "file/x"),
+    "onnx": ("onnx", "--out", "file/x"),
+    "synth": ("synth", "near-far", "--out", "file/x"),
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ def resident_mb() -> float:
 @pytest.mark.parametrize(
     ("n", "warm_up", "most_mb"), [(20, 8, 8.0), pytest.param(200, 20, 8.0, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_nothing_grows_with_the_number_of_slides(
     write_tiny_slide,
     tmp_path,

@@ -43,6 +43,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_folder_and_write_no_slide_twice(
     write_tiny_slide, tmp_path, store_bytes, extract_config
 ):

@@ -259,6 +259,7 @@ def with_glass(tmp_path: Path) -> list[str]:
     return ["--background", "skip", "--mask", str(mask)]
 
 
+@pytest.mark.slow
 def test_with_glass_left_out_it_goes_on_with_equal_bytes(
     killed, one_slide, tmp_path, store_bytes, with_glass
 ):

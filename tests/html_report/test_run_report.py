@@ -143,6 +143,7 @@ def test_each_slide_is_shown_once_and_the_worst_first(html: str, found: wv.Evalu
     assert names[0] == max(error, key=error.get)
 
 
+@pytest.mark.slow
 def test_slides_that_are_gone_are_said_and_found_elsewhere(train_run, cohort: Path, tmp_path: Path, parse):
     gone = tmp_path / "cohort.csv"
     text = (cohort / "cohort.csv").read_text()

@@ -460,7 +460,10 @@ KERNELS = [*SCAN_KERNELS, "norm_kernel", "depthwise_kernel"]
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "kernel",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "grad_kernel" else name for name in KERNELS],
+)
 @pytest.mark.parametrize("tile", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_kernels_compile_for_gpus(
     kernel: str, capability: int, tile: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

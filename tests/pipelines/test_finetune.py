@@ -99,6 +99,7 @@ def test_nothing_is_replaced_unasked_and_only_a_vmamba_is_tuned(tiles: Path, tmp
         finetune.run(config(tiles, tmp_path / "out", backbone="vmamba_tiny_s1l8"))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_numbers(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

@@ -139,6 +139,7 @@ def test_the_folds_of_a_manifest_are_those_trained(
         assert held_out == {f"s{index:02d}" for index in range(20) if folds[index] == name}
 
 
+@pytest.mark.slow
 def test_outlines_train_a_patch_head(cohort: Path, tmp_path: Path):
     """Patches 0 to 3 of the first row are the tumour of each positive slide."""
     outlines = tmp_path / "outlines"

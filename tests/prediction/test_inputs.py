@@ -51,6 +51,7 @@ def test_a_folder_of_slides_and_features_gives_all_of_them(tmp_path, run, cohort
         find_inputs(str(tmp_path / "mix"))
 
 
+@pytest.mark.slow
 def test_a_csv_of_a_slide_features_a_url_and_what_is_broken(
     tmp_path, run, cohort, make_slide, lesion_writers, painted, serve_folder, invoke
 ):

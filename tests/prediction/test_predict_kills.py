@@ -49,6 +49,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
+@pytest.mark.slow
 def test_kills_amid_slides_lose_nothing_and_leave_no_half_file(
     tmp_path, predict, run, make_slide, painted, kills
 ):

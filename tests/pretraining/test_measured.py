@@ -67,6 +67,7 @@ def test_a_layer_learns_what_the_features_say():
     assert loss.item() < 0.01
 
 
+@pytest.mark.slow
 def test_alone_and_beside_another_objective(config, measured_source, tmp_path):
     alone = config.changed(objective="measured", out=str(tmp_path / "alone"), log_steps=1)
     beside = config.changed(measured_weight=2.0, out=str(tmp_path / "beside"), log_steps=1)

@@ -48,6 +48,7 @@ def tells(tmp_path: Path) -> str:
     return str(tmp_path / "tells.py")
 
 
+@pytest.mark.slow
 def test_the_command_tells_an_encoder_that_knows_from_one_that_does_not(tmp_path: Path, tells: str) -> None:
     tiles, out = write_tiles(tmp_path / "tiles"), tmp_path / "out"
     options = ["--encoder", f"{tells}:number_of", "--encoder", f"{tells}:class_of", "--out", str(out)]

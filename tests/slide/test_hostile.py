@@ -193,7 +193,15 @@ def refused(report: dict[str, object], words: str) -> None:
     assert float(str(report["mb"])) < LARGEST_MB, report
 
 
-@pytest.mark.parametrize("make", TIFFS, ids=lambda make: make.__name__)
+#: Making it takes long.
+SLOW_TIFFS = (jpegxl_of_another_size,)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=pytest.mark.slow) if make in SLOW_TIFFS else make for make in TIFFS],
+    ids=lambda make: make.__name__,
+)
 def test_hostile_tiff(attempt: Attempt, tmp_path: Path, make: Callable[[Path], None]):
     make(tmp_path / "hostile.tif")
     refused(attempt(tmp_path / "hostile.tif"), TIFFS[make])

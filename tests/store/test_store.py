@@ -477,8 +477,8 @@ def test_a_discarded_partial_is_gone_though_threads_still_write_into_it(tmp_path
     def write_late():
         for number in range(200):
             target = partial.path / "features" / "c" / str(number)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # removed between the two lines
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # removed between two steps
+                target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(b"late")
             begun.set()
             time.sleep(0.0005)

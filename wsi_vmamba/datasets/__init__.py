@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.registry import Table
+
+if TYPE_CHECKING:
+    from wsi_vmamba.records import SlideRecord
 
 #: Each resolves to ``load(*, manifest: Path | None = None, root: Path | None = None) -> list[SlideRecord]``; one whose
 #: classes the user may name also takes ``classes: Sequence[str] = ()``.

@@ -31,6 +31,7 @@ def probe_address(cohort, tmp_path, serve):
         yield at
 
 
+@pytest.mark.slow
 def test_classes_lie_on_their_patches_with_a_legend_and_end_with_them(probe_address, pages_of, facts):
     page = pages_of(probe_address)()
     page.go(f"#s={page.ids()['tumour']}&l=classes&o=1&v=none&x=3200&y=2400&k=0.11")
