@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,8 +173,13 @@ def test_what_it_cannot_train_is_refused_by_name(cohort: Path, tmp_path: Path):
         prepare(config(cohort, tmp_path, weights=str(other)))
     with pytest.raises(TrainingError, match="no trained run"):
         prepare(config(cohort, tmp_path, run=str(tmp_path / "nothing")))
-    moved = tmp_path / "cohort"
-    shutil.copytree(cohort, moved)
+    of_patients = TrainConfig(
+        dataset="csv", manifest=str(cohort / "slides.csv"), features=str(cohort / "features"), runs=str(tmp_path),
+        name="patients", bag="patient", epochs=1, hidden_dim=8, device="cpu",
+    )  # fmt: skip
+    assert train.run(of_patients)
+    with pytest.raises(UsageError, match="tells 2 classes of patients apart"):
+        prepare(config(cohort, tmp_path, run=str(tmp_path / "patients")))
     (cohort / "slides" / "s0.tif").rename(tmp_path / "away.tif")
     try:
         with pytest.raises(MissingDataError, match=r"s0.*slides/s0\.tif"):

@@ -178,6 +178,11 @@ def prepare(config: EndToEndConfig) -> EndToEndJob:
             "through pixels, so train a run with --supervision slide"
         )
     trained = train_config_of(run)
+    if began.model.spec.num_classes != 2 or trained.bag != "slide":
+        raise UsageError(
+            f"{run} tells {began.model.spec.num_classes} classes of {trained.bag}s apart; through pixels two classes "
+            "of slides are learned, so train such a run"
+        )
     features = Path(config.features or trained.features)
     model, note = start(began.model, config.weights)
     records = _split(load_records(trained), began)
