@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -256,6 +258,9 @@ def test_while_layers_are_looked_for_nobody_is_told_that_there_are_none(visit):
     page.page.route("**/layers", lambda route: held.append(route))
     page.page.reload()
     page.page.wait_for_selector("#no-layers:has-text('Looking for layers')")
+    until = time.monotonic() + 10
+    while not held and time.monotonic() < until:  # the words may come before the request is on its way
+        page.page.wait_for_timeout(50)
     assert held
     for route in held:
         route.continue_()
