@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ from wsi_vmamba.ops import cpu, tokens
 
 #: Opens a span of time of an operator: `workers.Profile.measure`.
 Measure = Callable[[str], AbstractContextManager[None]]
+
+#: A matrix as one of the two ways has it, and what packs a weight (outputs, inputs) and a bias, perhaps None.
+Matrix = TypeVar("Matrix")
+Pack = Callable[[Tensor, Tensor | None], Matrix]
 
 
 @dataclass(frozen=True)
@@ -59,39 +64,45 @@ class TokenSteps(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedSteps:
-    """Each step one kernel. ``gate`` is the z half of in_proj; it and the MLP may be missing."""
+class _Packed(Generic[Matrix]):
+    """The weights of a block. ``gate`` is the z half of in_proj; it and the MLP may be missing."""
 
     norm: Norm
-    in_proj: tokens.Panels
-    gate: tokens.Panels | None
-    x_proj: tokens.Panels
+    in_proj: Matrix
+    gate: Matrix | None
+    x_proj: Matrix
     out_norm: Norm
-    out_proj: tokens.Panels
-    mlp: tuple[Norm, tokens.Panels, tokens.Panels] | None
+    out_proj: Matrix
+    mlp: tuple[Norm, Matrix, Matrix] | None
+
+    @classmethod
+    def _of(cls, block: Block, *, pack: Pack[Matrix], pack_hidden: Pack[Matrix]) -> Self:
+        """Pack a block; ``pack_hidden`` packs the first matrix of the MLP."""
+        op = block.op
+        halves = torch.split(op.in_proj.weight, op.d_inner)
+        mlp = None
+        if block.norm2 is not None and block.mlp is not None:
+            fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+            mlp = Norm.of(block.norm2), pack_hidden(fc1.weight, fc1.bias), pack(fc2.weight, fc2.bias)
+        return cls(
+            norm=Norm.of(block.norm),
+            in_proj=pack(halves[0], None),
+            gate=pack(halves[1], None) if op.gated else None,
+            x_proj=pack(op.scan_parameters()[0].reshape(-1, op.d_inner), None),
+            out_norm=Norm.of(op.out_norm),
+            out_proj=pack(op.out_proj.weight, None),
+            mlp=mlp,
+        )
+
+
+class FusedSteps(_Packed[tokens.Panels]):
+    """Each step one kernel."""
 
     @classmethod
     def of(cls, block: Block, dtype: torch.dtype) -> FusedSteps:
         """Pack a block; matrices rounded to ``dtype``."""
-        op = block.op
-        halves = torch.split(op.in_proj.weight, op.d_inner)
-
-        def pack(weight: Tensor, bias: Tensor | None = None) -> tokens.Panels:
-            return tokens.Panels.pack(weight, bias, dtype=dtype)
-
-        mlp = None
-        if block.norm2 is not None and block.mlp is not None:
-            fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-            mlp = Norm.of(block.norm2), pack(fc1.weight, fc1.bias), pack(fc2.weight, fc2.bias)
-        return cls(
-            norm=Norm.of(block.norm),
-            in_proj=pack(halves[0]),
-            gate=pack(halves[1]) if op.gated else None,
-            x_proj=pack(op.scan_parameters()[0].reshape(-1, op.d_inner)),
-            out_norm=Norm.of(op.out_norm),
-            out_proj=pack(op.out_proj.weight),
-            mlp=mlp,
-        )
+        pack = partial(tokens.Panels.pack, dtype=dtype)
+        return cls._of(block, pack=pack, pack_hidden=pack)
 
     def project_in(self, x: Tensor, out: Tensor, scratch: Tensor) -> None:
         """See `TokenSteps.project_in`."""
@@ -117,40 +128,14 @@ class FusedSteps:
                     tokens.mlp_(here, norm.parts, fc1, fc2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatmulSteps:
+class MatmulSteps(_Packed[PackedLinear]):
     """Norms and matmuls one after the other, for widths that the fused kernels do not take or are slower at."""
-
-    norm: Norm
-    in_proj: PackedLinear
-    gate: PackedLinear | None
-    x_proj: PackedLinear
-    out_norm: Norm
-    out_proj: PackedLinear
-    mlp: tuple[Norm, PackedLinear, PackedLinear] | None
 
     @classmethod
     def of(cls, block: Block, dtype: torch.dtype) -> MatmulSteps:
         """Pack a block; matmul weights in ``dtype``, the rest in float32."""
-        op = block.op
-        halves = torch.split(op.in_proj.weight, op.d_inner)
-
-        def pack(weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> PackedLinear:
-            return PackedLinear(weight, bias, dtype=dtype, gelu=gelu)
-
-        mlp = None
-        if block.norm2 is not None and block.mlp is not None:
-            fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-            mlp = Norm.of(block.norm2), pack(fc1.weight, fc1.bias, gelu=True), pack(fc2.weight, fc2.bias)
-        return cls(
-            norm=Norm.of(block.norm),
-            in_proj=pack(halves[0]),
-            gate=pack(halves[1]) if op.gated else None,
-            x_proj=pack(op.scan_parameters()[0].reshape(-1, op.d_inner)),
-            out_norm=Norm.of(op.out_norm),
-            out_proj=pack(op.out_proj.weight),
-            mlp=mlp,
-        )
+        pack = partial(PackedLinear, dtype=dtype)
+        return cls._of(block, pack=pack, pack_hidden=partial(pack, gelu=True))
 
     def project_in(self, x: Tensor, out: Tensor, scratch: Tensor) -> None:
         """See `TokenSteps.project_in`."""
