@@ -41,34 +41,22 @@ def shrink_gradients(
     *,
     module: nn.Module,
     factor: int,
-) -> Tensor:
-    """The gradient of `shrink` for ``source``, from that of its result; those of ``module`` go to ``totals``."""
-    to_source = torch.zeros_like(source)
+) -> Tensor | None:
+    """The gradient of `shrink` for ``source``, from that of its result; those of ``module`` go to ``totals``.
+
+    Whole numbers, as pixels are, have no gradient: of them it is None.
+    """
+    to_source = torch.zeros_like(source) if source.is_floating_point() else None
     for first, last in cut.rows:
         rows = _rows(first, last, factor)
         with torch.enable_grad():
-            part = source[:, rows].detach().requires_grad_()
+            part = source[:, rows].detach()
+            inputs = [] if to_source is None else [part.requires_grad_()]
             out = _part(layer, part, first)
-        (found,) = totals.backward([out], [grad[:, first:last]], inputs=[part], module=module)
-        to_source[:, rows] += found
+        found = totals.backward([out], [grad[:, first:last]], inputs=inputs, module=module)
+        if to_source is not None:
+            to_source[:, rows] += found[0]
     return to_source
-
-
-def parameter_gradients(
-    layer: Layer,
-    source: Tensor,
-    cut: StageStrips,
-    grad: Tensor,
-    totals: Totals,
-    *,
-    module: nn.Module,
-    factor: int,
-) -> None:
-    """The same where ``source`` needs no gradient, as pixels do not."""
-    for first, last in cut.rows:
-        with torch.enable_grad():
-            out = _part(layer, source[:, _rows(first, last, factor)], first)
-        totals.backward([out], [grad[:, first:last]], inputs=[], module=module)
 
 
 def _rows(first: int, last: int, factor: int) -> slice:

@@ -13,7 +13,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.gradients.block import BlockPass
-from wsi_vmamba.gradients.halving import parameter_gradients, shrink, shrink_gradients
+from wsi_vmamba.gradients.halving import shrink, shrink_gradients
 from wsi_vmamba.gradients.strips import needed_bytes, plan_strips
 from wsi_vmamba.gradients.totals import Totals
 from wsi_vmamba.inference.convolve import pixel_tensor
@@ -23,6 +23,8 @@ from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
 
 _DTYPES = (torch.float32, torch.float64)
+#: From the gradient of a part's result to that of its input, None of pixels; those of parameters go to the totals.
+Undo = Callable[[Tensor, Totals], Tensor | None]
 
 
 def region_features(model: VMamba, pixels: NDArray[np.uint8], *, strip_rows: int | None = None) -> Tensor:
@@ -140,7 +142,7 @@ class _RegionPass:
             model.config, height_px=height_px, width_px=width_px, itemsize=dtype.itemsize, strip_rows=strip_rows
         )  # fmt: skip
         self._learning = learning
-        self._undo: list[Callable[[Tensor, Totals], Tensor]] = []
+        self._undo: list[Undo] = []
 
     def forward(self) -> Tensor:
         """The last map, (1, h, w, dim)."""
@@ -162,9 +164,11 @@ class _RegionPass:
             raise UsageError(
                 "the gradients of this region have been computed, and what they need is gone; encode it again"
             )
-        totals, grad = Totals(), grad.clone(memory_format=torch.contiguous_format)
+        totals = Totals()
+        passed: Tensor | None = grad.clone(memory_format=torch.contiguous_format)
         while self._undo:
-            grad = self._undo.pop()(grad, totals)
+            assert passed is not None  # only what is undone last, the stem, ends it
+            passed = self._undo.pop()(passed, totals)
         return totals
 
     def _through_block(self, block: Block, stage: int, x: Tensor) -> Tensor:
@@ -182,7 +186,7 @@ class _RegionPass:
         out = self._new_map(stage)
         shrink(layer, x, cut, out, factor=2)
 
-        def undo(grad: Tensor, totals: Totals) -> Tensor:
+        def undo(grad: Tensor, totals: Totals) -> Tensor | None:
             return shrink_gradients(layer, x, cut, grad, totals, module=layer, factor=2)
 
         return self._remember(undo, out, layer)
@@ -192,9 +196,8 @@ class _RegionPass:
         out = self._new_map(0)
         shrink(self._stem, self._pixels, cut, out, factor=4)
 
-        def undo(grad: Tensor, totals: Totals) -> Tensor:
-            parameter_gradients(self._stem, self._pixels, cut, grad, totals, module=stem, factor=4)
-            return grad
+        def undo(grad: Tensor, totals: Totals) -> Tensor | None:
+            return shrink_gradients(self._stem, self._pixels, cut, grad, totals, module=stem, factor=4)
 
         return self._remember(undo, out, stem)
 
@@ -207,7 +210,7 @@ class _RegionPass:
         cut = self._stages[stage]
         return torch.empty(1, cut.height, cut.width, self._model.config.dims[stage], dtype=self._dtype)
 
-    def _remember(self, undo: Callable[[Tensor, Totals], Tensor], out: Tensor, part: nn.Module) -> Tensor:
+    def _remember(self, undo: Undo, out: Tensor, part: nn.Module) -> Tensor:
         """Keep what undoes a part, from the first on that learns: gradients need not reach what is beneath."""
         if self._learning and (self._undo or any(p.requires_grad for p in part.parameters())):
             self._undo.append(undo)
