@@ -126,7 +126,8 @@ def pool_tokens(tokens: Tensor, region: Region, *, side: int) -> Tensor:
         side: tokens along a patch.
     """
     patches = reduce(tokens, "(row y) (column x) d -> row column d", "mean", y=side, x=side)
-    first = region.patches.min(axis=0)
-    columns, rows = torch.from_numpy(region.patches - first).unbind(1)
+    patch_px = region.width_px // patches.shape[1]
+    origin = (region.x_px // patch_px, region.y_px // patch_px)
+    columns, rows = torch.from_numpy(region.patches - origin).unbind(1)
     kept: Tensor = patches[rows, columns]
     return kept
