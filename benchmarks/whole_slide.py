@@ -2,10 +2,12 @@
 
     python benchmarks/whole_slide.py --model vmamba_pico --sides 5000,10000,20000 --scratch /data --json out.json
     python benchmarks/whole_slide.py --sides 20000 --picture tissue.png --scratch /data/scratch
+    python benchmarks/whole_slide.py --sides 100000x65000 --only pass --scratch /data/scratch
 
-Each square is a picture repeated (noise from a fixed seed, unless one is given) and is encoded twice, each time in a
-process of its own: in one pass, and cut into regions of at most ``--region-px`` that are encoded in memory. CPU time is
-what counts where other programs run beside; ``slope`` is the exponent of CPU time of the pass against pixels.
+Each square (or width x height) is a picture repeated (noise from a fixed seed, unless one is given), encoded twice,
+each time in a process of its own: in one pass, and cut into regions of at most ``--region-px`` that are encoded in
+memory. CPU time is what counts where other programs run beside; ``slope`` is the exponent of CPU time of the pass
+against pixels.
 """
 
 from __future__ import annotations
@@ -46,10 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(_measure(options)))
         return 0
     squares = []
-    for side in options.sides:
-        square = {part: _in_process(options, part, side) for part in ("pass", "regions")}
-        square["cpu_ratio"] = square["pass"]["cpu_s"] / square["regions"]["cpu_s"]
-        squares.append({"side_px": side, **square})
+    for width, height in options.sides:
+        parts = [options.only] if options.only else ["pass", "regions"]
+        square: dict[str, Any] = {"width_px": width, "height_px": height}
+        square |= {part: _in_process(options, part, f"{width}x{height}") for part in parts}
+        if not options.only:
+            square["cpu_ratio"] = square["pass"]["cpu_s"] / square["regions"]["cpu_s"]
+        squares.append(square)
         print(json.dumps(squares[-1]), file=sys.stderr, flush=True)
     result = {
         "model": options.model,
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "threads": options.threads,
         "squares": squares,
     }
-    if len(squares) > 1:
+    if len(squares) > 1 and options.only != "regions":
         result["slope"] = fit_slope(squares)
     print(json.dumps(result, indent=2))
     if options.json:
@@ -67,16 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_slope(squares: Sequence[dict[str, Any]]) -> float:
     """Exponent of the CPU time of the pass against pixels, by least squares of the logarithms."""
-    pixels = [math.log(square["side_px"] ** 2) for square in squares]
+    pixels = [math.log(square["width_px"] * square["height_px"]) for square in squares]
     seconds = [math.log(square["pass"]["cpu_s"]) for square in squares]
     return float(np.polyfit(pixels, seconds, 1)[0])
 
 
 class Repeated:
-    """A picture repeated over a square; rows are made as they are asked for."""
+    """A picture repeated over a rectangle; rows are made as they are asked for."""
 
-    def __init__(self, picture: NDArray[np.uint8], side_px: int) -> None:
-        self.height = self.width = side_px
+    def __init__(self, picture: NDArray[np.uint8], *, width_px: int, height_px: int) -> None:
+        self.width, self.height = width_px, height_px
         self._picture = picture
 
     def advance(self, first: int, last: int) -> None:
@@ -93,11 +98,11 @@ class Repeated:
         return self._picture[rows][:, columns]
 
 
-def _in_process(options: argparse.Namespace, part: str, side: int) -> dict[str, Any]:
+def _in_process(options: argparse.Namespace, part: str, size: str) -> dict[str, Any]:
     words = ["--model", options.model, "--precision", options.precision, "--threads", str(options.threads)]
     words += ["--scratch", str(options.scratch), "--region-px", str(options.region_px)]
     words += ["--picture", str(options.picture)] if options.picture else []
-    command = [sys.executable, __file__, *words, "--sides", str(side), "--part", part]
+    command = [sys.executable, __file__, *words, "--sides", size, "--part", part]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
@@ -106,7 +111,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     encoder = build_encoder(options.model, weights="random", precision=options.precision, device="cpu")
     assert isinstance(encoder, StripEncoder)
-    source = Repeated(_picture(options.picture), options.sides[0])
+    ((width, height),) = options.sides
+    source = Repeated(_picture(options.picture), width_px=width, height_px=height)
     encoder.encode(source.square(y_px=0, x_px=0, height_px=256, width_px=256))  # load libraries
     began, began_cpu = time.perf_counter(), time.process_time()
     found = (_one_pass if options.part == "pass" else _regions)(encoder, source, options)
@@ -134,14 +140,17 @@ def _one_pass(encoder: StripEncoder, source: Repeated, options: argparse.Namespa
 
 
 def _regions(encoder: StripEncoder, source: Repeated, options: argparse.Namespace) -> dict[str, Any]:
-    parts = -(-source.height // options.region_px)
-    edges = [source.height * i // parts // encoder.stride_px * encoder.stride_px for i in range(parts)]
-    edges.append(source.height)
-    for top, bottom in pairwise(edges):
-        for left, right in pairwise(edges):
+    def edges(length_px: int) -> list[int]:
+        parts = -(-length_px // options.region_px)
+        stride = encoder.stride_px
+        return [length_px * i // parts // stride * stride for i in range(parts)] + [length_px]
+
+    rows, columns = list(pairwise(edges(source.height))), list(pairwise(edges(source.width)))
+    for top, bottom in rows:
+        for left, right in columns:
             pixels = source.square(y_px=top, x_px=left, height_px=bottom - top, width_px=right - left)
             encoder.encode(pixels)
-    return {"regions": parts * parts}
+    return {"regions": len(rows) * len(columns)}
 
 
 class _DiskWatch:
@@ -173,13 +182,23 @@ def _picture(path: Path | None) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
+def _sizes(text: str) -> list[tuple[int, int]]:
+    sizes = [[int(number) for number in size.split("x")] for size in text.split(",")]
+    return [(size[0], size[-1]) for size in sizes]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=list(BACKBONES), default="vmamba_pico")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--sides", type=lambda text: [int(side) for side in text.split(",")], required=True)
+    parser.add_argument(
+        "--sides", type=_sizes, required=True, help="5000 or 100000x65000 (width x height), in commas"
+    )
+    parser.add_argument(
+        "--only", choices=["pass", "regions"], help="one of the two (the other takes as long)"
+    )
     parser.add_argument("--region-px", type=int, default=9984, help="longest side of the regions in memory")
     parser.add_argument("--picture", type=Path, help="what is repeated")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
