@@ -79,6 +79,7 @@ class Variation:
 
 VARIATIONS = (
     Variation("usual", "usual"),
+    Variation("dt", "dt 0.001", around=lambda: step_sizes(1e-3, 1e-3)),
     Variation("dt", "dt 0.0001 to 0.01", around=lambda: step_sizes(1e-4, 1e-2)),
     Variation("dt", "dt 0.01 to 0.1", around=lambda: step_sizes(1e-2, 1e-1)),
     Variation("dt", "dt 0.1 to 1", around=lambda: step_sizes(1e-1, 1.0)),
@@ -86,10 +87,12 @@ VARIATIONS = (
     Variation("clip", "no clipping", {"gradient_clip": 1e9}),
     Variation("clip", "clipped at 0.1", {"gradient_clip": 0.1}),
     Variation("warmup", "no warm-up", {"warmup_steps": 0}),
+    Variation("rate", "rate / 3", {"learning_rate": 5e-4}),
     Variation("rate", "rate x 3", {"learning_rate": 4.5e-3}),
     Variation("rate", "rate x 10", {"learning_rate": 1.5e-2}),
     Variation("rate", "rate x 10, no clipping", {"learning_rate": 1.5e-2, "gradient_clip": 1e9}),
     Variation("rate", "rate x 10, no warm-up", {"learning_rate": 1.5e-2, "warmup_steps": 0}),
+    Variation("rate", "rate x 10, neither", {"learning_rate": 1.5e-2, "warmup_steps": 0, "gradient_clip": 1e9}),
     Variation("precision", "fp32", {"precision": "fp32"}),
 )  # fmt: skip
 
