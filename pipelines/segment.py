@@ -39,7 +39,8 @@ def _say(row: SegmentedSlide) -> None:
     else:
         areas = ", ".join(f"{name} {area / 1e6:.3f} mm2" for name, area in row.area_um2.items())
         console.say(
-            f"{row.slide_id}: {row.pieces} outlines, {areas}; {row.regions} regions, {row.seconds:.1f} s; {row.outlines}"
+            f"{row.slide_id}: {row.pieces} outlines, {areas}; {row.regions} regions, {row.seconds:.1f} s; "
+            f"{row.outlines}"
         )
 
 

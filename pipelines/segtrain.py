@@ -38,7 +38,9 @@ def _say_what(job: SegmentationJob) -> None:
     config, spec = job.config, job.model.spec
     what = "backbone and head" if config.train_backbone else "a head"
     beside = " and background" if spec.outside == "background" else ""
-    shown = ", ".join(spec.classes[:8]) + (f" and {len(spec.classes) - 8} more" if len(spec.classes) > 8 else "")
+    shown = ", ".join(spec.classes[:8]) + (
+        f" and {len(spec.classes) - 8} more" if len(spec.classes) > 8 else ""
+    )
     console.say(f"training {what} on {config.backbone} ({job.note}): {shown}{beside}; {job.about}")
     for note in console.shorten_notes(job.notes):
         console.say(f"note: {note}")

@@ -75,7 +75,9 @@ def test_gradients_reach_every_parameter():
     head = UPerNet(settings(dropout=0.0)).train()
     maps = maps_of([(16, 16), (8, 8), (4, 4), (2, 2)], head.settings.dims)
     head(maps).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in head.parameters()
+    )
 
 
 @pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")

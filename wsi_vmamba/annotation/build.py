@@ -62,9 +62,7 @@ class Builder:
                 f"group {group!r} is {self._none_of_them()}; left out, what is inside is not known",
             )
             return
-        self.outlines.append(
-            Outline(name=name, group=group, role=role, geometry=geometry, known_as=known_as)
-        )
+        self.outlines.append(Outline(name=name, group=group, role=role, geometry=geometry, known_as=known_as))
 
     def note(self, name: str, what: str) -> None:
         """Keep a sentence for the user about one area."""

@@ -12,7 +12,7 @@ from wsi_vmamba.config.marks import Argument, Option, SetOnly
 
 
 class SegmentConfig(RunConfig):
-    """`wsi-vmamba segment`: slides to outlines (GeoJSON) and label images (OME-TIFF), judged where the truth is known."""
+    """`wsi-vmamba segment`: slides to outlines and label images, judged where the truth is known."""
 
     model: Annotated[PathText, Argument("MODEL")]
     """Folder or file that `segtrain` wrote."""

@@ -111,5 +111,7 @@ class SegtrainConfig(RunConfig):
         if low > high:
             raise ValueError(f"picture_scale is the least and the greatest factor, got {low:g} and {high:g}")
         if self.resume and self.overwrite:
-            raise ValueError("resume and overwrite exclude each other: go on with the training, or replace it")
+            raise ValueError(
+                "resume and overwrite exclude each other: go on with the training, or replace it"
+            )
         return self

@@ -95,14 +95,18 @@ def _records(slides: str) -> list[SlideRecord]:
     records = read_manifest(path, root=path.parent)
     lost = [record.slide_id for record in records if record.path is None]
     if lost:
-        raise MissingDataError(f"{path}: {len(lost)} slides have no path ({', '.join(lost[:5])}); fill the column path")
+        raise MissingDataError(
+            f"{path}: {len(lost)} slides have no path ({', '.join(lost[:5])}); fill the column path"
+        )
     return records
 
 
 def _file_of(record: SlideRecord, folder: Path | None) -> Path | None:
     if folder is None:
         if record.annotation is not None and not record.annotation.is_file():
-            raise MissingDataError(f"{record.listed_at}: no file {record.annotation}; correct the column annotation")
+            raise MissingDataError(
+                f"{record.listed_at}: no file {record.annotation}; correct the column annotation"
+            )
         return record.annotation
     found = [path for suffix in SUFFIXES if (path := folder / f"{record.slide_id}{suffix}").is_file()]
     if len(found) > 1:
@@ -120,7 +124,7 @@ def require_known(slides: Sequence[AnnotatedSlide]) -> None:
     unknown = [slide.record.slide_id for slide in slides if not slide.is_known]
     if unknown:
         raise MissingDataError(
-            f"{len(unknown)} of {len(slides)} slides have no outlines and no label mask ({', '.join(unknown[:5])}); add "
-            "them with --annotations FOLDER or in the CSV's column annotation, leave the slides out, or give those on "
-            "which there is nothing the label 0 in a CSV"
+            f"{len(unknown)} of {len(slides)} slides have no outlines and no label mask ({', '.join(unknown[:5])}); "
+            "add them with --annotations FOLDER or in the CSV's column annotation, leave the slides out, or give those "
+            "on which there is nothing the label 0 in a CSV"
         )

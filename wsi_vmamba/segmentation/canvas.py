@@ -95,7 +95,8 @@ class Canvas:
             means = shares[lesion - first].reshape(blocks).mean(axis=(1, 3))
             known = inside.reshape(blocks).all(axis=(1, 3))
             squares = np.s_[
-                top // SQUARE_CELLS : top // SQUARE_CELLS + rows, left // SQUARE_CELLS : left // SQUARE_CELLS + columns
+                top // SQUARE_CELLS : top // SQUARE_CELLS + rows,
+                left // SQUARE_CELLS : left // SQUARE_CELLS + columns,
             ]
             self.lesion[squares][known] = means[known]
 

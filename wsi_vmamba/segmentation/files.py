@@ -74,9 +74,7 @@ def _pieces(canvas: Canvas, number: int) -> Iterator[tuple[Any, float]]:
         mask = pieces[box] == piece
         (outline,) = tissue_polygons(TissueMask(mask=mask, downsample=1.0, mpp=1.0))
         corner = np.array([left, top])
-        polygon = shapely.transform(
-            outline, lambda points, corner=corner: (points + corner) * canvas.cell_l0
-        )
+        polygon = shapely.transform(outline, lambda points, corner=corner: (points + corner) * canvas.cell_l0)
         yield polygon, float(canvas.certainty[box][mask].mean()) / 255
 
 
@@ -96,7 +94,10 @@ def _feature(
             "name": f"{name} {index}",
             "classification": {"name": name, "color": list(colour_of(classes, number))},
             "isLocked": False,
-            "measurements": {"area um2": polygon.area * canvas.mpp**2, "mean probability": round(certainty, 4)},
+            "measurements": {
+                "area um2": polygon.area * canvas.mpp**2,
+                "mean probability": round(certainty, 4),
+            },
         },
     }
 
@@ -130,4 +131,6 @@ def write_detections(found: Detections, path: Path) -> None:
         StoreError: the file cannot be written.
     """
     rows = (found.row(index) for index in range(len(found)))
-    write_atomic(path, "".join(f"{probability!r},{x_l0:.0f},{y_l0:.0f}\n" for probability, x_l0, y_l0 in rows))
+    write_atomic(
+        path, "".join(f"{probability!r},{x_l0:.0f},{y_l0:.0f}\n" for probability, x_l0, y_l0 in rows)
+    )

@@ -1,8 +1,9 @@
 """The UPerNet head: pyramid pooling on the last map, a feature pyramid upwards, all of it fused at stride 4.
 
 It is UPerNet as published but for two things. Norms are over the channels of each token, so that a batch of one will
-do and a row knows nothing of other rows but through convolutions. And the cells of the pooling have the extent that they
-have in a training crop, however large the map is: in a region of 10,000 px there are more of them, not larger ones.
+do and a row knows nothing of other rows but through convolutions. And the cells of the pooling have the extent that
+they have in a training crop, however large the map is: in a region of 10,000 px there are more of them, not larger
+ones.
 """
 
 from __future__ import annotations
@@ -94,9 +95,7 @@ class UPerNet(nn.Module):
             lateral = self.laterals[stage](self.norms[stage](finer))
             merged.append(lateral + resized(merged[-1], finer.shape[2], finer.shape[3]))
         merged.reverse()
-        refined = [
-            layer(map_) for layer, map_ in zip(list(self.refine)[1:], merged[:-1], strict=True)
-        ]
+        refined = [layer(map_) for layer, map_ in zip(list(self.refine)[1:], merged[:-1], strict=True)]
         return Pyramid(above=merged[0], refined=(*refined, merged[-1]))
 
     def rows(self, finest: Tensor, pyramid: Pyramid, *, first: int, last: int) -> Tensor:
@@ -128,7 +127,7 @@ class UPerNet(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """A small head on the map of stride 16, which only training has: it gives the backbone a shorter way to the loss."""
+    """A small head on the map of stride 16, which only training has: the backbone's shorter way to the loss."""
 
     def __init__(self, settings: HeadSettings) -> None:
         super().__init__()

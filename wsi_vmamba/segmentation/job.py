@@ -139,7 +139,9 @@ def prepare(config: SegtrainConfig) -> SegmentationJob:
     """
     _refuse_existing(config)
     if config.backbone not in VARIANTS:
-        raise UsageError(f"a segmenter takes the four maps of a VMamba, and {config.backbone} is none; take a vmamba_...")
+        raise UsageError(
+            f"a segmenter takes the four maps of a VMamba, and {config.backbone} is none; take a vmamba_..."
+        )
     data = Path(config.data)
     with ExitStack() as opened:
         found = _pictures(config, data) if holds_pictures(data) else _slides(config, opened)
@@ -214,7 +216,9 @@ def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
     require_known(slides)
     outlines = [one.annotation for one in slides if one.annotation and not _is_mask(one.annotation)]
     if not config.classes and len(outlines) < sum(one.annotation is not None for one in slides):
-        raise UsageError("label masks have numbers: name their classes with --class, once for each in their order")
+        raise UsageError(
+            "label masks have numbers: name their classes with --class, once for each in their order"
+        )
     names = tuple(config.classes) or classes_of_outlines(outlines)
     classes = ClassTable(names=names, outside=config.outside)
     training, validation = _divided(slides, config)
@@ -223,10 +227,14 @@ def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
         for split, part in (("training", training), ("validation", validation))
     }
     notes = [
-        f"{slide.slide_id}: {note}" for part in labelled.values() for slide in part for note in slide.truth.notes
+        f"{slide.slide_id}: {note}"
+        for part in labelled.values()
+        for slide in part
+        for note in slide.truth.notes
     ]
     squares = {
-        split: SlideSquares(part, classes, side_px=config.crop_px, what=split) for split, part in labelled.items()
+        split: SlideSquares(part, classes, side_px=config.crop_px, what=split)
+        for split, part in labelled.items()
     }
     return _Data(
         classes=classes, training=squares["training"], validation=squares["validation"], of_slides=True,
@@ -248,7 +256,8 @@ def _divided(
         return training, [one for one in slides if one.record.split == "validation"]
     # By whether anything is drawn on them, so that both parts have slides of either kind.
     records = [
-        replace(one.record, label=int(one.record.label if one.record.label is not None else 1)) for one in slides
+        replace(one.record, label=int(one.record.label if one.record.label is not None else 1))
+        for one in slides
     ]
     _, apart = split_by_patient(records, fraction=config.validation_fraction, seed=config.seed)
     names = {record.slide_id for record in apart}

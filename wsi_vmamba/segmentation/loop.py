@@ -151,9 +151,7 @@ class SegmentationLoop:
         train_loss = self._train(epoch)
         loss, counts = self.judge()
         dice, iou = (_mean(values[1:]) for values in dice_and_iou(counts))
-        best = all(
-            (dice, -loss) > (past.mean_dice, -past.validation_loss) for past in self.history
-        )
+        best = all((dice, -loss) > (past.mean_dice, -past.validation_loss) for past in self.history)
         report = SegmentationEpoch(
             epoch=epoch, learning_rate=rate, train_loss=train_loss, validation_loss=loss, mean_dice=dice,
             mean_iou=iou, is_best=best,
@@ -207,7 +205,9 @@ class SegmentationLoop:
     def _backward(self, squares: Sequence[Square]) -> float:
         """Leave the gradients of a batch; return its loss."""
         table, weight = self._model.spec.table, self._settings.dice_weight
-        targets = torch.stack([targets_of(square.labels, first=table.first) for square in squares]).to(self._device)
+        targets = torch.stack([targets_of(square.labels, first=table.first) for square in squares]).to(
+            self._device
+        )
         maps = self._maps(squares)
         loss = segmentation_loss(_at(self._model.head(maps), targets), targets, dice_weight=weight)
         total = loss

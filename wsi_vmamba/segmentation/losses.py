@@ -31,7 +31,9 @@ def segmentation_loss(logits: Tensor, targets: Tensor, *, dice_weight: float) ->
     A batch of which nothing is known has the loss 0.
     """
     known = targets != UNKNOWN
-    entropy = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum") / known.sum().clamp(min=1)
+    entropy = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum") / known.sum().clamp(
+        min=1
+    )
     if not dice_weight:
         return entropy
     return entropy + dice_weight * dice_loss(logits, targets)

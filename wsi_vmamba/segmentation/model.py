@@ -17,7 +17,6 @@ from wsi_vmamba import __version__
 from wsi_vmamba.errors import WeightsError
 from wsi_vmamba.model.build import variant
 from wsi_vmamba.model.stored import read_header
-from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import apply_state, check_values, weights_hash
 from wsi_vmamba.segmentation.classes import ClassTable, Outside
@@ -127,7 +126,11 @@ def load_segmenter(place: str | Path) -> Segmenter:
     except WeightsError as error:
         raise WeightsError(f"{file} is no segmenter ({error}); {_REMEDY}") from error
     if header.get(_KIND) != _SEGMENTER:
-        kind = f"weights of {header['backbone']}" if "backbone" in header else "a safetensors file of another kind"
+        kind = (
+            f"weights of {header['backbone']}"
+            if "backbone" in header
+            else "a safetensors file of another kind"
+        )
         raise WeightsError(f"{file} is {kind}, not a segmenter; {_REMEDY}")
     try:
         spec = SegmenterSpec.from_json(header[_SPEC])
@@ -145,4 +148,3 @@ def load_segmenter(place: str | Path) -> Segmenter:
     check_values(state, source=str(file))
     apply_state(model, state, source=str(file))
     return model.eval()
-

@@ -48,19 +48,28 @@ def find_pictures(folder: Path, split: str) -> list[LabelledPicture]:
     name = next((name for name in SPLITS[split] if (folder / IMAGES / name).is_dir()), None)
     if name is None:
         raise MissingDataError(
-            f"no folder {folder / IMAGES / SPLITS[split][0]}; expected {IMAGES}/<split>/ and {ANNOTATIONS}/<split>/ with "
-            f"the splits {' and '.join(SPLITS)}"
+            f"no folder {folder / IMAGES / SPLITS[split][0]}; expected {IMAGES}/<split>/ and {ANNOTATIONS}/<split>/ "
+            f"with the splits {' and '.join(SPLITS)}"
         )
     pictures = sorted(
         path
         for path in (folder / IMAGES / name).iterdir()
         if path.suffix.lower() in TILE_SUFFIXES and path.name[0] != "."
     )
-    found = [LabelledPicture(picture=path, mask=folder / ANNOTATIONS / name / f"{path.stem}.png") for path in pictures]
+    found = [
+        LabelledPicture(picture=path, mask=folder / ANNOTATIONS / name / f"{path.stem}.png")
+        for path in pictures
+    ]
     missing = [one.mask.name for one in found if not one.mask.is_file()]
     if missing or not found:
-        what = f"{len(missing)} pictures have no mask ({', '.join(missing[:3])})" if found else "it holds no pictures"
-        raise DatasetError(f"{folder / ANNOTATIONS / name}: {what}; expected a PNG of the same name for each picture")
+        what = (
+            f"{len(missing)} pictures have no mask ({', '.join(missing[:3])})"
+            if found
+            else "it holds no pictures"
+        )
+        raise DatasetError(
+            f"{folder / ANNOTATIONS / name}: {what}; expected a PNG of the same name for each picture"
+        )
     return found
 
 

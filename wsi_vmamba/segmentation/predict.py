@@ -40,9 +40,7 @@ class RegionSegmenter:
             precision = "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
         self.model = model
         self.table = model.spec.table
-        self._maps = map_source(
-            model.backbone, device=device, precision=precision, memory_limit=memory_limit
-        )
+        self._maps = map_source(model.backbone, device=device, precision=precision, memory_limit=memory_limit)
 
     @torch.inference_mode()
     def bands(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -77,9 +75,7 @@ class RegionSegmenter:
         for decoded in stream_regions(slide, plan):
             kept = plan.tissue(decoded.region)
             for row, shares in self.bands(decoded.pixels):
-                canvas.take(
-                    decoded.region, kept, shares, row=row, first=self.table.first, lesion=lesion
-                )
+                canvas.take(decoded.region, kept, shares, row=row, first=self.table.first, lesion=lesion)
             yield canvas
 
     @torch.inference_mode()

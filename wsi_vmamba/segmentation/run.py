@@ -94,8 +94,8 @@ class SegmentRun:
         spec = self.model.spec
         if spec.target_mpp is None:
             raise UsageError(
-                f"{config.model} was trained on pictures without a scale, so it cannot be laid over slides; use it from "
-                "Python: wv.open_segmenter(FOLDER).picture(pixels)"
+                f"{config.model} was trained on pictures without a scale, so it cannot be laid over slides; use it "
+                "from Python: wv.open_segmenter(FOLDER).picture(pixels)"
             )
         folder = Path(config.annotations) if config.annotations else None
         found = find_annotated(config.slides, annotations=folder)
@@ -103,7 +103,9 @@ class SegmentRun:
         if not self.slides:
             raise UsageError(f"{config.slides} lists no slide of the split {config.split}")
         if folder is not None and not any(one.annotation for one in self.slides):
-            raise MissingDataError(f"{folder} has no outlines or label masks of any of these {len(found)} slides")
+            raise MissingDataError(
+                f"{folder} has no outlines or label masks of any of these {len(found)} slides"
+            )
         self.fingerprint = self.model.fingerprint
         self.rows: list[SegmentedSlide] = []
         require_writable(self.out, option="--out")
@@ -215,7 +217,8 @@ class SegmentRun:
 
     def _is_done(self, slide_id: str) -> bool:
         return (
-            files.geojson_path(self.out, slide_id).is_file() and files.image_path(self.out, slide_id).is_file()
+            files.geojson_path(self.out, slide_id).is_file()
+            and files.image_path(self.out, slide_id).is_file()
         )
 
     def _judged(self, one: AnnotatedSlide) -> JudgedSlide:
@@ -245,7 +248,9 @@ class SegmentRun:
         try:
             made_by = json.loads(record.read_text(encoding="utf-8")).get("segmenter")
         except (OSError, ValueError) as error:
-            raise StoreError(f"{record} cannot be read ({error}); remove it, or choose another --out") from error
+            raise StoreError(
+                f"{record} cannot be read ({error}); remove it, or choose another --out"
+            ) from error
         if made_by != self.fingerprint:
             raise IncompatibleStoreError(
                 f"{self.out} holds what another segmenter made; choose another --out, or replace it with --overwrite"

@@ -157,7 +157,9 @@ def score(
     )
 
 
-def _class_score(counts: NDArray[np.int64], number: int, name: str, *, resamples: int, seed: int) -> ClassScore:
+def _class_score(
+    counts: NDArray[np.int64], number: int, name: str, *, resamples: int, seed: int
+) -> ClassScore:
     """Of a class, from the confusion matrices (slides, classes + 1, classes + 1)."""
     both = counts[:, number, number].astype(np.float64)
     true, found = counts[:, number].sum(axis=1), counts[:, :, number].sum(axis=1)
@@ -187,9 +189,7 @@ def _ratios(both: Any, sizes: Any) -> tuple[Any, Any]:
         return np.divide(2 * both, sizes), np.divide(both, sizes - both)
 
 
-def froc_slide(
-    slide: Slide, truth: Truth, found: Detections, *, lesion: int, slide_id: str
-) -> FrocSlide:
+def froc_slide(slide: Slide, truth: Truth, found: Detections, *, lesion: int, slide_id: str) -> FrocSlide:
     """A slide for FROC: its lesions at level 5, as the organisers of CAMELYON16 count them, and its detections."""
     grid = Grid.of_slide(slide, pixel_l0=MASK_DOWNSAMPLE)
     mask = np.where(truth.labels(grid) == lesion, np.uint8(TUMOR_VALUE), np.uint8(0))

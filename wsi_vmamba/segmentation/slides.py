@@ -72,22 +72,18 @@ class LabelledSlide:
         # Outside of outlines only tissue is worth showing; what is outlined is shown wherever it lies.
         labels[(labels == OUTSIDE) & ~tissue.mask] = UNKNOWN
         places = {
-            int(number): (np.argwhere(labels == number)[:, ::-1] + 0.5) * tissue.downsample
+            int(number): (np.argwhere(labels == number)[:, ::-1].astype(np.float64) + 0.5) * tissue.downsample
             for number in np.unique(labels)
             if number != UNKNOWN
         }
         plan = plan_without_regions(config, slide, mpp)
-        return cls(
-            slide_id=slide_id, slide=slide, plan=plan, truth=truth, places_l0=places, made_of=made_of
-        )
+        return cls(slide_id=slide_id, slide=slide, plan=plan, truth=truth, places_l0=places, made_of=made_of)
 
     def square(self, *, x_px: int, y_px: int, side_px: int, outside: int) -> Square:
         """A square of the target canvas; ``outside`` is the number that what lies outside all classes gets."""
         pixels = read_target(self.slide, self.plan, x_px=x_px, y_px=y_px, width_px=side_px, height_px=side_px)
         scale = self.plan.l0_per_px
-        grid = Grid(
-            x_l0=x_px * scale, y_l0=y_px * scale, width_px=side_px, height_px=side_px, pixel_l0=scale
-        )
+        grid = Grid(x_l0=x_px * scale, y_l0=y_px * scale, width_px=side_px, height_px=side_px, pixel_l0=scale)
         labels = self.truth.labels(grid)
         labels[labels == OUTSIDE] = outside
         labels[grid.rows_l0() >= self.plan.height_l0] = UNKNOWN
@@ -98,7 +94,9 @@ class LabelledSlide:
 class SlideSquares:
     """Squares of slides, see `Squares`."""
 
-    def __init__(self, slides: Sequence[LabelledSlide], classes: ClassTable, *, side_px: int, what: str) -> None:
+    def __init__(
+        self, slides: Sequence[LabelledSlide], classes: ClassTable, *, side_px: int, what: str
+    ) -> None:
         """Refuse slides that do not show all classes.
 
         Args:
@@ -121,8 +119,8 @@ class SlideSquares:
         missing = [classes.name_of(number) for number in self._numbers if number not in self._holders]
         if missing:
             raise DatasetError(
-                f"the {what} slides need all classes, and none of these {len(slides)} shows {', '.join(missing)}: outline "
-                "it, leave the class out, or add slides; what is outside is looked for on tissue only"
+                f"the {what} slides need all classes, and none of these {len(slides)} shows {', '.join(missing)}: "
+                "outline it, leave the class out, or add slides; what is outside is looked for on tissue only"
             )
 
     def draw(self, rng: np.random.Generator) -> Square:

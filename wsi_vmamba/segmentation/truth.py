@@ -50,11 +50,11 @@ class Grid:
 
     def columns_l0(self) -> NDArray[np.float64]:
         """Level-0 x of the centre of each column."""
-        return self.x_l0 + (np.arange(self.width_px) + 0.5) * self.pixel_l0
+        return self.x_l0 + (np.arange(self.width_px, dtype=np.float64) + 0.5) * self.pixel_l0
 
     def rows_l0(self) -> NDArray[np.float64]:
         """Level-0 y of the centre of each row."""
-        return self.y_l0 + (np.arange(self.height_px) + 0.5) * self.pixel_l0
+        return self.y_l0 + (np.arange(self.height_px, dtype=np.float64) + 0.5) * self.pixel_l0
 
 
 class Truth(Protocol):
@@ -137,7 +137,9 @@ class LabelMask:
         self._pixel_l0 = pixel_l0
 
     @classmethod
-    def read(cls, path: Path, slide: Slide, classes: ClassTable, *, mpp: float, finest_mpp: float) -> LabelMask:
+    def read(
+        cls, path: Path, slide: Slide, classes: ClassTable, *, mpp: float, finest_mpp: float
+    ) -> LabelMask:
         """Read a grey picture of 8 bits: 0 outside, 1 and on the classes in their order, 255 unknown.
 
         Raises:

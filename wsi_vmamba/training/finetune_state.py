@@ -40,9 +40,7 @@ def save_state(folder: Path, state: Mapping[str, Any], asked: Mapping[str, Any])
     write_atomic(folder / FILE, buffer.getvalue())
 
 
-def load_state(
-    folder: Path, asked: Mapping[str, Any], *, what: str = "fine-tuning"
-) -> dict[str, Any] | None:
+def load_state(folder: Path, asked: Mapping[str, Any], *, what: str = "fine-tuning") -> dict[str, Any] | None:
     """Read the state that `save_state` left in a folder; None where there is none.
 
     Args:
