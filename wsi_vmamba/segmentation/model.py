@@ -19,6 +19,7 @@ from wsi_vmamba.model.build import variant
 from wsi_vmamba.model.stored import read_header
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import apply_state, check_values, weights_hash
+from wsi_vmamba.pretraining.weights_file import in_one_order
 from wsi_vmamba.segmentation.classes import ClassTable, Outside
 from wsi_vmamba.segmentation.head import HeadSettings, UPerNet
 
@@ -104,8 +105,7 @@ class Segmenter(nn.Module):
         header = {
             "format": "pt", "wsi_vmamba": __version__, _KIND: _SEGMENTER, _SPEC: json.dumps(asdict(self.spec)),
         }  # fmt: skip
-        content: bytes = safetensors.torch.save(tensors, metadata=header)
-        return content
+        return in_one_order(safetensors.torch.save(tensors, metadata=header))
 
 
 def load_segmenter(place: str | Path) -> Segmenter:
