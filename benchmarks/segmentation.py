@@ -85,7 +85,9 @@ def shown(value: float | None, interval: tuple[float, float] | None) -> str:
     """A figure with its interval."""
     if value is None or value != value or interval is None:
         return "not defined"
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{value:.3f}" + (
+        "" if interval[0] != interval[0] else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    )
 
 
 def accuracy(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
