@@ -25,6 +25,7 @@ from wsi_vmamba.errors import (
 )
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.pipelines import segment, segtrain
+from wsi_vmamba.segmentation.annotated import find_annotated
 from wsi_vmamba.segmentation.model import load_segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,8 +49,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, write_dark, write_outlines)
 
 
 def training(cohort: Path, out: Path, **changes: object) -> SegtrainConfig:
-    values = {"data": str(cohort / "slides.csv"), "out": str(out), "epochs": 3, "crops": 16, "batch": 4,
-              "crop_px": 128, "channels": 16, "validation_crops": 4, "learning_rate": 0.01,
+    values = {"data": str(cohort / "slides.csv"), "out": str(out), "epochs": 2, "crops": 16, "batch": 4,
+              "crop_px": 128, "channels": 16, "validation_crops": 2, "learning_rate": 0.01,
               "warmup_epochs": 0}  # fmt: skip
     return SegtrainConfig(**{**values, **changes})
 
@@ -166,7 +167,7 @@ def test_pictures_with_label_masks_are_learned(tmp_path, capsys):
                 cv2.imwrite(str(tmp_path / kind / split / f"{number}.{suffix}"), content.astype(np.uint8))
     out = tmp_path / "segmenter"
     found = wv.segtrain(
-        tmp_path, out=out, outside="unknown", augment="photograph", epochs=3, crops=16, batch=4, crop_px=64,
+        tmp_path, out=out, outside="unknown", augment="photograph", epochs=2, crops=16, batch=4, crop_px=64,
         channels=16, learning_rate=5e-3,
     )  # fmt: skip
     assert found.classes == ("class 1", "class 2")
@@ -194,6 +195,25 @@ def test_what_cannot_be_trained_is_refused(cohort, segmenter, tmp_path, write_ou
         DatasetError, match="the training slides need all classes, and none of these 2 shows fat"
     ):
         segtrain.run(training(cohort, tmp_path / "a", classes=["tumour", "fat"]))
+
+
+def test_outlines_may_lie_beside_slides_and_a_slide_that_was_forgotten_is_named(cohort, tmp_path):
+    found = find_annotated(str(cohort / "slides.csv"), annotations=cohort)
+    assert [one.annotation and one.annotation.name for one in found] == [
+        "s0.geojson", None, "s2.geojson", "s3.geojson", "s4.geojson", None,
+    ]  # fmt: skip
+    assert [one.is_known for one in found] == [True] * 6
+    empty = tmp_path / "empty.geojson"
+    empty.write_text('{"type": "FeatureCollection", "features": []}')
+    rows = (
+        (cohort / "slides.csv")
+        .read_text()
+        .replace(",s", f",{cohort}/s")
+        .replace(f"{cohort}/s0.geojson", str(empty))
+    )
+    (tmp_path / "slides.csv").write_text(rows.replace(f",{cohort}/split", ",split"))
+    with pytest.raises(DatasetError, match=r"1 slides have another label than 0 and nothing .* \(s0\)"):
+        segtrain.run(training(tmp_path, tmp_path / "a", classes=["tumour"]))
 
 
 def test_what_is_no_segmenter_is_refused_and_two_are_not_mixed(cohort, segmenter, tmp_path):

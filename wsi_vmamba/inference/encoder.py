@@ -110,8 +110,12 @@ class StripForward:
         with self._lock:
             return self._encode(pixels, plan)
 
-    def stage_maps(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
+    def stage_maps(self, pixels: NDArray[np.uint8], *, beside_bytes: int = 0) -> list[Tensor]:
         """The map of each stage as its blocks leave it, (h, w, C) in ``dtype``: what `VMamba.forward_stages` gives.
+
+        Args:
+            pixels: RGB (H, W, 3) of the region.
+            beside_bytes: what else is to be free, for what is made of the maps.
 
         Raises:
             MemoryLimitError: the region and its maps would not fit.
@@ -120,7 +124,7 @@ class StripForward:
         height_px, width_px = pixels.shape[:2]
         plan = self._plan(height_px=height_px, width_px=width_px)
         _require_tokens(plan)
-        kept_bytes = sum(layout_bytes({"x": stage.map_layout["x"]}) for stage in plan.stages)
+        kept_bytes = beside_bytes + sum(layout_bytes({"x": stage.map_layout["x"]}) for stage in plan.stages)
         plan = self.plan(height_px=height_px, width_px=width_px, beside_bytes=kept_bytes)
         maps: list[Tensor] = []
         with self._lock:

@@ -108,11 +108,20 @@ def _file_of(record: SlideRecord, folder: Path | None) -> Path | None:
                 f"{record.listed_at}: no file {record.annotation}; correct the column annotation"
             )
         return record.annotation
-    found = [path for suffix in SUFFIXES if (path := folder / f"{record.slide_id}{suffix}").is_file()]
+    found = [
+        path
+        for suffix in SUFFIXES
+        if (path := folder / f"{record.slide_id}{suffix}").is_file() and not _is_slide(path, record)
+    ]
     if len(found) > 1:
         named = ", ".join(path.name for path in found)
         raise AnnotationError(f"{record.slide_id} has {len(found)} files ({named}) in {folder}; keep one")
     return found[0] if found else None
+
+
+def _is_slide(path: Path, record: SlideRecord) -> bool:
+    """Whether a file is the slide itself, which may lie beside its outlines."""
+    return isinstance(record.path, Path) and record.path.exists() and path.samefile(record.path)
 
 
 def require_known(slides: Sequence[AnnotatedSlide]) -> None:

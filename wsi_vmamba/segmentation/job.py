@@ -11,14 +11,14 @@ from typing import Any, Self
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.config.segtrain import SegtrainConfig
 from wsi_vmamba.durable import csv_text, write_atomic
-from wsi_vmamba.errors import SlideError, UsageError
+from wsi_vmamba.errors import DatasetError, SlideError, UsageError
 from wsi_vmamba.extraction.sources import refuse_unusable, require_there
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.pretraining.weights_file import start
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.records import split_by_patient
 from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated, require_known
-from wsi_vmamba.segmentation.classes import ClassTable, classes_of_outlines
+from wsi_vmamba.segmentation.classes import OUTSIDE, ClassTable, classes_of_outlines
 from wsi_vmamba.segmentation.loop import LoopSettings, SegmentationEpoch, SegmentationLoop
 from wsi_vmamba.segmentation.model import FILE, Segmenter, SegmenterSpec
 from wsi_vmamba.segmentation.pictures import PictureSquares, find_pictures, holds_pictures, largest_number
@@ -226,6 +226,7 @@ def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
         split: [_labelled(one, classes, config, opened) for one in part]
         for split, part in (("training", training), ("validation", validation))
     }
+    _refuse_forgotten(slides, [slide for part in labelled.values() for slide in part])
     notes = [
         f"{slide.slide_id}: {note}"
         for part in labelled.values()
@@ -241,6 +242,18 @@ def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
         about=f"{len(training)} slides, {len(validation)} for validation",
         trained_on=tuple(sorted(one.record.slide_id for one in slides)), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _refuse_forgotten(slides: Sequence[AnnotatedSlide], labelled: Sequence[LabelledSlide]) -> None:
+    """Refuse slides whose label says that there is something on them, and nothing is outlined."""
+    empty = {slide.slide_id for slide in labelled if not set(slide.places_l0) - {OUTSIDE}}
+    odd = [one.record.slide_id for one in slides if one.record.label and one.record.slide_id in empty]
+    if odd:
+        raise DatasetError(
+            f"{len(odd)} slides have another label than 0 and nothing of any class is outlined on them "
+            f"({', '.join(odd[:5])}), so all of them would be taught as background; outline it, correct the label, or "
+            "leave them out"
+        )
 
 
 def _is_mask(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -40,22 +41,43 @@ class TorchMaps:
 class StripMaps:
     """Maps by the strip encoder: a region of 10,000 px in little memory."""
 
-    def __init__(self, backbone: VMamba, *, precision: str, memory_limit: int | None = None) -> None:
-        """Pack the weights, which are copied."""
+    def __init__(
+        self,
+        backbone: VMamba,
+        *,
+        precision: str,
+        memory_limit: int | None = None,
+        beside_bytes: Callable[[int, int], int] = lambda height_px, width_px: 0,
+    ) -> None:
+        """Pack the weights, which are copied.
+
+        Args:
+            backbone: the network.
+            precision: "fp32" or "bf16".
+            memory_limit: most bytes that the process may hold; None = what is free.
+            beside_bytes: what is to be free for what is made of the maps of a region, by its height and width.
+        """
         self._forward = StripForward(backbone, precision=precision, memory_limit=memory_limit)
+        self._beside_bytes = beside_bytes
 
     def __call__(self, pixels: NDArray[np.uint8]) -> list[Tensor]:
         """See `MapSource`."""
         # The tokens of a map lie one after the other, as torch calls it, channels last.
-        return [map_.permute(2, 0, 1)[None] for map_ in self._forward.stage_maps(pixels)]
+        maps = self._forward.stage_maps(pixels, beside_bytes=self._beside_bytes(*pixels.shape[:2]))
+        return [map_.permute(2, 0, 1)[None] for map_ in maps]
 
 
 def map_source(
-    backbone: VMamba, *, device: str, precision: str = "fp32", memory_limit: int | None = None
+    backbone: VMamba,
+    *,
+    device: str,
+    precision: str = "fp32",
+    memory_limit: int | None = None,
+    beside_bytes: Callable[[int, int], int] = lambda height_px, width_px: 0,
 ) -> MapSource:
     """What gives the maps of a backbone that stays as it is."""
     if device == "cpu" and cpu.available:
-        return StripMaps(backbone, precision=precision, memory_limit=memory_limit)
+        return StripMaps(backbone, precision=precision, memory_limit=memory_limit, beside_bytes=beside_bytes)
     return TorchMaps(backbone, device=device)
 
 

@@ -18,7 +18,9 @@ from wsi_vmamba.slide import Slide
 from wsi_vmamba.stream import stream_regions
 
 #: Numbers that the head holds for a band, about: its widest layer has four maps side by side.
-_BAND_NUMBERS = 1 << 26
+_BAND_NUMBERS = 1 << 25
+#: Maps of stride 8 and as wide as the head that it holds at once, and so many numbers as a band's, all in float32.
+_COARSE_MAPS, _BAND_MAPS = 6, 3
 
 
 class RegionSegmenter:
@@ -40,7 +42,13 @@ class RegionSegmenter:
             precision = "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
         self.model = model
         self.table = model.spec.table
-        self._maps = map_source(model.backbone, device=device, precision=precision, memory_limit=memory_limit)
+        self._maps = map_source(
+            model.backbone,
+            device=device,
+            precision=precision,
+            memory_limit=memory_limit,
+            beside_bytes=self._head_bytes,
+        )
 
     @torch.inference_mode()
     def bands(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -62,6 +70,11 @@ class RegionSegmenter:
         for first in range(0, height, step):
             logits = head.rows(finest, pyramid, first=first, last=min(first + step, height))
             yield first, logits[0].softmax(dim=0).cpu().numpy()
+
+    def _head_bytes(self, height_px: int, width_px: int) -> int:
+        """What the head takes for a region beside the maps, about: its own maps of stride 8 and on, and a band."""
+        coarse = self.model.head.settings.channels * (height_px // 8) * (width_px // 8)
+        return 4 * (_COARSE_MAPS * coarse + _BAND_MAPS * _BAND_NUMBERS)
 
     def slide(self, slide: Slide, plan: RegionPlan) -> Iterator[Canvas]:
         """Segment the regions of a plan, in order; gives the canvas, which goes on being filled, after each.
