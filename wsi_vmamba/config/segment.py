@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wsi_vmamba.config.base import RunConfig
+from wsi_vmamba.config.base import RunConfig, default_of
+from wsi_vmamba.config.extract import PlanConfig
 from wsi_vmamba.config.fields import AnyPrecision, Device, Mpp, PathText, Seed
 from wsi_vmamba.config.marks import Argument, Option, SetOnly
 
@@ -24,7 +25,7 @@ class SegmentConfig(RunConfig):
     """Of a CSV, only the slides of this split."""
     annotations: PathText | None = None
     """Folder of outlines or label masks to judge the result by; by default the column annotation of the CSV."""
-    region_px: Annotated[int, Field(ge=256, le=100_000)] = 10_000
+    region_px: Annotated[int, Field(ge=256, le=100_000)] = default_of(PlanConfig, "region_px")
     """Largest side of a region, which is one forward pass."""
     min_area_um2: Annotated[float, Field(ge=0)] = 1000.0
     """Smaller pieces of a class become background; where a model knows no background they stay."""

@@ -29,7 +29,7 @@ _Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_
 class SegtrainConfig(RunConfig):
     """`wsi-vmamba segtrain`: slides with outlines, or pictures with label masks, to a model that segments."""
 
-    data: Annotated[PathText, Argument("CSV|FOLDER")]
+    data: Annotated[PathText, Argument("CSV|FOLDER")] = "slides.csv"
     """A CSV of slides (slide_id, path, annotation, label, split), a folder of slides with `--annotations`, or a folder
     of pictures: images/<split>/ and annotations/<split>/, split being train (or training) and validation."""
     annotations: PathText | None = None
