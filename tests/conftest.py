@@ -238,3 +238,61 @@ def install_timm(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable
         return module
 
     return install
+
+
+#: Left, top, right and bottom of the dark square, level-0 pixels.
+DARK = (256, 128, 448, 320)
+
+
+@pytest.fixture(scope="session")
+def write_dark() -> Callable[..., Path]:
+    """Write a slide of 640 x 512 px at 0.5 um: tissue but for glass of 64 px around, and a dark square in it."""
+
+    import numpy as np
+    import tifffile
+
+    def write(path: Path, *, seed: int = 0, dark: tuple[int, int, int, int] | None = DARK) -> Path:
+        generator = np.random.default_rng(seed)
+        rgb = np.full((512, 640, 3), 244, np.uint8)
+        tissue = generator.normal((215, 150, 190), 8, (384, 512, 3))
+        rgb[64:448, 64:576] = np.clip(tissue, 0, 255).astype(np.uint8)
+        if dark is not None:
+            left, top, right, bottom = dark
+            rgb[top:bottom, left:right] = np.clip(
+                generator.normal((90, 40, 120), 8, (bottom - top, right - left, 3)), 0, 255
+            ).astype(np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(
+            path, rgb, tile=(128, 128), photometric="rgb", compression="adobe_deflate", metadata=None,
+            resolution=(20_000, 20_000), resolutionunit="CENTIMETER",
+        )  # fmt: skip
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_outlines() -> Callable[..., Path]:
+    """Write a GeoJSON of boxes (left, top, right, bottom) with the class of each, None for no class."""
+
+    import json
+
+    def write(path: Path, *boxes: tuple[tuple[float, float, float, float], str | None]) -> Path:
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [
+                        [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+                    ],
+                },
+                "properties": {} if name is None else {"classification": {"name": name}},
+            }
+            for (left, top, right, bottom), name in boxes
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        return path
+
+    return write

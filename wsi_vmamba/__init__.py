@@ -11,6 +11,8 @@
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
     run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
 
+    wv.segtrain("slides.csv", annotations="outlines")  # a segmenter; wv.segment("segmenter", "slides/") uses it
+
     wv.make_report(run, out="report.html")   # one HTML file; also of a probe, features or predictions
 
 Importing the package is cheap: it loads no torch, opens no file and probes no device. What it offers is loaded when it
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.pretraining.front import Pretraining, pretrain
     from wsi_vmamba.probing.front import probe
     from wsi_vmamba.probing.saved import load_probe
+    from wsi_vmamba.segmentation.front import OpenSegmenter, Segmentation, open_segmenter, segment, segtrain
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
 
@@ -79,6 +82,12 @@ _EXPORTS = {
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
     "predict": "wsi_vmamba.prediction.front:predict",
     "predict_all": "wsi_vmamba.prediction.front:predict_all",
+    # segmentation
+    "OpenSegmenter": "wsi_vmamba.segmentation.front:OpenSegmenter",
+    "Segmentation": "wsi_vmamba.segmentation.front:Segmentation",
+    "open_segmenter": "wsi_vmamba.segmentation.front:open_segmenter",
+    "segment": "wsi_vmamba.segmentation.front:segment",
+    "segtrain": "wsi_vmamba.segmentation.front:segtrain",
     # reports
     "HtmlReport": "wsi_vmamba.html_report.page:HtmlReport",
     "make_report": "wsi_vmamba.html_report.front:make_report",
@@ -91,10 +100,12 @@ __all__ = [
     "FeatureFile",
     "HtmlReport",
     "OnnxFile",
+    "OpenSegmenter",
     "Outcomes",
     "Predictions",
     "Pretraining",
     "Run",
+    "Segmentation",
     "SlidePrediction",
     "__version__",
     "analyse",
@@ -107,12 +118,15 @@ __all__ = [
     "make_report",
     "open_features",
     "open_run",
+    "open_segmenter",
     "open_slide",
     "predict",
     "predict_all",
     "pretrain",
     "probe",
     "region_features",
+    "segment",
+    "segtrain",
     "train",
 ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_vmamba.annotation.model import Annotation, Outline, Role
+from wsi_vmamba.annotation.model import GROUPS, Annotation, Outline, Role
 from wsi_vmamba.errors import AnnotationError
 
 #: No slide is so large, and arithmetic on areas stays exact up to here.
@@ -52,16 +52,17 @@ class Builder:
             self.note(name, "encloses no area and is left out")
             return
         names = (one.strip().casefold() for one in groups)
-        role = next((self.groups[one] for one in names if one in self.groups), self.others)
+        known_as = next((one for one in names if one in self.groups), "")
+        role = self.groups[known_as] if known_as else self.others
         if role is None:
             self._unknown.add(group)
             self.left_out.append(geometry)
             self.note(
                 name,
-                f"group {group!r} is neither tumour nor exclusion; left out, what is inside is not known",
+                f"group {group!r} is {self._none_of_them()}; left out, what is inside is not known",
             )
             return
-        self.outlines.append(Outline(name=name, group=group, role=role, geometry=geometry))
+        self.outlines.append(Outline(name=name, group=group, role=role, geometry=geometry, known_as=known_as))
 
     def note(self, name: str, what: str) -> None:
         """Keep a sentence for the user about one area."""
@@ -78,6 +79,11 @@ class Builder:
         return Annotation(
             outlines=tuple(self.outlines), left_out=tuple(self.left_out), notes=tuple(self.notes)
         )
+
+    def _none_of_them(self) -> str:
+        if self.groups is GROUPS:
+            return "neither tumour nor exclusion"
+        return f"none of {', '.join(sorted(self.groups))}"
 
     def _area(self, name: str, polygons: Sequence[Polygon]) -> Any:
         """The union of polygons as one valid geometry."""

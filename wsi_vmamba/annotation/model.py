@@ -43,12 +43,15 @@ class Outline:
         group: its group or class in the file.
         role: what the group means.
         geometry: shapely Polygon or MultiPolygon, valid, level-0 pixels (x, y).
+        known_as: which of the names that were asked for its group is, or is part of, in lower case; empty where its
+            role is that of all others.
     """
 
     name: str
     group: str
     role: Role
     geometry: Any
+    known_as: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

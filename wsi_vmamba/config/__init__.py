@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.public_data import CheckConfig, DownloadConfig
     from wsi_vmamba.config.report import ReportConfig
     from wsi_vmamba.config.resolve import dump_config, keyword_config, resolve_config, show_settings
+    from wsi_vmamba.config.segment import SegmentConfig
+    from wsi_vmamba.config.segtrain import SegtrainConfig
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.synth import SynthConfig
@@ -64,6 +66,8 @@ __all__ = [
     "ProbeConfig",
     "ReportConfig",
     "RunConfig",
+    "SegmentConfig",
+    "SegtrainConfig",
     "ShowConfig",
     "SynthConfig",
     "TrainConfig",

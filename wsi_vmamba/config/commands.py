@@ -113,6 +113,16 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Pretrain a backbone on slides without labels; the weights are for extract --weights.",
     ),
+    "segtrain": Command(
+        "wsi_vmamba.config.segtrain:SegtrainConfig",
+        _TRAIN,
+        "Train a segmenter on outlines or label masks: a UPerNet head on a VMamba.",
+    ),
+    "segment": Command(
+        "wsi_vmamba.config.segment:SegmentConfig",
+        _TRAIN,
+        "Segment slides: outlines for QuPath, label images as OME-TIFF; Dice, IoU and FROC where the truth is known.",
+    ),
     "probe": Command(
         "wsi_vmamba.config.probe:ProbeConfig",
         _TRAIN,

@@ -73,10 +73,16 @@ class StripForward:
         self._maps, self._scratch = Arena(), Arena()
         self._lock = Lock()
 
-    def plan(self, *, height_px: int, width_px: int) -> EncodePlan:
-        """Strips and memory of a region: more memory than needed where it spares time and is free."""
+    def plan(self, *, height_px: int, width_px: int, beside_bytes: int = 0) -> EncodePlan:
+        """Strips and memory of a region: more memory than needed where it spares time and is free.
+
+        Args:
+            height_px: of the region.
+            width_px: likewise.
+            beside_bytes: what else is to be free for it.
+        """
         plan = self._plan(height_px=height_px, width_px=width_px, spare_bytes=SPARE_BYTES)
-        if plan.total_bytes <= self._allowed_bytes():
+        if plan.total_bytes + beside_bytes <= self._allowed_bytes():
             return plan
         return self._plan(height_px=height_px, width_px=width_px)
 
@@ -103,6 +109,29 @@ class StripForward:
         _require_tokens(plan)
         with self._lock:
             return self._encode(pixels, plan)
+
+    def stage_maps(self, pixels: NDArray[np.uint8], *, beside_bytes: int = 0) -> list[Tensor]:
+        """The map of each stage as its blocks leave it, (h, w, C) in ``dtype``: what `VMamba.forward_stages` gives.
+
+        Args:
+            pixels: RGB (H, W, 3) of the region.
+            beside_bytes: what else is to be free, for what is made of the maps.
+
+        Raises:
+            MemoryLimitError: the region and its maps would not fit.
+            UsageError: the region is smaller than one token.
+        """
+        height_px, width_px = pixels.shape[:2]
+        plan = self._plan(height_px=height_px, width_px=width_px)
+        _require_tokens(plan)
+        kept_bytes = beside_bytes + sum(layout_bytes({"x": stage.map_layout["x"]}) for stage in plan.stages)
+        plan = self.plan(height_px=height_px, width_px=width_px, beside_bytes=kept_bytes)
+        maps: list[Tensor] = []
+        with self._lock:
+            self._encode(
+                pixels, plan, on_stage=lambda map_: maps.append(map_.clone()), beside_bytes=kept_bytes
+            )
+        return maps
 
     def in_scratch(
         self, pixels: PixelRows, scratch: Scratch, *, report: Callable[[float], None], pixels_bytes: int = 0
@@ -192,8 +221,16 @@ class StripForward:
         stages = tuple(replace(stage, keep_u=False, keep_proj=False) for stage in plan.stages)
         return replace(plan, stages=stages)
 
-    def _encode(self, pixels: NDArray[np.uint8], plan: EncodePlan) -> NDArray[np.float32]:
-        allowed = self._allowed_bytes()
+    def _encode(
+        self,
+        pixels: NDArray[np.uint8],
+        plan: EncodePlan,
+        *,
+        on_stage: Callable[[Tensor], None] = lambda _: None,
+        beside_bytes: int = 0,
+    ) -> NDArray[np.float32]:
+        """Encode a region; ``on_stage`` is shown the map of each stage, which changes afterwards."""
+        allowed = self._allowed_bytes() - beside_bytes
         if plan.total_bytes > allowed:  # less may be free than a moment ago, when it was planned
             plan = self._plan(height_px=plan.height_px, width_px=plan.width_px)
         if plan.total_bytes > allowed:
@@ -210,6 +247,7 @@ class StripForward:
             embed(pixel_tensor(pixels), self.packed.stem, x, plan.stages[0], workers, self.profile)
             for i, stage in enumerate(plan.stages):
                 x = self._stage(i, stage, x, maps, scratch, workers)
+                on_stage(x)
                 if i + 1 < len(plan.stages):
                     x = self._downsample(i, plan, x, maps, workers)
             features: NDArray[np.float32] = self.packed.norm(

@@ -23,10 +23,34 @@ def read_image_mask(path: Path, slide: Slide, *, mpp: float, content: bytes | No
         MaskError: it cannot be read, is too large, does not say clearly what is marked, or has another aspect than
             the slide.
     """
+    picture, downsample = read_fitting(path, slide, mpp=mpp, finest_mpp=OVERVIEW_MPP, content=content)
+    return TissueMask(
+        mask=picture.marked,
+        downsample=downsample,
+        mpp=mpp * downsample,
+        notes=(*picture.notes, *_notes_on(picture)),
+    )
+
+
+def read_fitting(
+    path: Path, slide: Slide, *, mpp: float, finest_mpp: float, content: bytes | None = None
+) -> tuple[MaskPicture, float]:
+    """Read a picture of the whole slide, with its level-0 pixels per pixel.
+
+    Args:
+        path: the picture.
+        slide: the open slide, for its size.
+        mpp: micrometres per level-0 pixel.
+        finest_mpp: of a pyramid the coarsest level is taken that is still as fine as this.
+        content: the bytes of the file, where they have been read.
+
+    Raises:
+        MaskError: see `read_image_mask`.
+    """
     base = slide.levels[0]
 
     def choose(sizes: Sequence[tuple[int, int]]) -> tuple[int, tuple[str, ...]]:
-        return _choose_level(sizes, slide_um=mpp * base.width_px)
+        return _choose_level(sizes, slide_um=mpp * base.width_px, finest_mpp=finest_mpp)
 
     try:
         picture = read_picture(path, choose=choose, content=content)
@@ -41,13 +65,7 @@ def read_image_mask(path: Path, slide: Slide, *, mpp: float, content: bytes | No
             f"mask {path} is {width} x {height} px, the slide {base.width_px} x {base.height_px}: "
             f"{across:.4g} times as wide but {down:.4g} times as high; a mask must show the whole slide",
         )
-    downsample = (across + down) / 2
-    return TissueMask(
-        mask=picture.marked,
-        downsample=downsample,
-        mpp=mpp * downsample,
-        notes=(*picture.notes, *_notes_on(picture)),
-    )
+    return picture, (across + down) / 2
 
 
 def _notes_on(picture: MaskPicture) -> tuple[str, ...]:
@@ -63,7 +81,9 @@ def _notes_on(picture: MaskPicture) -> tuple[str, ...]:
     )
 
 
-def _choose_level(sizes: Sequence[tuple[int, int]], *, slide_um: float) -> tuple[int, tuple[str, ...]]:
+def _choose_level(
+    sizes: Sequence[tuple[int, int]], *, slide_um: float, finest_mpp: float
+) -> tuple[int, tuple[str, ...]]:
     """The level to read of a file with pictures of these (width, height), and which of them are no levels."""
     width, height = sizes[0]
     # A level's sides are those of the first picture, reduced and rounded.
@@ -79,6 +99,6 @@ def _choose_level(sizes: Sequence[tuple[int, int]], *, slide_um: float) -> tuple
         if i not in levels
     )
     um = {i: slide_um / sizes[i][0] for i in levels}
-    fine_enough = [i for i in levels if um[i] <= OVERVIEW_MPP * 1.001]
+    fine_enough = [i for i in levels if um[i] <= finest_mpp * 1.001]
     index = max(fine_enough, key=lambda i: um[i]) if fine_enough else min(levels, key=lambda i: um[i])
     return index, notes

@@ -40,11 +40,16 @@ def save_state(folder: Path, state: Mapping[str, Any], asked: Mapping[str, Any])
     write_atomic(folder / FILE, buffer.getvalue())
 
 
-def load_state(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_state(folder: Path, asked: Mapping[str, Any], *, what: str = "fine-tuning") -> dict[str, Any] | None:
     """Read the state that `save_state` left in a folder; None where there is none.
 
+    Args:
+        folder: where it lies.
+        asked: what the training that goes on must have in common with the one that was stopped.
+        what: it is of, for messages.
+
     Raises:
-        TrainingError: it is damaged, or of a fine-tuning with other settings, weights or tiles; they are named.
+        TrainingError: it is damaged, or of one with other settings, weights or tiles; they are named.
     """
     file = folder / FILE
     if not file.is_file():
@@ -71,7 +76,7 @@ def load_state(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     ]
     if odd:
         raise TrainingError(
-            f"{file} is of another fine-tuning ({'; '.join(odd)}); resume with its settings, or begin anew with "
+            f"{file} is of another {what} ({'; '.join(odd)}); resume with its settings, or begin anew with "
             "--overwrite or another --out"
         )
     return dict(state)

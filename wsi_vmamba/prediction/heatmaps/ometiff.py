@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,13 @@ _MOST_LEVELS = 12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Painter:
-    """Paints tiles of the slide from the colours of the patch grid, whose last row and column stand for beyond."""
+class Painter:
+    """Paints tiles of the slide from the colours of a grid, whose last row and column stand for beyond.
+
+    Attributes:
+        colours: uint8 (rows, columns, samples) of the grid.
+        patch_l0: side of a square of the grid in level-0 pixels.
+    """
 
     colours: NDArray[np.uint8]
     patch_l0: float
@@ -95,25 +100,47 @@ def write_ometiff(heatmap: Heatmap, path: Path, _bands: int) -> None:
         raise MissingDataError(
             f"{heatmap.slide_id}: its features do not say how large the slide is; extract it again with --overwrite"
         )
-    painter = _painter(heatmap)
+    metadata = _metadata(heatmap)
+    write_pyramid(
+        _painter(heatmap), path, width_l0=width_l0, height_l0=height_l0, mpp=found.mpp, metadata=metadata
+    )
+
+
+def write_pyramid(
+    painter: Painter, path: Path, *, width_l0: int, height_l0: int, mpp: float, metadata: Mapping[str, Any]
+) -> None:
+    """Write an OME-TIFF with the size and resolution of a slide, its levels halved each.
+
+    Args:
+        painter: paints it; three samples are RGB, one is grey.
+        path: of the file.
+        width_l0: width of the slide.
+        height_l0: height of the slide.
+        mpp: micrometres per level-0 pixel.
+        metadata: name and description for its OME-XML.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    samples = painter.colours.shape[2]
     halvings = max(0, math.ceil(math.log2(max(width_l0, height_l0) / _SMALLEST_PX)))
     factors = [2**power for power in range(min(halvings, _MOST_LEVELS) + 1)]
     out = io.BytesIO()
     with tifffile.TiffWriter(out, bigtiff=True, ome=True) as tif:
         for factor in factors:
             width_px, height_px = -(-width_l0 // factor), -(-height_l0 // factor)
-            per_cm = 1e4 / (found.mpp * factor)
+            per_cm = 1e4 / (mpp * factor)
             first: dict[str, Any] = (
-                {"subifds": len(factors) - 1, "metadata": _metadata(heatmap)}
+                {"subifds": len(factors) - 1, "metadata": _with_pixel_size(metadata, mpp, samples)}
                 if factor == 1
                 else {"subfiletype": 1, "metadata": None}
             )
             tif.write(
                 painter.tiles(width_px=width_px, height_px=height_px, downsample=factor),
-                shape=(height_px, width_px, 3),
+                shape=(height_px, width_px, 3) if samples == 3 else (height_px, width_px),
                 dtype=np.uint8,
                 tile=(painter.tile_px(factor),) * 2,
-                photometric="rgb",
+                photometric="rgb" if samples == 3 else "minisblack",
                 compression="adobe_deflate",
                 resolution=(per_cm, per_cm),
                 resolutionunit="CENTIMETER",
@@ -122,23 +149,29 @@ def write_ometiff(heatmap: Heatmap, path: Path, _bands: int) -> None:
     write_atomic(path, out.getvalue())
 
 
-def _painter(heatmap: Heatmap) -> _Painter:
+def _with_pixel_size(metadata: Mapping[str, Any], mpp: float, samples: int) -> dict[str, Any]:
+    return {
+        "axes": "YXS" if samples == 3 else "YX",
+        **metadata,
+        "PhysicalSizeX": mpp,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": mpp,
+        "PhysicalSizeYUnit": "µm",
+    }
+
+
+def _painter(heatmap: Heatmap) -> Painter:
     grid = value_grid(heatmap.patches)
     colours = np.rint(colour_of(grid, low=heatmap.patches.low, high=heatmap.patches.high)).astype(np.uint8)
     colours[np.isnan(grid)] = _WHITE
-    return _Painter(colours=colours, patch_l0=heatmap.patches.patch_l0)
+    return Painter(colours=colours, patch_l0=heatmap.patches.patch_l0)
 
 
 def _metadata(heatmap: Heatmap) -> dict[str, Any]:
     patches = heatmap.patches
     return {
-        "axes": "YXS",
         "Name": f"{heatmap.slide_id} {heatmap.layer}",
         "Description": f"{patches.quantity}, colours from {patches.low:g} to {patches.high:g}; white: no patch",
-        "PhysicalSizeX": heatmap.prediction.mpp,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": heatmap.prediction.mpp,
-        "PhysicalSizeYUnit": "µm",
     }
 
 

@@ -1,0 +1,51 @@
+"""Recipe: slides with outlines, or pictures with label masks, to a model that segments."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+
+from wsi_vmamba import console
+from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.durable import require_writable
+from wsi_vmamba.segmentation.job import COLUMNS, SegmentationJob, prepare
+from wsi_vmamba.segmentation.loop import SegmentationEpoch
+from wsi_vmamba.segmentation.model import FILE
+
+
+def run(config: SegtrainConfig) -> bool:
+    """Train, keep the model of the best round, and say how to use it."""
+    require_writable(Path(config.out), option="--out")
+    with prepare(config) as job:
+        _say_what(job)
+        with console.live_table(str(job.out), [name.replace("_", " ") for name in COLUMNS]) as add:
+
+            def show(report: SegmentationEpoch) -> None:
+                *numbers, best = astuple(report)
+                add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
+
+            best = job.fit(on_start=lambda done: _say_resumed(job, done), on_epoch=show)
+    of_slides = job.model.spec.target_mpp is not None
+    following = f"wsi-vmamba segment {job.out} SLIDES" if of_slides else f'wv.open_segmenter("{job.out}")'
+    console.say(
+        f"best round {best.epoch}: mean Dice {best.mean_dice:.4f}, mean IoU {best.mean_iou:.4f} on the validation "
+        f"{'squares' if of_slides else 'pictures'} (it was chosen on them); {job.out / FILE}; next: {following}"
+    )
+    return True
+
+
+def _say_what(job: SegmentationJob) -> None:
+    config, spec = job.config, job.model.spec
+    what = "backbone and head" if config.train_backbone else "a head"
+    beside = " and background" if spec.outside == "background" else ""
+    shown = ", ".join(spec.classes[:8]) + (
+        f" and {len(spec.classes) - 8} more" if len(spec.classes) > 8 else ""
+    )
+    console.say(f"training {what} on {config.backbone} ({job.note}): {shown}{beside}; {job.about}")
+    for note in console.shorten_notes(job.notes):
+        console.say(f"note: {note}")
+
+
+def _say_resumed(job: SegmentationJob, done: int) -> None:
+    if job.config.resume:
+        console.say(f"resuming after round {done}" if done else f"nothing to resume in {job.out}; beginning")

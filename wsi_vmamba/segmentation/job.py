@@ -1,0 +1,305 @@
+"""A training as its configuration asks for it: data found and checked before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from wsi_vmamba.config import ExtractConfig
+from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.errors import DatasetError, SlideError, UsageError
+from wsi_vmamba.extraction.sources import refuse_unusable, require_there
+from wsi_vmamba.model.variants import VARIANTS
+from wsi_vmamba.pretraining.weights_file import start
+from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.records import split_by_patient
+from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated, require_known
+from wsi_vmamba.segmentation.classes import OUTSIDE, ClassTable, classes_of_outlines
+from wsi_vmamba.segmentation.loop import LoopSettings, SegmentationEpoch, SegmentationLoop
+from wsi_vmamba.segmentation.model import FILE, Segmenter, SegmenterSpec
+from wsi_vmamba.segmentation.pictures import PictureSquares, find_pictures, holds_pictures, largest_number
+from wsi_vmamba.segmentation.slides import LabelledSlide, SlideSquares
+from wsi_vmamba.segmentation.squares import Squares
+from wsi_vmamba.segmentation.truth import Nothing, read_truth
+from wsi_vmamba.slide import open_slide, resolve_mpp
+from wsi_vmamba.training.finetune_state import FILE as CHECKPOINT
+from wsi_vmamba.training.finetune_state import load_state, save_state
+from wsi_vmamba.training.resolve import choose_device
+
+METRICS = "metrics.csv"
+COLUMNS = tuple(one.name for one in fields(SegmentationEpoch))
+#: What may differ when a training is resumed.
+_FREE = ("data", "annotations", "out", "overwrite", "resume", "device", "mask")
+#: Level-0 resolution at which label masks of slides are read, as a share of the target's: finer is of no use.
+_MASK_SHARE = 2.0
+
+
+@dataclass(kw_only=True)
+class SegmentationJob:
+    """What is trained, on what and where; a context, which closes the slides.
+
+    Attributes:
+        config: as asked for.
+        model: as it begins.
+        note: what its backbone's weights are.
+        device: where it computes.
+        training: squares to learn from.
+        validation: squares that decide which round is kept.
+        about: what those are of, in words.
+        notes: what was left out of the annotations or repaired, one line each.
+    """
+
+    config: SegtrainConfig
+    model: Segmenter
+    note: str
+    device: str
+    training: Squares
+    validation: Squares
+    about: str
+    notes: tuple[str, ...]
+    _open: ExitStack = field(repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @property
+    def out(self) -> Path:
+        """Folder of the model."""
+        return Path(self.config.out)
+
+    def fit(
+        self,
+        *,
+        on_start: Callable[[int], None] = lambda _: None,
+        on_epoch: Callable[[SegmentationEpoch], None] = lambda _: None,
+    ) -> SegmentationEpoch:
+        """Train, keep the model of the best round, and write what was done.
+
+        Args:
+            on_start: told how many rounds were done already.
+            on_epoch: told of each round when its files are on disk.
+
+        Returns:
+            The best round.
+
+        Raises:
+            TrainingError: loss or gradient is not finite, or the checkpoint is of another training.
+        """
+        config = self.config
+        settings = LoopSettings(**{one.name: getattr(config, one.name) for one in fields(LoopSettings)})
+        loop = SegmentationLoop(self.model, self.training, self.validation, settings, device=self.device)
+        asked = self._identity()
+        state = load_state(self.out, asked, what="training") if config.resume else None
+        if state is not None:
+            loop.restore(state)
+        on_start(len(loop.history))
+        while not loop.finished:
+            report = loop.run_epoch()
+            if report.is_best:
+                write_atomic(self.out / FILE, self.model.packed())
+            rows = (astuple(one) for one in loop.history)
+            write_atomic(self.out / METRICS, csv_text(COLUMNS, rows))
+            save_state(self.out, loop.state(), asked)
+            on_epoch(report)
+        self._record(loop.best)
+        return loop.best
+
+    def _identity(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json")
+        return {key: value for key, value in settings.items() if key not in _FREE} | {
+            "start": self.note,
+            "classes": list(self.model.spec.classes),
+            "training data": self.training.describe(),
+            "validation data": self.validation.describe(),
+        }
+
+    def _record(self, best: SegmentationEpoch) -> None:
+        facts = {
+            "device": self.device, "weights": self.note, "classes": list(self.model.spec.classes),
+            "data": self.about, "best": asdict(best),
+        }  # fmt: skip
+        write_run_record(self.out, command="segtrain", config=self.config, facts=facts)
+
+
+def prepare(config: SegtrainConfig) -> SegmentationJob:
+    """Find slides or pictures, their truth, and the weights to begin with.
+
+    Raises:
+        UsageError: a model is there already, the backbone is no VMamba, or there are no such data.
+        DatasetError: the data do not show what is to be learned.
+        AnnotationError: outlines that cannot be read, or without a class.
+        MaskError: a label mask that does not fit.
+    """
+    _refuse_existing(config)
+    if config.backbone not in VARIANTS:
+        raise UsageError(
+            f"a segmenter takes the four maps of a VMamba, and {config.backbone} is none; take a vmamba_..."
+        )
+    data = Path(config.data)
+    with ExitStack() as opened:
+        found = _pictures(config, data) if holds_pictures(data) else _slides(config, opened)
+        spec = SegmenterSpec(
+            backbone=config.backbone,
+            classes=found.classes.names,
+            outside=config.outside,
+            target_mpp=config.target_mpp if found.of_slides else None,
+            crop_px=config.crop_px,
+            channels=config.channels,
+            pool_scales=tuple(config.pool_scales),
+            trained_on=found.trained_on,
+        )
+        backbone, note = start(config.backbone, config.weights, classes=(), seed=config.seed)
+        return SegmentationJob(
+            config=config,
+            model=Segmenter(spec, backbone, dropout=config.dropout, seed=config.seed),
+            note=note,
+            device=choose_device(config.device),
+            training=found.training,
+            validation=found.validation,
+            about=found.about,
+            notes=found.notes,
+            _open=opened.pop_all(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    classes: ClassTable
+    training: Squares
+    validation: Squares
+    of_slides: bool
+    about: str
+    trained_on: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _refuse_existing(config: SegtrainConfig) -> None:
+    out = Path(config.out)
+    there = next((name for name in (FILE, CHECKPOINT) if (out / name).exists()), None)
+    if there and not config.overwrite and not config.resume:
+        raise UsageError(
+            f"{out / there} is there already; replace it with --overwrite, go on with --resume, or choose another --out"
+        )
+
+
+def _pictures(config: SegtrainConfig, folder: Path) -> _Data:
+    if config.annotations is not None:
+        raise UsageError("the masks of pictures lie beside them, in annotations/; leave --annotations out")
+    training, validation = (find_pictures(folder, split) for split in ("train", "validation"))
+    names = tuple(config.classes) or tuple(f"class {n + 1}" for n in range(largest_number(training)))
+    classes = ClassTable(names=names, outside=config.outside)
+    low, high = config.picture_scale
+    squares = [
+        PictureSquares(
+            found, classes, side_px=config.crop_px, scale=(low, high), short_side_px=config.picture_side_px
+        )
+        for found in (training, validation)
+    ]
+    return _Data(
+        classes=classes, training=squares[0], validation=squares[1], of_slides=False,
+        about=f"{len(training)} pictures, {len(validation)} for validation",
+    )  # fmt: skip
+
+
+def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
+    folder = Path(config.annotations) if config.annotations else None
+    slides = [one for one in find_annotated(config.data, annotations=folder) if one.record.split != "test"]
+    if not slides:
+        raise UsageError(f"{config.data} has test slides only; training needs others")
+    require_known(slides)
+    outlines = [one.annotation for one in slides if one.annotation and not _is_mask(one.annotation)]
+    if not config.classes and len(outlines) < sum(one.annotation is not None for one in slides):
+        raise UsageError(
+            "label masks have numbers: name their classes with --class, once for each in their order"
+        )
+    names = tuple(config.classes) or classes_of_outlines(outlines)
+    classes = ClassTable(names=names, outside=config.outside)
+    training, validation = _divided(slides, config)
+    labelled = {
+        split: [_labelled(one, classes, config, opened) for one in part]
+        for split, part in (("training", training), ("validation", validation))
+    }
+    _refuse_forgotten(slides, [slide for part in labelled.values() for slide in part])
+    notes = [
+        f"{slide.slide_id}: {note}"
+        for part in labelled.values()
+        for slide in part
+        for note in slide.truth.notes
+    ]
+    squares = {
+        split: SlideSquares(part, classes, side_px=config.crop_px, what=split)
+        for split, part in labelled.items()
+    }
+    return _Data(
+        classes=classes, training=squares["training"], validation=squares["validation"], of_slides=True,
+        about=f"{len(training)} slides, {len(validation)} for validation",
+        trained_on=tuple(sorted(one.record.slide_id for one in slides)), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _refuse_forgotten(slides: Sequence[AnnotatedSlide], labelled: Sequence[LabelledSlide]) -> None:
+    """Refuse slides whose label says that there is something on them, and nothing is outlined."""
+    empty = {slide.slide_id for slide in labelled if not set(slide.places_l0) - {OUTSIDE}}
+    odd = [one.record.slide_id for one in slides if one.record.label and one.record.slide_id in empty]
+    if odd:
+        raise DatasetError(
+            f"{len(odd)} slides have another label than 0 and nothing of any class is outlined on them "
+            f"({', '.join(odd[:5])}), so all of them would be taught as background; outline it, correct the label, or "
+            "leave them out"
+        )
+
+
+def _is_mask(path: Path) -> bool:
+    return path.suffix.lower() not in (".xml", ".geojson", ".json")
+
+
+def _divided(
+    slides: Sequence[AnnotatedSlide], config: SegtrainConfig
+) -> tuple[list[AnnotatedSlide], list[AnnotatedSlide]]:
+    """Training and validation slides: as their split says, else some patients are set apart."""
+    if any(one.record.split == "validation" for one in slides):
+        training = [one for one in slides if one.record.split != "validation"]
+        return training, [one for one in slides if one.record.split == "validation"]
+    # By whether anything is drawn on them, so that both parts have slides of either kind.
+    records = [
+        replace(one.record, label=int(one.record.label if one.record.label is not None else 1))
+        for one in slides
+    ]
+    _, apart = split_by_patient(records, fraction=config.validation_fraction, seed=config.seed)
+    names = {record.slide_id for record in apart}
+    return (
+        [one for one in slides if one.record.slide_id not in names],
+        [one for one in slides if one.record.slide_id in names],
+    )
+
+
+def _labelled(
+    one: AnnotatedSlide, classes: ClassTable, config: SegtrainConfig, opened: ExitStack
+) -> LabelledSlide:
+    """Open a slide and read what is known of it."""
+    source = one.source
+    refuse_unusable(source)
+    require_there(source)
+    slide = opened.enter_context(open_slide(source.path))
+    mpp = resolve_mpp(slide, mpp_override=source.mpp)
+    truth = (
+        Nothing()
+        if one.annotation is None
+        else read_truth(
+            one.annotation, slide, classes, mpp=mpp.value, finest_mpp=_MASK_SHARE * config.target_mpp
+        )
+    )
+    reading = ExtractConfig(target_mpp=config.target_mpp, mask=config.mask)
+    try:
+        return LabelledSlide.of(
+            slide, truth, classes, reading, mpp=mpp, slide_id=source.slide_id, made_of=one.made_of()
+        )
+    except UsageError as error:  # of a slide that is too coarse
+        raise SlideError(source.path, str(error)) from error
