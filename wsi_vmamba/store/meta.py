@@ -94,7 +94,7 @@ class FeatureMeta:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON values, keys sorted, so that equal settings give equal bytes."""
-        # Not `asdict`: it copies every patch of the plan, which takes six times as long as all the rest of opening a file.
+        # Not `asdict`: it copies every patch of the plan, which takes far longer than the rest of opening a file.
         values = {known.name: getattr(self, known.name) for known in fields(self)}
         found: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False, sort_keys=True))
         return found
