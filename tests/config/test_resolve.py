@@ -67,7 +67,7 @@ def test_precedence_is_file_then_set_then_option(tmp_path: Path):
         ("target_mpp=40", "less than or equal to 4"),
         ("backbone=vmamba_pic0", "did you mean 'vmamba_pico'"),
         ("reader=openslid", "choose from"),
-        ("precision=fp16", "'fp32'"),
+        ("precision=fp16", "unknown precision 'fp16'.*fp32"),
         ("region_px", "key=value"),
         ("region_px=[", "not valid YAML"),
     ],

@@ -18,6 +18,8 @@ from wsi_vmamba.config import (
     InfoConfig,
     OtsuSettings,
     PlanConfig,
+    SynthConfig,
+    TrainConfig,
     dump_config,
     resolve_config,
 )
@@ -150,3 +152,29 @@ def test_a_changed_copy_is_checked():
 def test_what_a_recipe_returns_becomes_the_exit_code(monkeypatch, done, code):
     monkeypatch.setattr("wsi_vmamba.pipelines.doctor.run", lambda config: done)
     assert CliRunner().invoke(app, ["doctor"]).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "word", "said"),
+    [
+        (
+            SynthConfig,
+            "cohort",
+            "node",
+            "cohort 'node' (did you mean 'nodes'?); choose from near-far, nodes, ring-line",
+        ),
+        (ExtractConfig, "precision", "fp8", "precision 'fp8'; choose from auto, bf16, fp32"),
+        (ExtractConfig, "on_bad_tile", "x", "on bad tile 'x'; choose from fail, skip"),
+        (
+            TrainConfig,
+            "aggregator",
+            "abmill",
+            "aggregator 'abmill' (did you mean 'abmil'?); choose from abmil, ",
+        ),
+    ],
+)
+def test_a_word_that_is_no_choice_is_refused_as_a_name_that_is_in_no_table(model, key, word, said):
+    with pytest.raises(ConfigError) as caught:
+        model(**{key: word})
+    assert f": {key}: unknown {said}" in str(caught.value)
+    assert str(caught.value).count(repr(word)) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -48,12 +49,41 @@ def test_the_command_prints_tables_and_writes_every_number(name: str, picture: P
     numbers = json.loads((out / f"{name}.json").read_text())
     assert numbers["network"]["weights"] == "shipped weights, trained on open slides and generated images"
     assert numbers["settings"]["seed"] == 0
+    assert numbers["network"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
     for table in out.glob("*.csv"):
         rows = list(csv.reader(table.read_text().splitlines()))
         assert len(rows) > 1
         assert len({len(row) for row in rows}) == 1
         assert table.name in result.output
     assert (out / "analyse.run.json").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read() -> None:
+    for device, words in (("cuda:77", "torch sees"), ("gpu", "unknown device 'gpu'")):
+        result = CliRunner().invoke(app, ["analyse", "erf", "/no/picture.png", "--device", device])
+        assert result.exit_code != 0
+        assert words in str(result.exception)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ANALYSES)
+def test_a_gpu_finds_what_a_cpu_finds(name: str, picture: Path) -> None:
+    settings = {
+        "erf": {"projections": 1},
+        "activation": {"at": [70, 20]},
+        "directions": {},
+        "scan-order": {"wavelength_px": [16.0], "angles": 2, "phases": 2},
+    }[name]
+    if name != "activation":
+        settings["windows"] = 1
+    on_cpu, on_gpu = (
+        wv.analyse(name, picture, region_px=[64], device=device, **settings) for device in ("cpu", "cuda")
+    )
+    for key, values in on_cpu.maps().items():
+        np.testing.assert_allclose(
+            on_gpu.maps()[key], values, rtol=0.02, atol=1e-5 + 0.01 * np.abs(values).max()
+        )
 
 
 def test_maps_and_tables_hold_what_python_is_given(picture: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import simplejpeg
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.view.made_parts import MadeParts
-from wsi_vmamba.view.picture import SlidePicture, decoded_small
+from wsi_vmamba.view.picture import SlidePicture
+from wsi_vmamba.view.shrinking import decoded_small
 
 
 def pixels(value: int) -> np.ndarray:

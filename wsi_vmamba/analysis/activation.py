@@ -175,7 +175,7 @@ def analyse_activation(config: AnalyseConfig, *, report: Report = silent) -> Act
         UnknownNameError: there is no such block.
         UsageError: the backbone is no VMamba, a picture is too small, or the pixel is outside.
     """
-    network = load_network(config.backbone, config.weights, seed=config.seed)
+    network = load_network(config.backbone, config.weights, seed=config.seed, device=config.device)
     block_named(network.model, config.block)  # before anything is read
     side_px = config.region_px[0] if config.region_px else DEFAULT_REGION_PX
     (window,) = find_windows(config, side_px=side_px, count=1)
@@ -209,8 +209,8 @@ def measure_activation(
         block=name,
         token=(row, column),
         pixels_per_token=side,
-        response=response.numpy(),
-        contribution=contribution.numpy(),
+        response=response.cpu().numpy(),
+        contribution=contribution.cpu().numpy(),
         rebuilt_error=float(error),
         facts=network.facts(),
         settings=settings or {},

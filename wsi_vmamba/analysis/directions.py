@@ -24,7 +24,13 @@ from wsi_vmamba.encode import StripEncoder, WholeMapEncoder
 from wsi_vmamba.metrics.base import plain
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
-from wsi_vmamba.probing.encoders import EncoderFacts, TileEncoder, check_tile, tiles_in_batches
+from wsi_vmamba.probing.encoders import (
+    EncoderFacts,
+    TileEncoder,
+    check_tile,
+    encode_tiles,
+    tiles_in_batches,
+)
 from wsi_vmamba.probing.features import encode_files
 from wsi_vmamba.probing.folds import Task, cross_validation
 from wsi_vmamba.probing.intervals import Comparison, compare_encoders, how_drawn
@@ -210,7 +216,7 @@ def analyse_directions(config: AnalyseConfig, *, report: Report = silent) -> Dir
         DatasetError: tiles, classes or groups are not as they should be.
         UsageError: the backbone is no VMamba, or a picture or tile is too small.
     """
-    network = load_network(config.backbone, config.weights, seed=config.seed)
+    network = load_network(config.backbone, config.weights, seed=config.seed, device=config.device)
     tiles = None
     if config.tiles:
         groups = Path(config.groups) if config.groups else None
@@ -254,7 +260,15 @@ def measure_directions(
         squares=squares or tuple(f"picture {number}" for number in range(len(pictures))),
         judged=None
         if tiles is None
-        else judge(versions, tiles, resize_px=resize_px, bootstrap=bootstrap, seed=seed, report=report),
+        else judge(
+            versions,
+            tiles,
+            device=network.device,
+            resize_px=resize_px,
+            bootstrap=bootstrap,
+            seed=seed,
+            report=report,
+        ),
         facts=network.facts(),
         settings=settings or {},
     )
@@ -282,6 +296,7 @@ def judge(
     versions: Sequence[VMamba],
     tiles: ProbeTiles,
     *,
+    device: str,
     resize_px: int | None,
     bootstrap: int,
     seed: int,
@@ -292,7 +307,7 @@ def judge(
     files = [tiles.folder / file for file in tiles.files]
     judged = []
     for removed, version in zip(REMOVED, versions, strict=True):
-        encoder = _tile_encoder(version, name_of(removed), resize_px)
+        encoder = _tile_encoder(version, name_of(removed), resize_px, device=device)
         label = f"tiles without {name_of(removed)}"
         features = encode_files(encoder, files, on_batch=_stepwise(report, label, len(files)))
         judged.append(
@@ -319,16 +334,18 @@ def _stepwise(report: Report, label: str, total: int) -> Callable[[int], None]:
     return tell
 
 
-def _tile_encoder(model: VMamba, label: str, resize_px: int | None) -> TileEncoder:
-    """Mean over tokens of small tiles in batches, of large ones strip by strip, as `probe` encodes with a backbone."""
+def _tile_encoder(model: VMamba, label: str, resize_px: int | None, *, device: str) -> TileEncoder:
+    """Mean over tokens, as `probe` encodes: on a CPU small tiles in batches, large ones in strips."""
     large = (
         StripEncoder(label, model, precision="fp32")
-        if cpu.available
-        else WholeMapEncoder(label, model, precision="fp32", device="cpu")
+        if device == "cpu" and cpu.available
+        else WholeMapEncoder(label, model, precision="fp32", device=device)
     )
     return TileEncoder(
         facts=EncoderFacts(label=label, spec=label, name=label, resize_px=resize_px),
-        encode=tiles_in_batches(model, large),
+        encode=tiles_in_batches(model, large)
+        if device == "cpu"
+        else lambda tiles: encode_tiles(large, tiles),
         check_size=lambda height_px, width_px: check_tile(large, height_px=height_px, width_px=width_px),
     )
 

@@ -181,10 +181,10 @@ def analyse_erf(config: AnalyseConfig, *, report: Report = silent) -> Erf:
         MemoryLimitError: a region would not fit.
         UsageError: the backbone is no VMamba, or a picture is too small.
     """
-    network = load_network(config.backbone, config.weights, seed=config.seed)
+    network = load_network(config.backbone, config.weights, seed=config.seed, device=config.device)
     sides = sorted(config.region_px or DEFAULT_REGIONS_PX)
     limit = int(config.memory_limit_gb * 1e9) if config.memory_limit_gb else None
-    require_memory(network.model.config, side_px=sides[-1], memory_limit=limit)
+    require_memory(network.model.config, side_px=sides[-1], memory_limit=limit, device=network.device)
     windows = find_windows(config, side_px=sides[-1], count=config.windows)
     return measure_erf(
         network,
@@ -256,14 +256,14 @@ def gradient_norms(model: VMamba, image: Tensor, vectors: Tensor) -> tuple[Map, 
     image = image.detach().requires_grad_(True)
     tokens = features_in_little_memory(model, image)[0]
     row, column = tokens.shape[0] // 2, tokens.shape[1] // 2
-    squares = torch.zeros(image.shape[2:], dtype=torch.float64)
+    squares = torch.zeros(image.shape[2:], dtype=torch.float64, device=image.device)
     for number, vector in enumerate(vectors):
         (found,) = torch.autograd.grad(
-            tokens[row, column] @ vector.to(tokens.dtype), image, retain_graph=number + 1 < len(vectors)
+            tokens[row, column] @ vector.to(tokens), image, retain_graph=number + 1 < len(vectors)
         )
         squares += found[0].double().square().sum(dim=0)
     stride = model.stride_px
-    return squares.sqrt().numpy(), ((column + 0.5) * stride - 0.5, (row + 0.5) * stride - 0.5)
+    return squares.sqrt().cpu().numpy(), ((column + 0.5) * stride - 0.5, (row + 0.5) * stride - 0.5)
 
 
 def profile(region: RegionErf) -> list[tuple[float, float, float]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from wsi_vmamba.device import is_gpu
 from wsi_vmamba.errors import MemoryLimitError
 from wsi_vmamba.inference.memory import free_bytes, largest_side_px
 from wsi_vmamba.model.config import VMambaConfig
@@ -23,18 +26,28 @@ def gradient_bytes(config: VMambaConfig, *, side_px: int) -> int:
     return _FIXED_BYTES + tokens * numbers * 4
 
 
-def require_memory(config: VMambaConfig, *, side_px: int, memory_limit: int | None) -> None:
+def free_gpu_bytes(device: str, memory_limit: int | None) -> int:
+    """Bytes that a GPU has free, and at most ``memory_limit``."""
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free if memory_limit is None else min(free, memory_limit)
+
+
+def require_memory(
+    config: VMambaConfig, *, side_px: int, memory_limit: int | None, device: str = "cpu"
+) -> None:
     """Refuse a square whose gradients would not fit.
 
     Args:
         config: of the network.
         side_px: of the square.
         memory_limit: most bytes the process may hold; None: what the machine has.
+        device: where the gradients are taken; a GPU has memory of its own.
 
     Raises:
         MemoryLimitError: naming what is needed, what is left and the largest square that would fit.
     """
-    allowed, needed = free_bytes(memory_limit), gradient_bytes(config, side_px=side_px)
+    allowed = free_gpu_bytes(device, memory_limit) if is_gpu(device) else free_bytes(memory_limit)
+    needed = gradient_bytes(config, side_px=side_px)
     if needed <= allowed:
         return
     fits = largest_side_px(lambda side: gradient_bytes(config, side_px=side) <= allowed)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from wsi_vmamba.device import resolve_device
 from wsi_vmamba.errors import UnknownNameError, UsageError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.blocks import Block
@@ -25,14 +26,16 @@ class Network:
     """A VMamba in evaluation mode, without gradients of its weights, and what it is.
 
     Attributes:
-        model: the network, in float32 on the CPU.
+        model: the network, in float32.
         backbone: its name.
         note: where the weights come from, in words.
+        device: where it computes, as resolved.
     """
 
     model: VMamba
     backbone: str
     note: str
+    device: str = "cpu"
 
     def facts(self) -> dict[str, str]:
         """For records."""
@@ -40,16 +43,18 @@ class Network:
             "backbone": self.backbone,
             "weights": self.note,
             "weights_hash": weights_hash(self.model),
+            "device": self.device,
         }
 
 
-def load_network(backbone: str, weights: str, *, seed: int) -> Network:
-    """Build a VMamba.
+def load_network(backbone: str, weights: str, *, seed: int, device: str) -> Network:
+    """Build a VMamba, where it will compute.
 
     Raises:
-        UsageError: the backbone is no VMamba, or there are no such weights.
+        UsageError: the backbone is no VMamba, or there are no such weights, or no such device.
         WeightsError: they do not fit.
     """
+    place = resolve_device(device)
     resolved = resolve_weights(backbone, weights)
     # What timm would have to download first is no VMamba either.
     model = None if is_window_name(backbone) else build_backbone(backbone, weights=resolved.path, seed=seed)
@@ -57,8 +62,8 @@ def load_network(backbone: str, weights: str, *, seed: int) -> Network:
         raise UsageError(
             f"{backbone} is no VMamba and has no scans to look into; choose a backbone vmamba_..."
         )
-    model.eval().requires_grad_(False)
-    return Network(model=model, backbone=backbone, note=resolved.note)
+    model.to(place).eval().requires_grad_(False)
+    return Network(model=model, backbone=backbone, note=resolved.note, device=place)
 
 
 def blocks_of(model: VMamba) -> dict[str, Block]:
@@ -82,15 +87,16 @@ def block_named(model: VMamba, name: str | None) -> tuple[str, Block]:
 
 
 def images_of(model: VMamba, pictures: NDArray[np.uint8]) -> Tensor:
-    """Pictures (B, H, W, 3) as the network takes them, (B, 3, H, W)."""
-    return normalise(torch.from_numpy(pictures), mean=model.mean, std=model.std)
+    """Pictures (B, H, W, 3) as the network takes them, (B, 3, H, W), where it computes."""
+    place = next(model.parameters()).device
+    return normalise(torch.from_numpy(pictures).to(place), mean=model.mean, std=model.std)
 
 
 def features_of(model: VMamba, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Features (B, h, w, D) of pictures (B, H, W, 3), without gradients."""
     with torch.inference_mode():
         found = [model.forward_features(images_of(model, one[None])) for one in pictures]
-    return np.asarray(torch.cat(found).permute(0, 2, 3, 1).double().numpy())
+    return np.asarray(torch.cat(found).permute(0, 2, 3, 1).double().cpu().numpy())
 
 
 def features_in_little_memory(model: VMamba, images: Tensor) -> Tensor:

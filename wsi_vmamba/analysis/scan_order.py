@@ -201,7 +201,7 @@ def analyse_scan_order(config: AnalyseConfig, *, report: Report = silent) -> Sca
     Raises:
         UsageError: the backbone is no VMamba, a picture is too small, or the square is no whole number of tokens.
     """
-    network = load_network(config.backbone, config.weights, seed=config.seed)
+    network = load_network(config.backbone, config.weights, seed=config.seed, device=config.device)
     side_px = config.region_px[0] if config.region_px else DEFAULT_REGION_PX
     _require_whole_tokens(network.model, side_px)
     windows = find_windows(config, side_px=side_px, count=config.windows)
@@ -279,7 +279,7 @@ def answers_to(model: VMamba, pictures: NDArray[np.uint8]) -> tuple[Numbers, Num
     answers: list[Numbers] = []
     with torch.inference_mode(), _each_input(model, lambda op, x: answers.append(_answers_of(op, x))):
         features = model.forward_features(images_of(model, pictures))
-    return np.asarray(features.mean(dim=(2, 3)).double().numpy()), np.stack(answers)
+    return np.asarray(features.mean(dim=(2, 3)).double().cpu().numpy()), np.stack(answers)
 
 
 def scan_outputs(op: SS2D, u: Tensor, proj: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def scan_outputs(op: SS2D, u: Tensor, proj: Tensor) -> Tensor:
 def _answers_of(op: SS2D, x: Tensor) -> Numbers:
     u, proj, _ = op.scan_inputs(x)
     variance = scan_outputs(op, u, proj).double().var(dim=(2, 3), unbiased=False)
-    return np.asarray(variance.mean(dim=-1).sqrt().mean(dim=1).numpy())
+    return np.asarray(variance.mean(dim=-1).sqrt().mean(dim=1).cpu().numpy())
 
 
 @contextmanager

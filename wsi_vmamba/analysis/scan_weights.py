@@ -34,14 +34,14 @@ def scan_weights(op: SS2D, proj: Tensor, *, row: int, column: int) -> Tensor:
     _, dt_weight, dt_bias, A_logs, _ = (one.double() for one in op.scan_parameters())
     rates = -torch.exp(A_logs).view(DIRECTIONS, op.d_inner, op.d_state)
     of_scans = proj.double().reshape(height, width, DIRECTIONS, -1)
-    found = torch.zeros(DIRECTIONS, height, width, op.d_inner, dtype=torch.float64)
+    found = of_scans.new_zeros(DIRECTIONS, height, width, op.d_inner)
     for scan in range(DIRECTIONS):
         walked = _walk(of_scans[:, :, scan], scan)
         last = _step(scan, row, column, height=height, width=width)
         weights = _weights_of_walk(
             walked[: last + 1], dt_weight[scan], dt_bias[scan], rates[scan], rank=op.dt_rank
         )
-        whole = torch.zeros(height * width, op.d_inner, dtype=torch.float64)
+        whole = of_scans.new_zeros(height * width, op.d_inner)
         whole[: last + 1] = weights
         found[scan] = _unwalk(whole, scan, height=height, width=width)
     return found

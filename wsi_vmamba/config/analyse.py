@@ -14,6 +14,7 @@ from wsi_vmamba.config.fields import (
     TARGET_MPP,
     Analysis,
     Backbone,
+    Device,
     Mpp,
     PathText,
     Seed,
@@ -49,6 +50,8 @@ class AnalyseConfig(RunConfig):
     """Which backbone; a VMamba."""
     weights: PathText = SHIPPED_WEIGHTS
     """`auto` (shipped with the backbone), `random`, a name of `wsi-vmamba weights list`, or a checkpoint."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     seed: Annotated[Seed, Option("--seed")] = 0
     """Seed of random weights, painted tissue, places on slides, projections, folds and resamples."""
     region_px: list[Annotated[int, Field(ge=32, le=4096)]] = Field(default_factory=list)

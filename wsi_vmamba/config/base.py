@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
-from wsi_vmamba.errors import ConfigError
+from wsi_vmamba.errors import ConfigError, UnknownNameError
+
+#: A word in pydantic's list of choices.
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 class RunConfig(BaseModel):
@@ -48,7 +53,7 @@ def _describe(model: type[RunConfig], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _words_of(problem, key)
         if problem["type"] == "missing":
             lines.append(
                 f"{key} is missing; give it on the command line, with --set {key}=... or in --config"
@@ -61,8 +66,19 @@ def _describe(model: type[RunConfig], error: ValidationError) -> str:
         got = repr(problem["input"])
         if problem["input"] is None:
             got += ", which is how YAML reads null, ~ and nothing at all; the name null is written in quotation marks"
-        lines.append(f"{key}: {message} (got {got})" if key else message)
+        if key:
+            message = f"{key}: {message}" if f" {got}" in message else f"{key}: {message} (got {got})"
+        lines.append(message)
     what = model.__name__
     if what.endswith("Config"):
         what = f"configuration for {what.removesuffix('Config').lower()}"
     return f"invalid {what}: " + "; ".join(lines)
+
+
+def _words_of(problem: ErrorDetails, key: str) -> str:
+    """What is wrong; of a word that is none of a few, as of a name that is in no table."""
+    if problem["type"] == "literal_error":
+        choices = _QUOTED.findall(problem["ctx"]["expected"])
+        if choices and isinstance(problem["input"], str):
+            return str(UnknownNameError(key.rpartition(".")[2].replace("_", " "), problem["input"], choices))
+    return problem["msg"].removeprefix("Value error, ")

@@ -18,6 +18,7 @@ from wsi_vmamba.view.catalogue import Catalogue, Item
 from wsi_vmamba.view.drawings import Drawings
 from wsi_vmamba.view.picture import Tile
 from wsi_vmamba.view.pool import BusyError, Pool
+from wsi_vmamba.view.reading_on import ReadingOn
 
 if TYPE_CHECKING:
     from wsi_vmamba.probing.saved import SavedProbe
@@ -60,6 +61,7 @@ class Context:
         self._pool = Pool(threads, name="view")
         # Layers may take seconds, of which tiles should notice nothing.
         self._slow_pool = Pool(2, name="view-slow")
+        self.reading_on = ReadingOn(catalogue.slides)
         self._waiting: set[asyncio.Future[Any]] = set()
 
     @cached_property
@@ -134,7 +136,7 @@ class Context:
         """End what runs in the background; return whether all of it has ended, for which it waits a moment."""
         self.catalogue.slides.stop()
         self.catalogue.stop()
-        ended = [pool.close(wait_s=_END_S) for pool in (self._pool, self._slow_pool)]
+        ended = [each.close(wait_s=_END_S) for each in (self._pool, self._slow_pool, self.reading_on)]
         return all(ended)
 
 

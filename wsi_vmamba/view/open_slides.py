@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.slide import Slide, open_slide
 from wsi_vmamba.view.blank import BlankSlide
+from wsi_vmamba.view.byte_cache import ByteCache
+from wsi_vmamba.view.coarse import CoarsePicture
 from wsi_vmamba.view.made_parts import MadeParts
 from wsi_vmamba.view.picture import SlidePicture
 from wsi_vmamba.view.row import SlideRow
@@ -19,6 +22,8 @@ from wsi_vmamba.view.row import SlideRow
 #: A slide that cannot be opened is not tried again for each of its tiles.
 _TRY_AGAIN_S = 10.0
 _MADE_BYTES = 48 << 20
+#: Coarse pictures of four slides of 8 megapixels each; making one of them takes many seconds.
+_COARSE_BYTES = 96 << 20
 
 
 class _Handle:
@@ -43,6 +48,8 @@ class OpenSlides:
         self._handles: OrderedDict[tuple[str, str], _Handle] = OrderedDict()
         self._lock = threading.Lock()
         self._made = MadeParts(_MADE_BYTES)
+        self._coarse: ByteCache[CoarsePicture] = ByteCache(_COARSE_BYTES)
+        self._coarse_lock = threading.Lock()
 
     @contextmanager
     def borrow(self, row: SlideRow, *, stamp: str) -> Iterator[SlidePicture]:
@@ -58,7 +65,7 @@ class OpenSlides:
         handle, is_mine = self._take((row.id, stamp))
         try:
             if is_mine:
-                self._open(handle, row)
+                self._open(handle, row, stamp)
             yield handle.opened.result()
         finally:
             self._give_back(handle)
@@ -76,9 +83,12 @@ class OpenSlides:
             handle.users += 1
             return handle, is_new
 
-    def _open(self, handle: _Handle, row: SlideRow) -> None:
+    def _open(self, handle: _Handle, row: SlideRow, stamp: str) -> None:
         try:
-            handle.opened.set_result(SlidePicture(_opened(row), made=self._made))
+            picture = SlidePicture(
+                _opened(row), made=self._made, keep=partial(self._coarse_of, (row.id, stamp))
+            )
+            handle.opened.set_result(picture)
         except WsiVmambaError as error:
             handle.failed_at = time.monotonic()
             handle.opened.set_exception(error)
@@ -87,6 +97,15 @@ class OpenSlides:
             handle.failed_at = time.monotonic()
             handle.opened.set_exception(error)
             raise
+
+    def _coarse_of(self, key: tuple[str, str], make: Callable[[], CoarsePicture]) -> CoarsePicture:
+        """The coarse picture of a slide, which is kept though the slide is closed meanwhile."""
+        with self._coarse_lock:
+            found = self._coarse.get(key)
+            if found is None:
+                found = make()
+                self._coarse.put(key, found, found.pixels.nbytes)
+            return found
 
     def _give_back(self, handle: _Handle) -> None:
         closing: list[SlidePicture] = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.geometry import l0_to_level_px
 from wsi_vmamba.slide import Slide
-from wsi_vmamba.slide.encoded import EncodedTiles, HasColourProfile, with_icc
+from wsi_vmamba.slide.encoded import HasColourProfile, with_icc
+from wsi_vmamba.view.coarse import CoarsePicture
+from wsi_vmamba.view.made_levels import Keep, MadeLevels
 from wsi_vmamba.view.made_parts import MadeParts, Part
-from wsi_vmamba.view.painted import PaintedSlide, stripes
-from wsi_vmamba.view.pyramid import ViewLevel, view_levels
+from wsi_vmamba.view.painted import stripes
+from wsi_vmamba.view.pyramid import view_levels
+from wsi_vmamba.view.shrinking import shrunk
+from wsi_vmamba.view.stored_levels import StoredLevels
 
 #: What pathologists cannot tell from the original, at a fifth of its size.
 QUALITY = 85
@@ -26,8 +30,6 @@ QUALITY = 85
 MAX_ICC_BYTES = 32 << 10
 #: Longest side of a rectangle that is asked for.
 MAX_RECTANGLE_PX = 2048
-#: JPEG decodes at a half, a quarter or an eighth.
-LEAST_SHRUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,33 +40,82 @@ class Tile:
         data: the file.
         source: whether its data lay in the slide's file as they are, were decoded, or are of a level that is made.
         is_damaged: whether some of it does not decode, and is shown as stripes.
+        is_passing: whether it will be finer when more of the slide has been read.
     """
 
     data: bytes
     source: Literal["file", "decoded", "made"]
     is_damaged: bool
+    is_passing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Part of a slide as pixels.
+
+    Attributes:
+        pixels: RGB, (height, width, 3).
+        is_damaged: whether some of it does not decode, and is shown as stripes.
+        is_passing: whether it will be finer when more of the slide has been read.
+    """
+
+    pixels: NDArray[np.uint8]
+    is_damaged: bool
+    is_passing: bool
+
+
+class _KeptHere:
+    """Keeps one coarse picture."""
+
+    def __init__(self) -> None:
+        self._kept: CoarsePicture | None = None
+        self._lock = threading.Lock()
+
+    def of(self, make: Callable[[], CoarsePicture]) -> CoarsePicture:
+        with self._lock:
+            if self._kept is None:
+                self._kept = make()
+            return self._kept
 
 
 class SlidePicture:
     """An open slide as pictures. Safe to use from several threads; no lock is held while something is decoded."""
 
-    def __init__(self, slide: Slide, *, made: MadeParts) -> None:
+    def __init__(self, slide: Slide, *, made: MadeParts, keep: Keep | None = None) -> None:
         """Look at the slide's levels.
 
         Args:
             slide: an open slide; whoever opened it closes it.
             made: keeps parts of levels that the file lacks, for all slides together.
+            keep: keeps its coarse picture, where it needs one; None keeps it with this.
         """
         self.slide = slide
         self.levels = view_levels(slide)
-        self._encoded = slide if isinstance(slide, EncodedTiles) else None
-        self.overlap_px = 0 if self._encoded is None else self._encoded.tile_overlap_px
+        self._stored = StoredLevels(slide)
+        self.overlap_px = self._stored.overlap_px
         profile = slide.icc_profile if isinstance(slide, HasColourProfile) else None
         self.icc_bytes = 0 if profile is None else len(profile)
         self._icc = profile if self.carries_icc else None
-        self._painted = PaintedSlide(slide)
-        self._made = made
-        self._key = object()  # whose parts are kept
+        self._made = MadeLevels(
+            self.levels, self._stored, made=made, name=slide.slide_id, keep=keep or _KeptHere().of
+        )
+
+    @property
+    def coarse(self) -> CoarsePicture | None:
+        """The coarse picture of a slide without small levels; None where there are some, or they are made at once."""
+        return self._made.coarse
+
+    def is_coarse(self, level: int) -> bool:
+        """Whether a level is shown from the coarse picture."""
+        return self._made.is_coarse(level)
+
+    def read_on(self, *, seconds: float) -> None:
+        """Go on reading the coarse picture for about so long, if there is one that is not complete.
+
+        Raises:
+            UnreadableSlideError: as `tile`.
+        """
+        self._made.read_on(seconds=seconds)
 
     @property
     def carries_icc(self) -> bool:
@@ -80,27 +131,25 @@ class SlidePicture:
         found = self.levels[level]
         box = found.tile_box_px(column=column, row=row, overlap_px=self.overlap_px)
         try:
-            data = self._stored(found, column, row)
+            data = self._stored.encoded(found, column=column, row=row)
         except BadTileError:
             left, top, right, bottom = box
             pixels = stripes(left_px=left, top_px=top, width_px=right - left, height_px=bottom - top)
             return Tile(data=self._encode(pixels), source="file", is_damaged=True)
         if data is not None:
             return Tile(data=data, source="file", is_damaged=False)
+        is_passing = self._is_passing(level)
         pixels, is_damaged = self._read(level, box)
         source: Literal["decoded", "made"] = "decoded" if found.source is not None else "made"
-        return Tile(data=self._encode(pixels), source=source, is_damaged=is_damaged)
+        return Tile(data=self._encode(pixels), source=source, is_damaged=is_damaged, is_passing=is_passing)
 
-    def _stored(self, level: ViewLevel, column: int, row: int) -> bytes | None:
-        """A tile's data as they lie in the file, if they can be shown so."""
-        if self._encoded is None or level.source is None:
-            return None
-        if self.slide.levels[level.source].stored_px != (level.tile_width_px, level.tile_height_px):
-            return None
-        return self._encoded.encoded_tile(level=level.source, column=column, row=row)
+    def _is_passing(self, level: int) -> bool:
+        """Whether what is read of a level from now on may be finer later; asked before it is read."""
+        coarse = self.coarse if self.is_coarse(level) else None
+        return coarse is not None and not coarse.is_complete
 
-    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], bool]:
-        """The whole slide as RGB of at most ``max_px`` a side, and whether some of it is damaged.
+    def thumbnail(self, max_px: int) -> Shown:
+        """The whole slide as RGB of at most ``max_px`` a side.
 
         Raises:
             UnreadableSlideError: as `tile`.
@@ -113,13 +162,12 @@ class SlidePicture:
             if index == 0 or (level.width_px >= size[0] and level.height_px >= size[1])
         )  # fmt: skip
         level = self.levels[number]
+        is_passing = self._is_passing(number)
         pixels, is_damaged = self._read(number, (0, 0, level.width_px, level.height_px))
-        return _shrunk(pixels, size), is_damaged
+        return Shown(pixels=shrunk(pixels, size), is_damaged=is_damaged, is_passing=is_passing)
 
-    def rectangle(
-        self, *, x_l0: float, y_l0: float, width_l0: float, height_l0: float, max_px: int
-    ) -> tuple[NDArray[np.uint8], bool]:
-        """A rectangle of level 0 as RGB of at most ``max_px`` a side, and whether some of it is damaged.
+    def rectangle(self, *, x_l0: float, y_l0: float, width_l0: float, height_l0: float, max_px: int) -> Shown:
+        """A rectangle of level 0 as RGB of at most ``max_px`` a side.
 
         Never enlarged: a side has at most as many pixels as level 0 has there. White beyond the slide.
 
@@ -146,9 +194,10 @@ class SlidePicture:
             )
         left, top = (l0_to_level_px(math.floor(at), downsample=level.downsample) for at in (x_l0, y_l0))
         width, height = (max(1, round(side / level.downsample)) for side in (width_l0, height_l0))
+        is_passing = self._is_passing(number)
         pixels, is_damaged = self._read_anywhere(number, (left, top, left + width, top + height))
         size = (max(1, round(width_l0 / wanted)), max(1, round(height_l0 / wanted)))
-        return _shrunk(pixels, size), is_damaged
+        return Shown(pixels=shrunk(pixels, size), is_damaged=is_damaged, is_passing=is_passing)
 
     def _read_anywhere(self, number: int, box: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], bool]:
         """A rectangle of a level that may reach beyond it, where it is white."""
@@ -162,90 +211,10 @@ class SlidePicture:
         out[y0 - top : y1 - top, x0 - left : x1 - left] = pixels
         return out, is_damaged
 
-    def _read(self, number: int, box: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], bool]:
+    def _read(self, number: int, box: tuple[int, int, int, int]) -> Part:
         """A rectangle inside a level."""
-        left, top, right, bottom = box
         level = self.levels[number]
-        if level.source is not None:
-            return self._painted.read(
-                level=level.source, left_px=left, top_px=top, width_px=right - left, height_px=bottom - top
-            )
-        out = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
-        is_damaged = False
-        for row in range(top // level.tile_height_px, -(-bottom // level.tile_height_px)):
-            for column in range(left // level.tile_width_px, -(-right // level.tile_width_px)):
-                part, part_damaged = self._made_part(number, column, row)
-                x, y = column * level.tile_width_px, row * level.tile_height_px
-                x0, x1 = max(x, left), min(x + part.shape[1], right)
-                y0, y1 = max(y, top), min(y + part.shape[0], bottom)
-                out[y0 - top : y1 - top, x0 - left : x1 - left] = part[y0 - y : y1 - y, x0 - x : x1 - x]
-                is_damaged |= part_damaged
-        return out, is_damaged
-
-    def _made_part(self, number: int, column: int, row: int) -> Part:
-        """The square of one tile of a level that is made."""
-        stored = max(index for index in range(number) if self.levels[index].source is not None)
-        return self._made.part(
-            (self._key, number, column, row),
-            halvings=number - stored,
-            name=self.slide.slide_id,
-            make=lambda: self._make_part(number, stored, column, row),
-        )
-
-    def _make_part(self, number: int, stored: int, column: int, row: int) -> Part:
-        """Of stored tiles, which decode small at a fraction of the cost; else the level before it, halved."""
-        level, finer = self.levels[number], self.levels[number - 1]
-        box = level.tile_box_px(column=column, row=row)
-        left, top, right, bottom = box
-        shrink = 2 ** (number - stored)
-        if shrink <= LEAST_SHRUNK and self._is_tiled(self.levels[stored], shrink):
-            return self._shrunk_tiles(self.levels[stored], shrink, box)
-        wider = (2 * left, 2 * top, min(2 * right, finer.width_px), min(2 * bottom, finer.height_px))
-        pixels, is_damaged = self._read(number - 1, wider)
-        return _halved(pixels, width_px=right - left, height_px=bottom - top), is_damaged
-
-    def _is_tiled(self, level: ViewLevel, shrink: int) -> bool:
-        """Whether tiles of a level that the slide has can be decoded at a fraction of their size."""
-        return (
-            self._encoded is not None
-            and level.source is not None
-            and not self.overlap_px
-            and self.slide.levels[level.source].stored_px == (level.tile_width_px, level.tile_height_px)
-            and level.tile_width_px % shrink == 0
-            and level.tile_height_px % shrink == 0
-        )
-
-    def _shrunk_tiles(self, level: ViewLevel, shrink: int, box: tuple[int, int, int, int]) -> Part:
-        """A rectangle of the level that is ``shrink`` times smaller than a stored one, from the tiles of this."""
-        left, top, right, bottom = box
-        out = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
-        wide, high = level.tile_width_px // shrink, level.tile_height_px // shrink
-        is_damaged = False
-        for row in range(top // high, -(-bottom // high)):
-            for column in range(left // wide, -(-right // wide)):
-                part, part_damaged = self._shrunk_tile(level, shrink, column, row)
-                x, y = column * wide, row * high
-                x0, x1 = max(x, left), min(x + part.shape[1], right)
-                y0, y1 = max(y, top), min(y + part.shape[0], bottom)
-                out[y0 - top : y1 - top, x0 - left : x1 - left] = part[y0 - y : y1 - y, x0 - x : x1 - x]
-                is_damaged |= part_damaged
-        return out, is_damaged
-
-    def _shrunk_tile(self, level: ViewLevel, shrink: int, column: int, row: int) -> Part:
-        data = None
-        with contextlib.suppress(BadTileError):  # read below, which stripes what is damaged
-            data = self._stored(level, column, row)
-        if data is not None:
-            small = decoded_small(data, shrink)
-            if small is not None:
-                return small, False
-        left, top, right, bottom = level.tile_box_px(column=column, row=row)
-        assert level.source is not None
-        pixels, is_damaged = self._painted.read(
-            level=level.source, left_px=left, top_px=top, width_px=right - left, height_px=bottom - top
-        )
-        size = (-(-(right - left) // shrink), -(-(bottom - top) // shrink))
-        return _padded_and_shrunk(pixels, shrink, size), is_damaged
+        return self._stored.read(level, box) if level.source is not None else self._made.read(number, box)
 
     def _encode(self, pixels: NDArray[np.uint8]) -> bytes:
         return with_icc(encode_jpeg(pixels), self._icc)
@@ -255,36 +224,3 @@ def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """RGB pixels as a JPEG file."""
     data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=QUALITY, colorspace="RGB")
     return data
-
-
-def decoded_small(data: bytes, shrink: int) -> NDArray[np.uint8] | None:
-    """A JPEG file as RGB at a half, a quarter or an eighth of its size; None where its data are damaged."""
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    try:
-        small: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, colorspace="RGB", min_height=height // shrink, min_width=width // shrink
-        )
-    except ValueError:
-        return None
-    return small if small.shape[:2] == (height // shrink, width // shrink) else None
-
-
-def _halved(pixels: NDArray[np.uint8], *, width_px: int, height_px: int) -> NDArray[np.uint8]:
-    """Averaged two by two; an odd edge repeats its last pixel."""
-    return _padded_and_shrunk(pixels, 2, (width_px, height_px))
-
-
-def _padded_and_shrunk(pixels: NDArray[np.uint8], shrink: int, size_px: tuple[int, int]) -> NDArray[np.uint8]:
-    """Averaged in squares of ``shrink``; an edge that is cut repeats its last pixel."""
-    bottom, right = shrink * size_px[1] - pixels.shape[0], shrink * size_px[0] - pixels.shape[1]
-    if bottom or right:
-        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-    return _shrunk(pixels, size_px)
-
-
-def _shrunk(pixels: NDArray[np.uint8], size_px: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Area-averaged to (width, height)."""
-    if (pixels.shape[1], pixels.shape[0]) == size_px:
-        return pixels
-    small: NDArray[np.uint8] = cv2.resize(pixels, size_px, interpolation=cv2.INTER_AREA)
-    return small

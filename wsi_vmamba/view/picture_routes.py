@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import imagecodecs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wsi_vmamba.view.answers import RefusedError, number, tagged, whole_number
+from wsi_vmamba.view.answers import RefusedError, json_answer, number, tagged, whole_number
 from wsi_vmamba.view.catalogue import Item
 from wsi_vmamba.view.context import Context
-from wsi_vmamba.view.picture import MAX_RECTANGLE_PX, Tile, encode_jpeg
+from wsi_vmamba.view.picture import MAX_RECTANGLE_PX, Shown, Tile, encode_jpeg
+from wsi_vmamba.view.slide_page import coarse_facts
 
 _JPEG, _PNG = "image/jpeg", "image/png"
 
@@ -28,6 +31,7 @@ class PictureRoutes:
             Route("/slides/{id}/tiles/{level}/{name}", self.tile),
             Route("/slides/{id}/thumbnail.jpg", self.thumbnail),
             Route("/slides/{id}/region.{kind}", self.region),
+            Route("/slides/{id}/coarse", self.coarse),
             Route("/slides/{id}/{label}.jpg", self.label),
         ]
 
@@ -45,7 +49,8 @@ class PictureRoutes:
         return _answer(request, tile, tag=f"{item.stamp}-{level}-{column}-{row}", stamp=item.stamp)
 
     def _keep(self, key: tuple[object, ...], tile: Tile) -> None:
-        if not tile.is_damaged:  # damage may be of the moment, such as of a disk that is coming back
+        # Damage may be of the moment, such as of a disk that is coming back.
+        if not tile.is_damaged and not tile.is_passing:
             self._context.pictures.put(key, tile, len(tile.data))
 
     def _read_tile(self, item: Item, *, level: int, column: int, row: int) -> Tile:
@@ -67,8 +72,21 @@ class PictureRoutes:
 
     def _read_thumbnail(self, item: Item, max_px: int) -> Tile:
         with self._context.catalogue.slides.borrow(item.row, stamp=item.stamp) as picture:
-            pixels, is_damaged = picture.thumbnail(max_px)
-        return Tile(data=encode_jpeg(pixels), source="decoded", is_damaged=is_damaged)
+            shown = picture.thumbnail(max_px)
+        return _as_tile(shown, encode_jpeg(shown.pixels))
+
+    async def coarse(self, request: Request) -> Response:
+        """How much of a slide without small levels has been read; it is read on for as long as this is asked."""
+        item = self._context.item(request)
+
+        def look() -> dict[str, Any]:
+            with self._context.catalogue.slides.borrow(item.row, stamp=item.stamp) as picture:
+                return coarse_facts(picture)
+
+        found = await self._context.in_thread(look)
+        if not found["complete"]:
+            self._context.reading_on.want(item)
+        return json_answer(request, found)
 
     async def label(self, request: Request) -> Response:
         """The picture of the label or of the glass, where it may be seen."""
@@ -94,9 +112,10 @@ class PictureRoutes:
 
         def read() -> Tile:
             with self._context.catalogue.slides.borrow(item.row, stamp=item.stamp) as picture:
-                pixels, is_damaged = picture.rectangle(**box, max_px=max_px)
-            data = encode_jpeg(pixels) if kind == "jpg" else bytes(imagecodecs.png_encode(pixels))
-            return Tile(data=data, source="decoded", is_damaged=is_damaged)
+                shown = picture.rectangle(**box, max_px=max_px)
+            is_jpeg = kind == "jpg"
+            data = encode_jpeg(shown.pixels) if is_jpeg else bytes(imagecodecs.png_encode(shown.pixels))
+            return _as_tile(shown, data)
 
         tile = await self._context.in_thread(read)
         tag = "-".join([item.stamp, kind, str(max_px), *(f"{value:g}" for value in box.values())])
@@ -104,12 +123,18 @@ class PictureRoutes:
 
 
 def _answer(request: Request, tile: Tile, *, tag: str, stamp: str, media_type: str = _JPEG) -> Response:
-    if tile.is_damaged:
-        headers = {"tile-source": tile.source, "tile-damaged": "true", "cache-control": "no-store"}
+    marks = {"tile-damaged": tile.is_damaged, "tile-passing": tile.is_passing}
+    if any(marks.values()):
+        headers = {"tile-source": tile.source, "cache-control": "no-store"}
+        headers |= {name: "true" for name, is_so in marks.items() if is_so}
         return Response(tile.data, 200, headers, media_type=media_type)
     return tagged(
         request, tile.data, media_type=media_type, tag=tag, stamp=stamp, headers={"tile-source": tile.source}
     )
+
+
+def _as_tile(shown: Shown, data: bytes) -> Tile:
+    return Tile(data=data, source="decoded", is_damaged=shown.is_damaged, is_passing=shown.is_passing)
 
 
 def _plain(name: str) -> str:

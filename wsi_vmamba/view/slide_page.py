@@ -22,6 +22,8 @@ _HARMLESS = (
 def describe_slide(item: Item, picture: SlidePicture, *, show_labels: bool) -> dict[str, Any]:
     """The page of a slide, as JSON."""
     slide, row = picture.slide, item.row
+    if picture.coarse is not None:
+        picture.coarse.try_damage_again()
     level0 = slide.levels[0]
     return {
         **summary(row),
@@ -33,6 +35,7 @@ def describe_slide(item: Item, picture: SlidePicture, *, show_labels: bool) -> d
         "overlap": picture.overlap_px,
         "bounds_l0": _bounds(slide),
         "levels": [_level(number, level, picture) for number, level in enumerate(picture.levels)],
+        "coarse": None if picture.coarse is None else f"/slides/{row.id}/coarse",
         "tile_url": f"/slides/{row.id}/tiles/{{level}}/{{column}}_{{row}}.jpg?v={item.stamp}",
         "thumbnail": f"/slides/{row.id}/thumbnail.jpg?v={item.stamp}",
         "properties": {name: slide.properties[name] for name in _HARMLESS if name in slide.properties},
@@ -43,6 +46,14 @@ def describe_slide(item: Item, picture: SlidePicture, *, show_labels: bool) -> d
         if picture.icc_bytes
         else None,
     }
+
+
+def coarse_facts(picture: SlidePicture) -> dict[str, Any]:
+    """How much of the coarse picture has been read, as JSON; all of it where there is none."""
+    coarse = picture.coarse
+    if coarse is None:
+        return {"read": 1.0, "complete": True}
+    return {"read": round(coarse.read_share, 4), "complete": coarse.is_complete}
 
 
 def _level(number: int, level: ViewLevel, picture: SlidePicture) -> dict[str, Any]:
@@ -60,6 +71,7 @@ def _level(number: int, level: ViewLevel, picture: SlidePicture) -> dict[str, An
         "passthrough": isinstance(slide, EncodedTiles)
         and stored == (level.tile_width_px, level.tile_height_px),
         "made": level.source is None,
+        "coarse": picture.is_coarse(number),
     }
 
 

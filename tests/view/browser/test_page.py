@@ -13,6 +13,11 @@ UNNAMED = """() => [...document.querySelectorAll("button, input, select, [role]"
   && !(each.textContent.trim() || each.getAttribute("aria-label") || each.getAttribute("aria-labelledby")
     || each.labels?.length || ["status", "alert"].includes(each.getAttribute("role")))).map((each) => each.outerHTML)"""
 
+#: What is known of the first slide of the list.
+SLIDE = (
+    """async () => (await fetch("/slides/" + (await (await fetch("/slides")).json()).slides[0].id)).json()"""
+)
+
 
 def near(pixel, colour, tolerance=40) -> bool:
     return bool(np.abs(np.asarray(pixel) - np.asarray(colour)).max() <= tolerance)
@@ -330,3 +335,21 @@ def test_the_theme_is_kept(visit):
     assert page.screenshot()[20, 700].mean() > 200
     page.open()
     assert page.screenshot()[20, 700].mean() > 200
+
+
+def test_a_slide_without_small_levels_is_seen_at_once_and_finer_as_it_is_read(
+    pages_of, serve, tmp_path, write_slide, picture
+):
+    pixels = picture(8192, 6144)
+    write_slide(
+        tmp_path / "a.tif", pixels, tile=128
+    )  # 3,072 tiles, more than are decoded while somebody waits
+    with serve(tmp_path) as address:
+        page = pages_of(address)()
+        assert page.page.locator(".reading").is_hidden()
+        assert [each["coarse"] for each in page.page.evaluate(SLIDE)["levels"]] == [False] * 3 + [True] * 2
+        shown = page.screenshot()
+        for x, y in ((1000, 900), (4000, 3000), (7000, 5000)):
+            column, row = page.at(x, y)
+            assert near(shown[round(row), round(column)], pixels[y, x], 6)
+        assert page.page.locator("#slides img").first.get_attribute("src").endswith("&read=1")

@@ -58,6 +58,7 @@ export class App {
     view.pane.addEventListener("used", () => this.use(view));
     view.pane.addEventListener("opened", () => this.showSlide());
     view.pane.addEventListener("refused", () => this.showSlide());
+    view.pane.addEventListener("read", ({ detail }) => this.list.renew(detail.id));
     view.pane.addEventListener("press", ({ detail }) => detail && this.inspect(view, detail));
     view.pane.addEventListener("point", ({ detail }) => this.showPoint(view, detail));
     view.pane.addEventListener("view", ({ detail }) => {

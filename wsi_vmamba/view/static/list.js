@@ -113,6 +113,12 @@ export class SlideList extends EventTarget {
     return $("slides").querySelector(`button[data-id="${CSS.escape(id)}"]`);
   }
 
+  // Asks for the small picture of a slide again.
+  renew(id) {
+    const picture = this.button(id)?.querySelector("img");
+    if (picture) picture.src += "&read=1";
+  }
+
   mark(id) {
     this.current = id;
     for (const each of $("slides").querySelectorAll("[aria-current]")) each.removeAttribute("aria-current");

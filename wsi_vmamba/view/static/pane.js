@@ -1,5 +1,6 @@
 // One slide on the screen: the picture, and over it a canvas on which everything else is drawn in level-0 pixels.
 import { ApiError, getJson } from "./api.js";
+import { Coarse } from "./coarse.js";
 import { make } from "./dom.js";
 import { tileSource } from "./tiles.js";
 
@@ -16,6 +17,7 @@ export class Pane extends EventTarget {
     super();
     this.name = name;
     this.slide = null;
+    this.shown = null; // the picture of it that OpenSeadragon shows
     this.drawers = []; // called with (context, frame) for every picture
     this.opening = 0;
     this.wanted = null; // where a slide that is being opened will be shown
@@ -24,6 +26,7 @@ export class Pane extends EventTarget {
     this.notice = make("div", { class: "notice", hidden: true });
     this.root = make("section", { class: "pane", "aria-label": "Slide", data: { pane: name } }, this.picture, this.canvas, this.notice);
     document.getElementById("panes").append(this.root);
+    this.coarse = new Coarse(this);
     this.viewer = OpenSeadragon({
       element: this.picture, showNavigationControl: false, drawer: "canvas", imageLoaderLimit: 6, maxImageCacheCount: 600,
       animationTime: still.matches ? 0 : 0.45, springStiffness: 8, visibilityRatio: 0.15, minZoomImageRatio: 0.4, maxZoomPixelRatio: 16,
@@ -54,6 +57,7 @@ export class Pane extends EventTarget {
   async show(id, place = null) {
     const mine = ++this.opening;
     this.isOpening = true;
+    this.coarse.leave();
     this.wanted = place;
     this.say("opening", id);
     try {
@@ -65,6 +69,7 @@ export class Pane extends EventTarget {
       if (this.wanted) this.go(this.wanted, true);
       else this.home(true);
       this.say("opened", slide);
+      this.coarse.follow(slide);
       return true;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -75,14 +80,32 @@ export class Pane extends EventTarget {
 
   // Whether sharper tiles of what is seen are still coming.
   isLoading() {
-    const item = this.slide && this.viewer.world.getItemAt(0);
-    return !!item && !item.getFullyLoaded();
+    return !!this.slide && (this.coarse.isReading() || !this.shown.getFullyLoaded());
+  }
+
+  // Shows another picture of the same slide in place of those that are there.
+  replace(item) {
+    const before = this.shown;
+    this.shown = item;
+    item.addHandler("fully-loaded-change", () => this.say("loaded"));
+    this.say("loaded");
+    before.setOpacity(0);
+    this.removeWhenQuiet(before);
+  }
+
+  // OpenSeadragon complains of tiles that come for a picture that is gone.
+  removeWhenQuiet(item) {
+    const { world, imageLoader } = this.viewer;
+    if (world.getIndexOfItem(item) < 0) return;
+    if (imageLoader.jobsInProgress) setTimeout(() => this.removeWhenQuiet(item), 100);
+    else world.removeItem(item);
   }
 
   refuse(id, message) {
     this.opening++;
     this.isOpening = false;
     this.slide = null;
+    this.coarse.leave();
     this.viewer.close();
     this.notice.textContent = message;
     this.notice.hidden = false;
@@ -94,7 +117,8 @@ export class Pane extends EventTarget {
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
         this.slide = slide;
-        this.viewer.world.getItemAt(0).addHandler("fully-loaded-change", () => this.say("loaded"));
+        this.shown = this.viewer.world.getItemAt(0);
+        this.shown.addHandler("fully-loaded-change", () => this.say("loaded"));
         this.notice.hidden = true;
         resolve();
       });
@@ -190,6 +214,7 @@ export class Pane extends EventTarget {
   }
 
   remove() {
+    this.coarse.leave();
     this.viewer.destroy();
     this.root.remove();
   }

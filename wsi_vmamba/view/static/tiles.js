@@ -1,7 +1,8 @@
-// The slide's own tile grid for OpenSeadragon, which counts levels from the coarsest.
+// The slide's own tile grid for OpenSeadragon, which counts levels from the coarsest. Of a level that is coarse for now,
+// another address is asked when more of the slide has been read.
 const { Point, Rect } = window.OpenSeadragon;
 
-export function tileSource(slide) {
+export function tileSource(slide, read = 0) {
   const levels = [...slide.levels].reverse();
   const width0 = slide.size.width, overlap = slide.overlap;
   const box = (level, x, y) => ({
@@ -22,6 +23,6 @@ export function tileSource(slide) {
       );
     },
     getTileUrl: (level, x, y) => slide.tile_url
-      .replace("{level}", levels[level].level).replace("{column}", x).replace("{row}", y),
+      .replace("{level}", levels[level].level).replace("{column}", x).replace("{row}", y) + (levels[level].coarse ? `&read=${read}` : ""),
   };
 }
