@@ -24,6 +24,11 @@ class CudaSteps:
     weights: BlockWeights
 
     @property
+    def steps(self) -> CudaSteps:
+        """See `block.BlockSteps`."""
+        return self
+
+    @property
     def scratch_width(self) -> int:
         """Values of scratch for each token."""
         return sum(self._widths)
