@@ -24,7 +24,7 @@ PICO = {"backbone": "vmamba_pico", "precision": "fp32", "device": "cpu", "region
 @functools.cache
 def gpu_encoder(memory_limit: int | None = None) -> CudaEncoder:
     """Narrow and flat: on the CPU its scan goes token by token."""
-    backbone = build_backbone({"depths": [1, 1], "dims": [16, 24]})
+    backbone = build_backbone({"depths": [1, 1], "dims": [8, 16]})
     assert isinstance(backbone, VMamba)
     return CudaEncoder("vmamba_pico", backbone, precision="fp32", device="cpu", memory_limit=memory_limit)
 

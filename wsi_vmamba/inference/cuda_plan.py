@@ -17,7 +17,8 @@ from wsi_vmamba.inference.plan import CONV_ROWS, EncodePlan, RowRange, StagePlan
 from wsi_vmamba.model.config import VMambaConfig
 from wsi_vmamba.ops.triton_plan import make_plan
 
-#: What belongs to a strip takes about so much, where it is free: kernels are full by then, and carries cost little.
+#: What belongs to a strip takes so much, or as much as the states beside it, where that is free: kernels are full by
+#: then, and what goes to and fro of states is little beside what does of the map.
 STRIP_TARGET_BYTES = 2 << 30
 #: Bytes of the widest intermediate of the tokens that pass through norms, projections and MLP at once.
 _CHUNK_BYTES = 64 << 20
@@ -119,7 +120,8 @@ def _with_strips(stage: StagePlan, rows: int) -> StagePlan:
 
 def _choose_rows(stage: StagePlan, d_state: int, free_bytes: int) -> int:
     """Rows of strips of nearly equal height, the fewest strips that fit."""
-    room = min(STRIP_TARGET_BYTES, free_bytes - _states_bytes(stage, d_state))
+    states = _states_bytes(stage, d_state)
+    room = min(max(STRIP_TARGET_BYTES, states), free_bytes - states)
     low, high = 1, max(1, stage.height)
     while low < high:  # the tallest strip that fits
         middle = (low + high + 1) // 2
