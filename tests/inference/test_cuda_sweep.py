@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,8 @@ from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.ops import triton, triton_plan
+from wsi_vmamba.ops.triton_plan import Tiling
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SMALL = VMambaConfig(depths=(1, 2), dims=(16, 24))
@@ -143,6 +149,43 @@ def test_every_variant_of_the_table_agrees_with_the_whole_map(name: str, tmp_pat
         for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             found = sweep(model, pixels, tmp_path, dtype=dtype, strip_rows=strip_rows)
             assert relative(found, truth(model, pixels)) <= tolerance
+
+
+runs_kernels = pytest.mark.skipif(
+    triton.unavailable_reason() is not None,
+    reason="no CUDA device; test_the_kernels_in_the_interpreter runs this in a process of its own",
+)
+
+
+@runs_kernels
+def test_a_small_pass_with_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Tiling(rows=4, columns=4, channels=16, warps=4)
+    monkeypatch.setattr(triton_plan, "choose_tiling", lambda **_: small)
+    model = build(replace(SMALL, depths=(1,), dims=(8,), gated=True, d_state=2))
+    pixels = draw_pixels(24, 20)
+    found = sweep(model, pixels, tmp_path, dtype=torch.float32, strip_rows=2)
+    assert relative(found, truth(model, pixels)) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the device itself")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_the_kernels_in_the_interpreter() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "with_the_kernels",
+        __file__,
+    ]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "1 passed" in done.stdout
 
 
 class Died(BaseException):
