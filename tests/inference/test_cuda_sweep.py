@@ -335,3 +335,16 @@ def test_what_fails_in_a_thread_is_raised_to_who_waits_for_it() -> None:
     with pytest.raises(StoreError, match="made up"):
         downloads.drain()
     downloads.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="no CUDA device")
+def test_the_device_memory_that_was_said_is_enough(tmp_path: Path) -> None:
+    encoder = CudaEncoder("x", build(VARIANTS["vmamba_tiny_s1l8"]), precision="bf16", device="cuda")
+    pixels = Pixels(draw_pixels(3000, 5000))
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    encoder.sweep(pixels, open_here(tmp_path), report=lambda share: None)
+    plan = encoder._plan_sweep(height_px=3000, width_px=5000)
+    assert torch.cuda.max_memory_allocated() - before <= device_bytes(plan, d_state=1)
