@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --out results/
 
 Checks the kernels against golden data (when WSI_VMAMBA_GOLDEN names it) and the float64 reference, past 2^32 elements
-too; then times scan, whole model and training step, against mamba_ssm and timm models where these are installed, with
-and without cuDNN. Writes gpu.json and gpu.md. Without a CUDA device it says so and exits with 2.
+too; then times scan, whole model, training step and a slide in one pass, against mamba_ssm and timm models where these
+are installed, with and without cuDNN. Writes gpu.json and gpu.md. Without a CUDA device it says so and exits with 2.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from support.gpu_measure import Ceilings, ceilings, environment, measure, table  # noqa: E402
+from whole_slide import Repeated  # noqa: E402
 
 from wsi_vmamba.inference.cuda_encoder import CudaEncoder  # noqa: E402
 from wsi_vmamba.inference.cuda_forward import CudaForward  # noqa: E402
+from wsi_vmamba.inference.scratch import open_scratch, require_space  # noqa: E402
 from wsi_vmamba.model import build_backbone, ss2d  # noqa: E402
 from wsi_vmamba.ops import mamba_ssm, reference, triton  # noqa: E402
 from wsi_vmamba.ops.triton_plan import Tiling  # noqa: E402
@@ -51,11 +56,17 @@ def main() -> int:
     parser.add_argument(
         "--skip-parity", action="store_true", help="only when it has just passed on this machine"
     )
-    parser.add_argument("--sections", default="scan,model,peers,training,largest", help="comma-separated")
+    parser.add_argument(
+        "--sections", default="scan,model,peers,training,largest,slide", help="comma-separated"
+    )
     parser.add_argument("--sweep", action="store_true", help="time every tiling of the stage-1 scan")
     parser.add_argument(
         "--largest-px", type=int, default=65_536, help="stop the search for the largest square here"
     )
+    parser.add_argument(
+        "--slide-px", type=int, default=40_000, help="side of the slide that is read in one pass"
+    )
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="for its maps")
     options = parser.parse_args()
     if (reason := triton.unavailable_reason()) is not None or triton.interpreted():
         print(
@@ -74,6 +85,7 @@ def main() -> int:
         "peers": peer_rows,
         "training": training_rows,
         "largest": lambda: largest_rows(options.largest_px),
+        "slide": lambda: slide_rows(options.slide_px, options.scratch),
     }
     wanted = options.sections.split(",") + (["sweep"] if options.sweep else [])
     sections["sweep"] = sweep_rows
@@ -110,7 +122,11 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def parity() -> bool:
     """Run the kernels' and the encoder's own tests on this device, then the test past 2^32 elements."""
-    tests = ["tests/ops/test_triton.py", "tests/inference/test_cuda_encoder.py"]
+    tests = [
+        "tests/ops/test_triton.py",
+        "tests/inference/test_cuda_encoder.py",
+        "tests/inference/test_cuda_sweep.py",
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not compile", *tests]
     passed = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
     error = error_past_32_bits()
@@ -364,6 +380,40 @@ def largest_rows(limit_px: int) -> list[Row]:
         found = attempt(lambda s=side: measure(lambda: encoder(blank(s)), warmup=0, repeats=1))
         rows.append({"image": f"{side}²", **found})
         side = side * 5 // 4 // 256 * 256
+    return rows
+
+
+def slide_rows(side_px: int, folder: Path, *, region_px: int = 10_000) -> list[Row]:
+    """A slide in one pass, its map in files; first a region that the memory holds as well, for the same features.
+
+    Seconds are those of a clock: disk and GPU work side by side.
+    """
+    encoder = CudaEncoder(MODEL, build_backbone(MODEL), precision="bf16")
+    picture = np.random.default_rng(0).integers(0, 256, (2048, 2048, 3), dtype=np.uint8)
+    rows: list[Row] = []
+    for side in (region_px, side_px):
+        pixels = Repeated(picture, width_px=side, height_px=side)
+        scratch = open_scratch(folder, "gpu-benchmark", {"at": time.time()}, say=print)
+        try:
+            print(require_space(scratch, encoder.scratch_bytes(height_px=side, width_px=side)))
+            planned = encoder.memory_in_words(height_px=side, width_px=side)
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before, began = torch.cuda.memory_allocated(), time.perf_counter()
+            features = encoder.sweep(pixels, scratch, report=lambda share: None)
+            row: Row = {"image": f"{side}²", "s": time.perf_counter() - began}
+            row["peak, GB"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+            row["planned"] = planned
+            if side == region_px:
+                square = pixels.square(y_px=0, x_px=0, height_px=side, width_px=side)
+                whole = encoder.encode(square)
+                error = np.abs(features(0, len(whole)) - whole).mean() / np.abs(whole).mean()
+                row["mean difference to the region in memory"] = float(error)
+                if error > 0.03:
+                    return [{**row, "not run": "parity failed: nothing larger was timed"}]
+            rows.append(row)
+        finally:
+            scratch.remove()
     return rows
 
 

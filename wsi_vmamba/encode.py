@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, get_args
+from typing import Any, Protocol, TypeVar, cast, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from wsi_vmamba.config import ExtractConfig, default_of
 from wsi_vmamba.config.fields import AnyPrecision
 from wsi_vmamba.device import Precision, resolve_device
 from wsi_vmamba.errors import UnknownNameError, UsageError
+from wsi_vmamba.inference.bands import TensorBands
 from wsi_vmamba.inference.colours import colour_moments
 from wsi_vmamba.inference.convolve import pixel_tensor
 from wsi_vmamba.inference.encoder import StripForward
@@ -98,6 +99,39 @@ class Encoder(Protocol):
         What subclasses this protocol and encodes at once need not write it.
         """
         return Finished(self.encode(pixels))
+
+
+@runtime_checkable
+class ScratchEncoder(Encoder, Protocol):
+    """An encoder for regions of any size, whose maps lie in files of a scratch folder."""
+
+    def encode_in_scratch(
+        self, pixels: BandStream, scratch: Scratch, *, report: Callable[[float], None]
+    ) -> FeatureRows:
+        """Encode a region with its map in files.
+
+        Args:
+            pixels: of the region.
+            scratch: where the map lies; a pass that was interrupted there goes on.
+            report: takes the share that is done, 0 to 1.
+
+        Raises:
+            MemoryLimitError: even its strips would not fit.
+            StoreError: the disk refuses.
+        """
+        ...
+
+    def scratch_bytes(self, *, height_px: int, width_px: int, tissue: NDArray[np.bool_] | None = None) -> int:
+        """Most bytes that the files of a region take, or those of its tissue.
+
+        Raises:
+            MemoryLimitError: even its strips would not fit.
+        """
+        ...
+
+    def memory_in_words(self, *, height_px: int, width_px: int) -> str:
+        """What memory its pass takes, to be said before it begins; empty where that is the process's own."""
+        ...
 
 
 class WholeMapEncoder:
@@ -290,19 +324,9 @@ class StripEncoder:
     def encode_in_scratch(
         self, pixels: BandStream, scratch: Scratch, *, report: Callable[[float], None]
     ) -> FeatureRows:
-        """Encode a region with its map in files: the bytes of `encode`, for regions of any size.
-
-        Args:
-            pixels: of the region.
-            scratch: where the map lies; a pass that was interrupted there goes on.
-            report: takes the share that is done, 0 to 1.
-
-        Raises:
-            MemoryLimitError: even its strips would not fit.
-            StoreError: the disk refuses.
-        """
+        """See `ScratchEncoder.encode_in_scratch`: the bytes of `encode`."""
         forward = self.forward.in_scratch(
-            _TensorBands(pixels), scratch, report=report, pixels_bytes=band_bytes(pixels.width)
+            TensorBands(pixels), scratch, report=report, pixels_bytes=band_bytes(pixels.width)
         )
         return forward.feature_rows
 
@@ -326,26 +350,18 @@ class StripEncoder:
             The mean of the tokens of each patch of tissue, (n, dim), row by row.
         """
         forward = self.forward.tissue_in_scratch(
-            _TensorBands(pixels), tissue, scratch, report=report, pixels_bytes=band_bytes(pixels.width)
+            TensorBands(pixels), tissue, scratch, report=report, pixels_bytes=band_bytes(pixels.width)
         )
         return forward.pooled()
 
     def scratch_bytes(self, *, height_px: int, width_px: int, tissue: NDArray[np.bool_] | None = None) -> int:
-        """Most bytes that the files of a region take, or those of its tissue."""
+        """See `ScratchEncoder.scratch_bytes`."""
         plan = self.forward.plan_in_scratch(height_px=height_px, width_px=width_px)
         return disk_bytes(plan) if tissue is None else sparse_disk_bytes(plan_sparse(plan, tissue))
 
-
-class _TensorBands:
-    """Bands of pixels as the encoder takes them."""
-
-    def __init__(self, bands: BandStream) -> None:
-        self.advance = bands.advance
-        self.height, self.width = bands.height, bands.width
-        self._bands = bands
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        return pixel_tensor(self._bands.rows(first, last))
+    def memory_in_words(self, *, height_px: int, width_px: int) -> str:
+        """See `ScratchEncoder.memory_in_words`."""
+        return ""
 
 
 def build_encoder(

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.ops import reference, triton_plan
+from wsi_vmamba.ops import device_strips, reference, strip_reference, triton_plan
 from wsi_vmamba.ops import triton as ours
 from wsi_vmamba.ops.triton_plan import Plan, Tiling, make_plan
 
@@ -186,6 +186,48 @@ def test_output_and_gradients_equal_the_float64_reference(
         assert tensor.grad is not None
         assert tensor.grad.dtype == tensor.dtype
         assert relative(tensor.grad, gradient) <= (maps if i < 2 else parameters), f"input {i}"
+
+
+@runs_kernels
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        (Case(batch=1, height=5, width=7, channels=20, rank=2, state=1), torch.float32),
+        (Case(batch=1, height=9, width=3, channels=5, rank=1, state=2), torch.float32),
+        (Case(batch=1, height=1, width=1, channels=5, rank=1, state=1), torch.float32),
+        (Case(batch=1, height=3, width=6, channels=4, rank=1, state=3), torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_a_strip_entered_by_states_equals_the_float64_reference(
+    case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_tiles(monkeypatch)
+    monkeypatch.setattr(triton_plan, "SCRATCH_LIMIT_BYTES", 1)  # 16 channels at a time
+    u, proj, *parameters = case.tensors(dtype)
+    weights = (parameters[0], parameters[1], parameters[2], parameters[3])
+    shapes = device_strips.state_shapes(weights, width=case.width)
+    generator = torch.Generator().manual_seed(4)
+    entering = [torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes]
+    y, leaving, decays = strip_reference.walk(
+        u[0].double(), proj[0].double(), [t.double() for t in weights], [t.double() for t in entering]
+    )
+    _, alone, _ = strip_reference.walk(
+        u[0].double(), proj[0].double(), [t.double() for t in weights], [0 * t.double() for t in entering]
+    )
+    found = device_strips.transitions(u[0], proj[0], weights)
+    for k in range(4):
+        assert found[k].state.dtype == torch.float32
+        assert relative(found[k].decay, decays[k]) <= 5e-6, k
+        assert relative(found[k].state, alone[k]) <= 5e-6, k
+    out = torch.full_like(u[0], torch.nan)
+    left = device_strips.scan_strip(u[0], proj[0], weights, entering, out=out)
+    assert relative(out, y) <= TOLERANCES[dtype][0]
+    in_place = u[0].clone()
+    device_strips.scan_strip(in_place, proj[0], weights, entering, out=in_place)
+    assert torch.equal(in_place, out)
+    for k in range(4):
+        assert relative(left[k], leaving[k]) <= 5e-6, k
 
 
 @runs_kernels

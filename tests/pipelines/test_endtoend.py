@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +168,53 @@ def test_stopped_and_resumed_gives_the_same_bytes(cohort: Path, tmp_path: Path):
     assert endtoend.run(config(cohort, tmp_path, name="parts", resume=True))
     for name in ("backbone.safetensors", "best.safetensors", "metrics.csv", "model.json", "splits.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+#: `wsi-vmamba` that dies within a step, behind the gradients of a slide and before what they change, the n-th time.
+KILLED = """
+import os, signal, sys
+from wsi_vmamba.cli import main
+from wsi_vmamba.end_to_end.slides import LearnedFeatures
+backward, lives = LearnedFeatures.backward, iter(range(int(sys.argv.pop(1))))
+def deadly(*values):
+    backward(*values)
+    if next(lives, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+LearnedFeatures.backward = deadly
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # five processes on what may be a busy machine
+def test_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_bytes(cohort: Path, tmp_path: Path):
+    def run(name: str, steps: int, *more: str) -> int:
+        words = [
+            "endtoend",
+            str(cohort / "runs" / "first"),
+            "--runs",
+            str(tmp_path),
+            "--name",
+            name,
+            "--epochs",
+            "3",
+        ]
+        command = [sys.executable, "-c", KILLED, str(steps), *words, "--learning-rate", "0.001", *more]
+        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+
+    assert run("whole", 100) == 0
+    # Two slides an epoch: on the second of the first epoch, of the second and, resumed behind that, of the third.
+    for steps, done in ((1, 0), (3, 1), (3, 2)):
+        assert run("parts", steps, *(["--resume"] if done else [])) == -signal.SIGKILL
+        metrics = tmp_path / "parts" / "metrics.csv"
+        assert (len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0) == done
+        assert not (tmp_path / "parts" / "train.run.json").exists()
+    assert run("parts", 100, "--resume") == 0
+    for name in ("backbone.safetensors", "best.safetensors", "metrics.csv", "model.json", "splits.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
 
 
 def test_what_it_cannot_train_is_refused_by_name(cohort: Path, tmp_path: Path):

@@ -89,8 +89,8 @@ class ExtractConfig(PlanConfig):
     ] = None
     """Most GB the process may hold; a region that needs more is refused. By default what is free."""
     scratch: PathText | None = None
-    """Keep the maps of VMambas on the CPU in files in this folder, not in memory, so that regions of any size fit; by
-    default only with region_px whole, and then in out. The features are the same."""
+    """Keep the maps of VMambas in files in this folder, not in memory, so that regions of any size fit; by default only
+    with region_px whole, and then in out. The features are the same, on a GPU up to rounding."""
     background: Literal["read", "skip"] = "read"
     """What patches without tissue are to a VMamba on the CPU: pixels like others, or nothing: states cross them
     unchanged, convolutions see zeros, and they cost neither time nor room. Maps are then in files, see scratch."""

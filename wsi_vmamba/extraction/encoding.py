@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, StripEncoder, WindowEncoder, encode_each, pool_patches
+from wsi_vmamba.encode import Encoder, ScratchEncoder, WindowEncoder, encode_each, pool_patches
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.extraction.damage import (
     count_damage,
@@ -205,7 +205,7 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats, facts: Mappin
         corners = plan.coords_l0(region)[sound]
         keep(region, sound, as_stored(pooled[sound], corners, where=job.path, model=job.meta.model))
 
-    if job.scratch is not None and isinstance(job.encoder, StripEncoder):
+    if job.scratch is not None and isinstance(job.encoder, ScratchEncoder):
         parent, name = job.scratch
         for region in missing:
             scratch = open_region_scratch(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, StripEncoder, pool_rows
+from wsi_vmamba.encode import Encoder, ScratchEncoder, StripEncoder, pool_rows
 from wsi_vmamba.errors import ClaimedError, MemoryLimitError, UsageError
 from wsi_vmamba.extraction.damage import damage_as_json, damage_of_json
 from wsi_vmamba.inference.scratch import Scratch, open_scratch, remove_scratch, require_space
@@ -36,14 +36,13 @@ def in_scratch(config: ExtractConfig, encoder: Encoder) -> bool:
     Raises:
         UsageError: the background is to be skipped, which the encoder cannot do.
     """
-    strips = isinstance(encoder, StripEncoder)
-    if config.background == "skip" and not strips:
+    if config.background == "skip" and not isinstance(encoder, StripEncoder):
         raise UsageError(
             f"background=skip is for VMambas on the CPU with the compiled kernels, not for {encoder.name} on "
             f"{encoder.device}; use --background read, or --device cpu"
         )
     asked = config.scratch is not None or config.region_px == "whole" or config.background == "skip"
-    return strips and asked
+    return asked and isinstance(encoder, ScratchEncoder)
 
 
 def scratch_name(path: Path) -> str:
@@ -95,7 +94,7 @@ def forget_scratch(config: ExtractConfig, encoder: Encoder, path: Path) -> None:
 
 
 def pool_in_scratch(
-    encoder: StripEncoder,
+    encoder: ScratchEncoder,
     slide: Slide,
     plan: RegionPlan,
     region: Region,
@@ -120,6 +119,7 @@ def pool_in_scratch(
     with closing(BandStream(slide, plan, region, stats=stats, decoded=keep_damage)) as bands:
         try:
             if plan.spec.background == "skip":
+                assert isinstance(encoder, StripEncoder)  # see `in_scratch`
                 return encoder.pool_tissue_in_scratch(bands, plan.tissue(region), scratch, report=report)
             rows = encoder.encode_in_scratch(bands, scratch, report=report)
         except MemoryLimitError:  # refused before anything was computed
@@ -130,7 +130,7 @@ def pool_in_scratch(
 
 
 def open_region_scratch(
-    encoder: StripEncoder,
+    encoder: ScratchEncoder,
     plan: RegionPlan,
     region: Region,
     *,
@@ -145,16 +145,15 @@ def open_region_scratch(
         StoreError: it has not, or refuses.
     """
     scratch = open_scratch(parent, name, {**facts, "region": region.index}, say=say)
-    needed = encoder.scratch_bytes(
-        height_px=region.height_px,
-        width_px=region.width_px,
-        tissue=plan.tissue(region) if plan.spec.background == "skip" else None,
-    )
+    sides = {"height_px": region.height_px, "width_px": region.width_px}
     try:
-        takes = require_space(scratch, needed)
+        tissue = plan.tissue(region) if plan.spec.background == "skip" else None
+        takes = require_space(scratch, encoder.scratch_bytes(**sides, tissue=tissue))
+        memory = encoder.memory_in_words(**sides)
     except BaseException:
         if not scratch.resumed:
             scratch.remove()
         raise
+    takes = f"{takes}; {memory}" if memory else takes
     say(f"goes on in the middle of a region; {takes}" if scratch.resumed else takes)
     return scratch

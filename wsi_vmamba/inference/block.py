@@ -14,11 +14,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from wsi_vmamba.inference.packed import PackedBlock
 from wsi_vmamba.inference.plan import RowRange, StagePlan
 from wsi_vmamba.inference.residual import ResidualMap
+from wsi_vmamba.inference.steps import TokenSteps
 from wsi_vmamba.inference.workers import Profile, Workers
-from wsi_vmamba.ops import cpu
 
 
 class ScanInputs(NamedTuple):
@@ -46,6 +45,19 @@ class Carries(Protocol):
 
     def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
         """See `cpu.StripCarries.apply`."""
+        ...
+
+
+class BlockSteps(Protocol):
+    """What a block does to rows of the map around the scan: `PackedBlock`, or the same on a GPU."""
+
+    @property
+    def steps(self) -> TokenSteps:
+        """On single tokens."""
+        ...
+
+    def depthwise_silu(self, rows: Tensor, *, out: Tensor) -> Tensor:
+        """SiLU of the depthwise convolution of ``rows`` (n + 2, width, d_inner) to ``out`` (n, width, d_inner)."""
         ...
 
 
@@ -82,7 +94,7 @@ class BlockParts:
         profile: takes CPU seconds.
     """
 
-    block: PackedBlock
+    block: BlockSteps
     stage: StagePlan
     carries: Carries
     scratch: list[dict[str, Tensor]]
@@ -131,9 +143,8 @@ class BlockRun(BlockParts):
 
     def project_borders(self, workers: Workers) -> Tensor:
         """in_proj of the row above and of the row below each range, for both passes: the second changes the map."""
-        borders = torch.zeros(
-            len(self.stage.ranges), 2, self.stage.width, self.stage.d_inner, dtype=self.stage.dtype
-        )
+        shape = len(self.stage.ranges), 2, self.stage.width, self.stage.d_inner
+        borders = self.scratch[0]["rows"].new_zeros(shape)
         parts = zip(self.stage.ranges, borders, strict=True)
         workers.share([partial(self._project_beside, *pair) for pair in parts], self.scratch)
         return borders
@@ -232,6 +243,6 @@ class BlockRun(BlockParts):
             handed = rows[count : count + 2]
             u = scratch["u"][:count] if self.kept_u is None else self.kept_u[first:last]
             with self.profile.measure("dwconv + SiLU"):
-                cpu.depthwise_silu(rows[: count + 2], self.block.conv_weight, self.block.conv_bias, out=u)
+                self.block.depthwise_silu(rows[: count + 2], out=u)
             proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
             yield ScanInputs(x[:count], handed, u, self.project(u, proj))

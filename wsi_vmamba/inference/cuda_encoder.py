@@ -7,6 +7,7 @@ own, so the next region is decoded and uploaded while this one is computed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,13 +16,27 @@ from torch import Tensor
 
 from wsi_vmamba.device import Precision
 from wsi_vmamba.errors import MemoryLimitError, UsageError
+from wsi_vmamba.inference.bands import TensorBands
 from wsi_vmamba.inference.cuda_forward import CudaForward
+from wsi_vmamba.inference.cuda_plan import device_bytes, host_bytes, plan_sweep
+from wsi_vmamba.inference.cuda_sweep import CudaSweep
+from wsi_vmamba.inference.forward_in_files import PixelRows
+from wsi_vmamba.inference.memory import free_bytes
+from wsi_vmamba.inference.plan import EncodePlan
+from wsi_vmamba.inference.scratch import Scratch
+from wsi_vmamba.inference.scratch_forward import disk_bytes
+from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.stream import BandStream, band_bytes
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: Image sizes whose kernels are kept recorded when graphs are asked for.
 _MAX_GRAPHS = 4
+#: Rows of the strips of each stage, in the scratch of a pass: whoever goes on has to cut the maps as they were cut.
+_STRIPS = "strips.json"
+#: Share of the free device memory that a pass in strips counts on; the rest is for what libraries take.
+_SHARE_PLANNED = 0.9
 
 
 class PendingFeatures:
@@ -110,10 +125,65 @@ class CudaEncoder:
             done.record()
         return PendingFeatures(host, done)
 
-    def _check(self, *, height_px: int, width_px: int) -> None:
+    def encode_in_scratch(
+        self, pixels: BandStream, scratch: Scratch, *, report: Callable[[float], None]
+    ) -> Callable[[int, int], NDArray[np.float32]]:
+        """See `encode.ScratchEncoder.encode_in_scratch`: strips of the map pass through the device."""
+        return self.sweep(TensorBands(pixels), scratch, report=report, pixels_bytes=band_bytes(pixels.width))
+
+    def sweep(
+        self, pixels: PixelRows, scratch: Scratch, *, report: Callable[[float], None], pixels_bytes: int = 0
+    ) -> Callable[[int, int], NDArray[np.float32]]:
+        """The same, of ``pixels`` that take so many bytes of memory."""
+        kept = scratch.read_json(_STRIPS)
+        plan = self._plan_sweep(height_px=pixels.height, width_px=pixels.width, strip_rows=kept)
+        needed, free = host_bytes(plan, d_state=self.forward.config.d_state) + pixels_bytes, free_bytes(None)
+        if needed > free:
+            raise MemoryLimitError(
+                f"a region of {plan.width_px} x {plan.height_px} px needs {needed / 1e9:.1f} GB of memory beside the "
+                f"GPU's, but {max(free, 0) / 1e9:.1f} GB are left; use a smaller --region-px or --precision bf16"
+            )
+        if kept is None:
+            scratch.write_json(_STRIPS, [stage.strip_rows for stage in plan.stages])
+        passing = CudaSweep(self.forward, plan, scratch, profile=Profile(), report=report)
+        where = torch.cuda.device(self.forward.device) if self._on_gpu else nullcontext()
+        with torch.inference_mode(), where, Workers(1) as workers:
+            passing.run(pixels, workers)
+        return passing.feature_rows
+
+    def scratch_bytes(self, *, height_px: int, width_px: int, tissue: NDArray[np.bool_] | None = None) -> int:
+        """See `encode.ScratchEncoder.scratch_bytes`; there is no pass over tissue alone."""
+        if tissue is not None:
+            raise UsageError("a GPU reads the background too; use --background read, or --device cpu")
+        return disk_bytes(self._plan_sweep(height_px=height_px, width_px=width_px))
+
+    def memory_in_words(self, *, height_px: int, width_px: int) -> str:
+        """See `encode.ScratchEncoder.memory_in_words`."""
+        plan = self._plan_sweep(height_px=height_px, width_px=width_px)
+        needed = device_bytes(plan, d_state=self.forward.config.d_state)
+        rows = plan.stages[0].strip_rows
+        return f"up to {needed / 1e9:.2f} GB of device memory for strips of {4 * rows} px"
+
+    def _plan_sweep(
+        self, *, height_px: int, width_px: int, strip_rows: list[int] | None = None
+    ) -> EncodePlan:
+        self._require_tokens(height_px=height_px, width_px=width_px)
+        return plan_sweep(
+            self.forward.config,
+            height_px=height_px,
+            width_px=width_px,
+            dtype=self.forward.dtype,
+            free_bytes=int(_SHARE_PLANNED * self._allowed_bytes()),
+            strip_rows=strip_rows,
+        )
+
+    def _require_tokens(self, *, height_px: int, width_px: int) -> None:
         sizes = self.forward.sizes(height_px=height_px, width_px=width_px)
         if min(min(size.height, size.width) for size in sizes) < 1:
             raise UsageError(f"a region of {width_px} x {height_px} px is too small for this backbone")
+
+    def _check(self, *, height_px: int, width_px: int) -> None:
+        self._require_tokens(height_px=height_px, width_px=width_px)
         needed, allowed = (
             self.forward.peak_bytes(height_px=height_px, width_px=width_px),
             self._allowed_bytes(),

@@ -8,7 +8,8 @@ it is slow and serves to test it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_vmamba import ops
-from wsi_vmamba.inference.cuda_weights import BlockWeights, Conv, CudaWeights, Merge, Mlp, pack
+from wsi_vmamba.inference.cuda_steps import CudaSteps
+from wsi_vmamba.inference.cuda_weights import BlockWeights, Conv, CudaWeights, Merge, pack
 from wsi_vmamba.model.blocks import merge_neighbours
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import triton
-from wsi_vmamba.ops.triton_local import depthwise_silu, gelu_, layer_norm
+from wsi_vmamba.ops.triton_local import gelu_, layer_norm
 from wsi_vmamba.ops.triton_plan import ceil_div, make_plan
 
 #: Bytes of the widest intermediate of one strip: large enough to fill the GPU, small enough to count for nothing.
 STRIP_BYTES = 64 * 1024**2
+
+#: Rows [first, last) of a picture or a map, (rows, width, channels), on the device.
+DeviceRows = Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class CudaForward:
         self.weights: CudaWeights = pack(model, device=device, dtype=dtype)
         self.strip_bytes = strip_bytes
         # One multiply-add per pixel: (p / 255 - mean) / std.
-        mean = torch.tensor(model.mean, dtype=torch.float32)
-        std = torch.tensor(model.std, dtype=torch.float32)
-        self._pixel_scale = (1 / (255 * std)).to(device)
-        self._pixel_shift = (-mean / std).to(device)
+        exact = torch.promote_types(dtype, torch.float32)
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (model.mean, model.std))
+        self._pixel_scale = (1 / (255 * std)).to(device, exact)
+        self._pixel_shift = (-mean / std).to(device, exact)
 
     def sizes(self, *, height_px: int, width_px: int) -> list[StageSize]:
         """Maps of every stage for an image of this size."""
@@ -103,40 +108,71 @@ class CudaForward:
             self._stage(blocks, x)
             if i < len(self.weights.downsamples):
                 x = self._downsample(self.weights.downsamples[i], x)
+        return self.final_norm(x)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """Features (n, w, dim), float32, of rows of the last map."""
         norm = self.weights.norm
         tokens = x.reshape(-1, x.shape[2])
-        out = torch.empty(tokens.shape, dtype=torch.float32, device=x.device)
-        layer_norm(tokens, norm.weight, norm.bias, eps=norm.eps, out=out)
-        return out.view(x.shape)
+        out = torch.empty(tokens.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        return layer_norm(tokens, norm.weight, norm.bias, eps=norm.eps, out=out).view(x.shape)
 
     # -- stem and downsampling
 
+    def stem_lengths(self, length_px: int) -> list[int]:
+        """Length of an axis before and after each convolution of the stem."""
+        lengths = [length_px]
+        for conv in self.weights.stem:
+            lengths.append(_conv_length(lengths[-1], conv))
+        return lengths
+
+    def stem_rows(self, pixels: DeviceRows, first: int, last: int, *, height_px: int) -> Tensor:
+        """Rows [first, last) of the first map, of uint8 RGB pixels."""
+        convs = self.weights.stem
+        return self._conv_rows(pixels, self.stem_lengths(height_px), len(convs), first, last)
+
+    def stem_sources(self, first: int, last: int, *, height_px: int) -> tuple[int, int]:
+        """Between which rows of pixels lies all that `stem_rows` looks at."""
+        lengths = self.stem_lengths(height_px)
+        for conv, length in zip(reversed(self.weights.stem), reversed(lengths[:-1]), strict=True):
+            first, last, _, _ = _rows_needed(first, last, conv, length)
+        return first, last
+
+    def downsampled_rows(
+        self, between: Conv | Merge, x: DeviceRows, first: int, last: int, *, height: int
+    ) -> Tensor:
+        """Rows [first, last) of the map of half the size, of one that is ``height`` rows high."""
+        if not isinstance(between, Merge):
+            begin, end, above, below = _rows_needed(first, last, between, height)
+            return _convolve(x(begin, end), between, above=above, below=below)
+        merged = merge_neighbours(x(2 * first, min(2 * last, height))[None])[0]
+        flat = merged.reshape(-1, merged.shape[2])
+        norm = between.norm
+        normed = layer_norm(flat, norm.weight, norm.bias, eps=norm.eps, out=torch.empty_like(flat))
+        return torch.mm(normed, between.weight).view(*merged.shape[:2], -1)
+
     def _embed(self, pixels: Tensor) -> Tensor:
         convs = self.weights.stem
-        lengths = [pixels.shape[0]]
-        width = pixels.shape[1]
-        for conv in convs:
-            lengths.append(_conv_length(lengths[-1], conv))
-            width = _conv_length(width, conv)
-        channels = convs[-1].weight.shape[0]
-        x = torch.empty((lengths[-1], width, channels), dtype=self.dtype, device=self.device)
-        per_row = pixels.shape[1] * max(
-            16, 4 * convs[0].weight.shape[0]
-        )  # float32 pixels, first map with its norm
-        for first, last in self._strips(lengths[-1], per_row * 2 ** (len(convs) - 1)):
-            x[first:last] = self._conv_rows(convs, lengths, len(convs), first, last, pixels)
+        height, width = (self.stem_lengths(length)[-1] for length in pixels.shape[:2])
+        x = torch.empty((height, width, convs[-1].weight.shape[0]), dtype=self.dtype, device=self.device)
+        # float32 pixels, first map with its norm
+        per_row = pixels.shape[1] * max(16, 4 * convs[0].weight.shape[0])
+        for first, last in self._strips(height, per_row * 2 ** (len(convs) - 1)):
+            x[first:last] = self.stem_rows(
+                lambda begin, end: pixels[begin:end], first, last, height_px=len(pixels)
+            )
         return x
 
-    def _conv_rows(
-        self, convs: tuple[Conv, ...], lengths: list[int], level: int, first: int, last: int, pixels: Tensor
-    ) -> Tensor:
+    def _conv_rows(self, pixels: DeviceRows, lengths: list[int], level: int, first: int, last: int) -> Tensor:
         """Rows [first, last) of the map after ``level`` convolutions of the stem, (rows, width, channels)."""
         if level == 0:
-            normalised = pixels[first:last].float() * self._pixel_scale + self._pixel_shift
+            normalised = (
+                pixels(first, last).to(self._pixel_scale.dtype) * self._pixel_scale + self._pixel_shift
+            )
             return normalised.to(self.dtype)
-        conv = convs[level - 1]
+        conv = self.weights.stem[level - 1]
         begin, end, above, below = _rows_needed(first, last, conv, lengths[level - 1])
-        source = self._conv_rows(convs, lengths, level - 1, begin, end, pixels)
+        source = self._conv_rows(pixels, lengths, level - 1, begin, end)
         if level > 1:
             source = gelu_(source)
         return _convolve(source, conv, above=above, below=below)
@@ -150,15 +186,9 @@ class CudaForward:
             channels = between.weight.shape[0]
         out = torch.empty((rows, columns, channels), dtype=self.dtype, device=x.device)
         for first, last in self._strips(rows, 4 * width * x.shape[2] * x.element_size()):
-            if isinstance(between, Merge):
-                merged = merge_neighbours(x[None, 2 * first : min(2 * last, height)])[0]
-                flat = merged.reshape(-1, merged.shape[2])
-                norm = between.norm
-                normed = layer_norm(flat, norm.weight, norm.bias, eps=norm.eps, out=torch.empty_like(flat))
-                torch.mm(normed, between.weight, out=out[first:last].view(-1, channels))
-            else:
-                begin, end, above, below = _rows_needed(first, last, between, height)
-                out[first:last] = _convolve(x[begin:end], between, above=above, below=below)
+            out[first:last] = self.downsampled_rows(
+                between, lambda begin, end: x[begin:end], first, last, height=height
+            )
         return out
 
     # -- blocks
@@ -169,67 +199,23 @@ class CudaForward:
         widest = max(max(b.d_inner, b.mlp.fc1.shape[1] if b.mlp else 0, d_model) for b in blocks)
         strips = list(self._strips(height, width * widest * x.element_size()))
         rows = max(last - first for first, last in strips)
-        u = torch.empty((height, width, blocks[0].d_inner), dtype=self.dtype, device=x.device)
+        d_inner = blocks[0].d_inner
+        u = torch.empty((height, width, d_inner), dtype=self.dtype, device=x.device)
         proj = torch.empty((height, width, blocks[0].x_proj.shape[1]), dtype=self.dtype, device=x.device)
-        scratch = _Scratch(
-            _normed=x.new_empty((rows + 2) * width * max(d_model, blocks[0].d_inner)),
-            _wide=x.new_empty((rows + 2) * width * widest),
-        )
-        for block in blocks:
+        v = x.new_empty(rows + 2, width, d_inner)
+        steps = [CudaSteps(block) for block in blocks]
+        scratch = x.new_empty((rows + 2) * width, max(each.scratch_width for each in steps))
+        for step in steps:
             for first, last in strips:
-                self._scan_inputs(block, x, u, proj, first, last, scratch)
-            scan_in_place(u, proj, block.scan)
+                begin, end = max(0, first - 1), min(height, last + 1)
+                around = v[: end - begin]
+                step.project_in(x[begin:end].flatten(0, 1), around.flatten(0, 1), scratch)
+                step.depthwise_silu(around, out=u[first:last], top=first - begin)
+                step.project(u[first:last].flatten(0, 1), proj[first:last].flatten(0, 1))
+            scan_in_place(u, proj, step.weights.scan)
             for first, last in strips:
-                self._after_scan(block, x, u, first, last, scratch)
-
-    def _scan_inputs(
-        self,
-        block: BlockWeights,
-        x: Tensor,
-        u: Tensor,
-        proj: Tensor,
-        first: int,
-        last: int,
-        scratch: _Scratch,
-    ) -> None:
-        """Norm, in_proj, depthwise convolution and SiLU, x_proj of rows [first, last)."""
-        height, width, d_model = x.shape
-        begin, end = max(0, first - 1), min(height, last + 1)
-        tokens = x[begin:end].view(-1, d_model)
-        v = scratch.wide(tokens.shape[0], block.d_inner)
-        torch.mm(self._normed(block, tokens, scratch), block.in_proj, out=v)
-        depthwise_silu(
-            v.view(end - begin, width, block.d_inner),
-            block.conv_weight,
-            block.conv_bias,
-            top=first - begin,
-            out=u[first:last],
-        )
-        torch.mm(
-            u[first:last].view(-1, block.d_inner), block.x_proj, out=proj[first:last].view(-1, proj.shape[2])
-        )
-
-    def _after_scan(
-        self, block: BlockWeights, x: Tensor, y: Tensor, first: int, last: int, scratch: _Scratch
-    ) -> None:
-        """Out_norm, gate, out_proj and MLP of rows [first, last), added to ``x``."""
-        tokens = x[first:last].view(-1, x.shape[2])
-        scanned = y[first:last].view(-1, block.d_inner)
-        gate = None
-        if block.gate_proj is not None:
-            gate = scratch.wide(tokens.shape[0], block.d_inner)
-            torch.mm(self._normed(block, tokens, scratch), block.gate_proj, out=gate)
-        norm = block.out_norm
-        normed = scratch.normed(tokens.shape[0], block.d_inner)
-        layer_norm(scanned, norm.weight, norm.bias, eps=norm.eps, out=normed, gate=gate)
-        tokens.addmm_(normed, block.out_proj)
-        if block.mlp is not None:
-            _add_mlp(block.mlp, tokens, scratch)
-
-    @staticmethod
-    def _normed(block: BlockWeights, tokens: Tensor, scratch: _Scratch) -> Tensor:
-        normed = scratch.normed(*tokens.shape)
-        return layer_norm(tokens, block.norm.weight, block.norm.bias, eps=block.norm.eps, out=normed)
+                tokens, scanned = x[first:last].flatten(0, 1), u[first:last].flatten(0, 1)
+                step.add_rest(tokens, scanned, scratch, lambda _: nullcontext())
 
     def _strips(self, rows: int, bytes_per_row: int) -> Iterator[tuple[int, int]]:
         """Split rows into strips of at most `strip_bytes`, as equal as can be."""
@@ -237,32 +223,6 @@ class CudaForward:
         step = ceil_div(rows, count)
         for first in range(0, rows, step):
             yield first, min(first + step, rows)
-
-
-@dataclass(frozen=True)
-class _Scratch:
-    """Buffers of one strip: normalised tokens, and whatever is widest."""
-
-    _normed: Tensor
-    _wide: Tensor
-
-    def normed(self, tokens: int, channels: int) -> Tensor:
-        """A (tokens, channels) matrix at the start of the first buffer."""
-        return self._normed[: tokens * channels].view(tokens, channels)
-
-    def wide(self, tokens: int, channels: int) -> Tensor:
-        """A (tokens, channels) matrix at the start of the second buffer."""
-        return self._wide[: tokens * channels].view(tokens, channels)
-
-
-def _add_mlp(mlp: Mlp, tokens: Tensor, scratch: _Scratch) -> None:
-    """``tokens += fc2(gelu(fc1(norm(tokens))))`` in place; the norm's pass over the tokens adds the last bias."""
-    normed = scratch.normed(*tokens.shape)
-    norm = mlp.norm
-    layer_norm(tokens, norm.weight, norm.bias, eps=norm.eps, out=normed, then_add=mlp.fc2_bias)
-    hidden = scratch.wide(tokens.shape[0], mlp.fc1.shape[1])
-    torch.addmm(mlp.fc1_bias, normed, mlp.fc1, out=hidden)
-    tokens.addmm_(gelu_(hidden), mlp.fc2)
 
 
 def scan_in_place(u: Tensor, proj: Tensor, parameters: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:

@@ -107,8 +107,9 @@ class _Packer:
     dtype: torch.dtype
 
     def exact(self, tensor: Tensor) -> Tensor:
-        """A copy in float32."""
-        return tensor.detach().to(self.device, torch.float32, copy=True)
+        """A copy in float32, or float64 where the maps are."""
+        exact = torch.promote_types(self.dtype, torch.float32)
+        return tensor.detach().to(self.device, exact, copy=True)
 
     def low(self, tensor: Tensor) -> Tensor:
         """A copy in the dtype of the maps."""

@@ -16,12 +16,13 @@ from torch import Tensor
 from wsi_vmamba.errors import MemoryLimitError, UsageError
 from wsi_vmamba.inference.block import BlockRun
 from wsi_vmamba.inference.convolve import downsample, embed, pixel_tensor
+from wsi_vmamba.inference.forward_in_files import PixelRows
 from wsi_vmamba.inference.memory import Arena, carve, free_bytes, largest_side_px, layout_bytes, too_large
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import SPARE_BYTES, EncodePlan, StagePlan, plan_encode, shrinks_in_place
 from wsi_vmamba.inference.residual import MapInMemory
 from wsi_vmamba.inference.scratch import Scratch
-from wsi_vmamba.inference.scratch_forward import PixelRows, ScratchForward, workers_bytes
+from wsi_vmamba.inference.scratch_forward import ScratchForward, workers_bytes
 from wsi_vmamba.inference.scratch_forward import memory_bytes as scratch_memory_bytes
 from wsi_vmamba.inference.sparse_forward import (
     SparseForward,

@@ -36,6 +36,10 @@ class PackedBlock:
             scan=cpu.pack_scan(*op.scan_parameters()[1:]),
         )
 
+    def depthwise_silu(self, rows: Tensor, *, out: Tensor) -> Tensor:
+        """See `block.BlockSteps`."""
+        return cpu.depthwise_silu(rows, self.conv_weight, self.conv_bias, out=out)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedConv:

@@ -1,19 +1,13 @@
 """A region of any size in one pass of the strip encoder, its map in files: what fits on the disk fits in memory.
 
-The pass is a sequence of steps: stem, blocks, downsampling. Each makes map number i of map number i - 1, strip by
-strip, with the operators of the encoder that holds its map in memory, in the same strips and with the same bytes.
-Strips of the old map are removed as those of the new one are there; what a step needs to go on in the middle is in
-files too.
+Its strips are those of the encoder that holds its map in memory, computed by the same operators, to the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from threading import Lock
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,44 +16,27 @@ from torch import Tensor
 
 from wsi_vmamba.inference.block import BlockRun, TwoPasses
 from wsi_vmamba.inference.carries import CarriesInFiles, carries_bytes
-from wsi_vmamba.inference.convolve import Rows, downsampled_rows, stem_rows, stem_sources
+from wsi_vmamba.inference.convolve import downsampled_rows, stem_rows, stem_sources
+from wsi_vmamba.inference.forward_in_files import (
+    Counted,
+    ForwardInFiles,
+    PixelRows,
+    RowsOfMap,
+    Step,
+    clear_above,
+)
 from wsi_vmamba.inference.memory import Layout, carve, layout_bytes
 from wsi_vmamba.inference.packed import PackedVMamba
-from wsi_vmamba.inference.plan import EncodePlan, StagePlan, conv_bytes, conv_groups
+from wsi_vmamba.inference.plan import EncodePlan, StagePlan, conv_bytes
 from wsi_vmamba.inference.residual import MapInFiles, Reached
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.workers import Profile, Workers
 
-_STEP = "step.json"
 #: Pieces of columns while carries are combined, and what libraries take.
 OTHER_BYTES = 256 << 20
 
 
-class PixelRows(Rows, Protocol):
-    """The pixels of a region, uint8 RGB (height, width, 3), asked for from top to bottom."""
-
-    def advance(self, first: int, last: int) -> None:
-        """Have rows [first, last) at hand, as far as they are in the picture; those above may be let go."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step: the map it makes belongs to stage ``stage``; ``block`` is None where it comes from another stage."""
-
-    stage: int
-    block: int | None
-    cost: float
-
-    @property
-    def kind(self) -> str:
-        """Its name for people."""
-        if self.block is not None:
-            return f"stage {self.stage + 1} block {self.block + 1}"
-        return f"downsampling to stage {self.stage + 1}" if self.stage else "stem"
-
-
-class ScratchForward:
+class ScratchForward(ForwardInFiles):
     """One region on its way through the encoder."""
 
     def __init__(
@@ -82,40 +59,10 @@ class ScratchForward:
             profile: takes CPU seconds.
             report: takes the share of the work that is done, 0 to 1.
         """
+        depths = [len(blocks) for blocks in packed.stages]
+        super().__init__(plan, scratch, depths=depths, profile=profile, report=report)
         self._packed = packed
-        self._stages = plan.stages
-        self._scratch = scratch
         self._memory = memory
-        self._profile = profile
-        self._report = report
-        self._lock = Lock()
-        self.steps = list(_steps(packed, plan))
-        self._total = sum(step.cost for step in self.steps)
-        self._done = 0.0
-
-    def run(self, pixels: PixelRows, workers: Workers) -> None:
-        """Make the last map, from where an earlier process left off."""
-        begin = self._scratch.read_json(_STEP) or 0
-        self._done = sum(step.cost for step in self.steps[:begin])
-        # A step that was through may have left something of its own.
-        self._keep_only({f"{begin - 1}.map", f"{begin}"})
-        self._report(self._done / self._total)
-        for number in range(begin, len(self.steps)):
-            step = self.steps[number]
-            if step.block is not None:
-                self._block(number, step, workers)
-            elif step.stage == 0:
-                self._stem(number, pixels, workers)
-            else:
-                self._downsample(number, step, workers)
-            self._scratch.write_json(_STEP, number + 1)
-            self._keep_only({f"{number}.map"})
-
-    def _keep_only(self, starts: set[str]) -> None:
-        """Remove files whose name does not begin with one of these words and a full stop; plain values stay."""
-        self._scratch.drop_all(
-            lambda name: name.endswith(".json") or any(name.startswith(f"{start}.") for start in starts)
-        )
 
     def feature_rows(self, first: int, last: int) -> NDArray[np.float32]:
         """Rows [first, last) of the features, (n, width, dim), after `run`."""
@@ -124,10 +71,6 @@ class ScratchForward:
             x, x.new_empty(x.shape, dtype=torch.float32)
         ).numpy()
         return features
-
-    def _map(self, number: int) -> MapInFiles:
-        """The map that a step makes."""
-        return MapInFiles(self._scratch, f"{number}.map", self._stages[self.steps[number].stage])
 
     # ---- steps that go from top to bottom ------------------------------------------------------------------
 
@@ -145,64 +88,15 @@ class ScratchForward:
     def _downsample(self, number: int, step: Step, workers: Workers) -> None:
         source = self._map(number - 1)
         layer = self._packed.downsamples[step.stage - 1]
-        rows = _RowsOfMap(source)
-
-        def clear(next_row: int) -> None:
-            unread = 2 * next_row - 1
-            source.drop([i for i, (_, last) in enumerate(source.strips) if last <= unread])
-
+        rows = RowsOfMap(source)
         self._pour(
             number,
             self._map(number),
             lambda *wanted: downsampled_rows(rows, layer, *wanted),
             "downsample",
             workers,
-            clear=clear,
+            clear=clear_above(source),
         )
-
-    def _pour(
-        self,
-        number: int,
-        into: MapInFiles,
-        make: Callable[[int, int], Tensor],
-        operator: str,
-        workers: Workers,
-        *,
-        prepare: Callable[[int, int], None] = lambda first, last: None,
-        clear: Callable[[int], None] = lambda row: None,
-    ) -> None:
-        """Make the rows of a map in the groups that a map in memory is made in, and cut them into its strips."""
-        groups = conv_groups(into.stage)
-        strip = into.n_written()
-        held = torch.empty(
-            into.stage.strip_rows, into.stage.width, into.stage.d_model, dtype=into.stage.dtype
-        )
-        row = into.strips[strip][0] if strip < len(into.strips) else into.stage.height
-        self._count(number, row / into.stage.height)
-        results: dict[int, Tensor] = {}
-
-        def rows(first: int, last: int) -> None:
-            with self._profile.measure(operator):
-                results[first] = make(first, last)
-
-        for group in groups:
-            if group[-1][1] <= row:
-                continue
-            prepare(group[0][0], group[-1][1])
-            workers.run([partial(rows, *each) for each in group])
-            for first, _ in group:
-                made = results.pop(first)
-                made = made[max(0, row - first) :]
-                while len(made):
-                    start, stop = into.strips[strip]
-                    count = min(len(made), stop - row)
-                    held[row - start : row - start + count] = made[:count]
-                    made, row = made[count:], row + count
-                    if row == stop:
-                        into.write(strip, held[: stop - start])
-                        strip += 1
-                        self._count(number, (stop - start) / into.stage.height)
-                        clear(group[0][0])
 
     # ---- blocks --------------------------------------------------------------------------------------------
 
@@ -268,32 +162,6 @@ class ScratchForward:
         each = layout_bytes(layout)
         return [carve(self._memory[i * each : (i + 1) * each], layout) for i in range(stage.workers)]
 
-    @staticmethod
-    def _first_pass_share(stage: StagePlan) -> float:
-        first, second = _costs(stage)
-        return first / (first + second)
-
-    def _count(self, number: int, share: float) -> None:
-        """Note that so much more of a step is done."""
-        with self._lock:
-            self._done += share * self.steps[number].cost
-            self._report(min(1.0, self._done / self._total))
-
-    def _count_rows(self, number: int, stage: StagePlan, share: float, rows: int) -> None:
-        self._count(number, share * rows / stage.height)
-
-
-class _RowsOfMap:
-    """Rows of a map in files, for the convolutions."""
-
-    def __init__(self, source: MapInFiles) -> None:
-        self._source = source
-        self.height, self.width = source.stage.height, source.stage.width
-
-    def rows(self, first: int, last: int) -> Tensor:
-        """See `Rows.rows`."""
-        return self._source.rows(first, last, None)
-
 
 class _ChangingMap:
     """The map of a block: old strips are read and removed, new ones written; see `residual.ResidualMap`."""
@@ -328,39 +196,6 @@ class _ChangingMap:
         self._carries.keep_range(part, strip + 1 - self._first_strip[part], beside)
         self._old.drop([strip])
         self._count(len(rows))
-
-
-class Counted:
-    """Carries that tell how many tokens they have summarized."""
-
-    def __init__(self, carries: CarriesInFiles, count: Callable[[int], None]) -> None:
-        self._count = count
-        self._summarize = carries.summarize
-        self.combine = carries.combine
-        self.apply = carries.apply
-
-    def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
-        """See `Carries.summarize`."""
-        self._summarize(u, proj, strip=strip)
-        self._count(u.shape[0] * u.shape[1])
-
-
-def _steps(packed: PackedVMamba, plan: EncodePlan) -> Iterator[Step]:
-    for i, stage in enumerate(plan.stages):
-        tokens = stage.height * stage.width
-        yield Step(stage=i, block=None, cost=tokens * 9.0 * stage.d_model * stage.d_model)
-        first, second = _costs(stage)
-        for j in range(len(packed.stages[i])):
-            yield Step(stage=i, block=j, cost=tokens * (first + second))
-
-
-def _costs(stage: StagePlan) -> tuple[float, float]:
-    """Rough cost of a token in each pass of a block, in multiplications; one of the scan counts like a hundred."""
-    inputs = stage.d_inner * (stage.d_model + stage.proj_width + 9)
-    return (
-        inputs + 60.0 * stage.d_inner,
-        inputs + 120.0 * stage.d_inner + stage.d_model * (stage.d_inner + 2.0 * stage.hidden),
-    )
 
 
 def _worker_layout(stage: StagePlan) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -21,7 +21,6 @@ from wsi_vmamba.inference.residual import Reached
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.sparse_plan import SparseStage
 from wsi_vmamba.inference.workers import Workers
-from wsi_vmamba.ops import cpu
 from wsi_vmamba.ops.cpu_module import native
 from wsi_vmamba.ops.packing import BLOCK, ScanWeights
 from wsi_vmamba.ops.strips import strip_arrays
@@ -144,7 +143,7 @@ class SparseBlockRun(BlockParts):
             window[-1] = F.pad(below, (0, 0, 1, 1))[columns.around]
             spread = _piece(scratch["u"], count, columns.spread_width, self.stage.d_inner)
             with self.profile.measure("dwconv + SiLU"):
-                cpu.depthwise_silu(window, self.block.conv_weight, self.block.conv_bias, out=spread)
+                self.block.depthwise_silu(window, out=spread)
             edge = torch.zeros_like(border)
             edge[:, columns.places] = own[-1]
             u = own

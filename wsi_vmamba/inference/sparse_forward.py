@@ -13,12 +13,13 @@ from torch import Tensor
 
 from wsi_vmamba.inference.carries import carries_bytes
 from wsi_vmamba.inference.convolve import Rows, downsampled_rows, stem_rows, stem_sources
+from wsi_vmamba.inference.forward_in_files import Counted, PixelRows, Step
 from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.packed import PackedVMamba
 from wsi_vmamba.inference.plan import CONV_ROWS, EncodePlan, StagePlan
 from wsi_vmamba.inference.residual import Reached
 from wsi_vmamba.inference.scratch import Scratch
-from wsi_vmamba.inference.scratch_forward import OTHER_BYTES, Counted, PixelRows, ScratchForward, Step
+from wsi_vmamba.inference.scratch_forward import OTHER_BYTES, ScratchForward
 from wsi_vmamba.inference.sparse_block import SparseBlockRun, SparseCarries
 from wsi_vmamba.inference.sparse_plan import SparseStage, SparseStrip, plan_sparse
 from wsi_vmamba.inference.workers import Profile, Workers

@@ -71,7 +71,7 @@ def _in_units(tensor: Tensor, unit: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class _TileLaunch:
+class TileLaunch:
     """What the launches over tiles of one scan share: the units strides are counted in, and compile-time options.
 
     Attributes:
@@ -85,7 +85,7 @@ class _TileLaunch:
     pack: int
 
     @classmethod
-    def of(cls, plan: Plan, inputs: Inputs, *others: Tensor) -> _TileLaunch:
+    def of(cls, plan: Plan, inputs: Inputs, *others: Tensor) -> TileLaunch:
         """Find the units for the maps ``inputs.u``, ``inputs.proj`` and ``others``."""
         per_direction = plan.rank + 2 * plan.state
         return cls(
@@ -137,7 +137,7 @@ class _TileLaunch:
 
 
 def summarise(
-    launch: _TileLaunch, *, first: int, group: int, gy: Tensor | None
+    launch: TileLaunch, *, first: int, group: int, gy: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return (step, state, adjoint) of every segment; ``adjoint`` only when output gradients are given.
 
@@ -159,12 +159,21 @@ def summarise(
 
 
 def combine(
-    plan: Plan, step: Tensor, state: Tensor, A_logs: Tensor, *, first: int, group: int, reverse: bool
+    plan: Plan,
+    step: Tensor,
+    state: Tensor,
+    A_logs: Tensor,
+    *,
+    first: int,
+    group: int,
+    reverse: bool,
+    rows_only: bool = False,
 ) -> None:
     """Replace, in place, the state each segment yields by the state that enters it.
 
-    ``reverse`` walks against the scan order, as gradients do.
+    ``reverse`` walks against the scan order, as gradients do; ``rows_only`` leaves the column directions as they are.
     """
+    lengths = plan.length_rows, 0 if rows_only else plan.length_columns
     chunk_step = _empty((plan.batch, 4, plan.chunks, group), step.device)
     chunk_state = _empty((plan.batch, 4, plan.chunks, plan.state, group), step.device)
     width = min(_CARRY_CHANNELS, power_of_two(group, least=16))
@@ -178,29 +187,35 @@ def combine(
     }
     grid = (plan.chunks * blocks, 4 * plan.state, plan.batch)
     triton_kernels.chunk_kernel[grid](
-        step, state, A_logs, chunk_step, chunk_state, plan.length_rows, plan.length_columns,
-        plan.channels, first, group, plan.chunks, plan.chunk_length, blocks, REVERSE=reverse, **options,
+        step, state, A_logs, chunk_step, chunk_state, *lengths, plan.channels,
+        first, group, plan.chunks, plan.chunk_length, blocks, REVERSE=reverse, **options,
     )  # fmt: skip
     triton_kernels.carry_kernel[(blocks, 4 * plan.state, plan.batch)](
         chunk_step, chunk_state, A_logs, plan.channels, first, group, plan.chunks, **options
     )
     triton_kernels.enter_kernel[grid](
-        step, state, A_logs, chunk_state, plan.length_rows, plan.length_columns,
-        plan.channels, first, group, plan.chunks, plan.chunk_length, blocks, REVERSE=reverse, **options,
+        step, state, A_logs, chunk_state, *lengths, plan.channels,
+        first, group, plan.chunks, plan.chunk_length, blocks, REVERSE=reverse, **options,
     )  # fmt: skip
 
 
 def forward(plan: Plan, inputs: Inputs, out: Tensor) -> None:
     """Scan ``inputs`` and write the sum of the four directions to ``out``, which may be ``inputs.u`` itself."""
-    launch = _TileLaunch.of(plan, inputs, out)
+    launch = TileLaunch.of(plan, inputs, out)
     for first in plan.groups():
         group = plan.group_at(first)
         step, state, _ = summarise(launch, first=first, group=group, gy=None)
         combine(plan, step, state, inputs.A_logs, first=first, group=group, reverse=False)
-        triton_kernels.apply_kernel[launch.grid(group)](
-            *inputs, state, out, *launch.sizes(first, group),
-            *launch.strides(inputs.u), *launch.proj_strides, *launch.strides(out), **launch.options,
-        )  # fmt: skip
+        apply(launch, state, out, first=first, group=group)
+
+
+def apply(launch: TileLaunch, state: Tensor, out: Tensor, *, first: int, group: int) -> None:
+    """Scan a group of channels from the states that enter its segments and write the sum to ``out``."""
+    inputs = launch.inputs
+    triton_kernels.apply_kernel[launch.grid(group)](
+        *inputs, state, out, *launch.sizes(first, group),
+        *launch.strides(inputs.u), *launch.proj_strides, *launch.strides(out), **launch.options,
+    )  # fmt: skip
 
 
 def backward(plan: Plan, inputs: Inputs, gy: Tensor) -> Gradients:
@@ -217,7 +232,7 @@ def backward(plan: Plan, inputs: Inputs, gy: Tensor) -> Gradients:
     dbias = _empty((plan.tiles, 4, channels), device)
     dA_logs = _empty((plan.tiles, 4 * channels, state), device)
     dskip = _empty((plan.tiles, channels), device)
-    launch = _TileLaunch.of(plan, inputs, gy, du)
+    launch = TileLaunch.of(plan, inputs, gy, du)
     for first in plan.groups():
         group = plan.group_at(first)
         step, enter, adjoint = summarise(launch, first=first, group=group, gy=gy)

@@ -35,8 +35,8 @@ def layer_norm(
         ``out``.
     """
     if not triton.supports(x):
-        normed = F.layer_norm(x.float(), x.shape[1:], weight, bias, eps)
-        out.copy_(normed if gate is None else normed * F.silu(gate.float()))
+        normed = F.layer_norm(x.to(weight.dtype), x.shape[1:], weight, bias, eps)
+        out.copy_(normed if gate is None else normed * F.silu(gate.to(weight.dtype)))
         if then_add is not None:
             x.add_(then_add)
         return out
@@ -71,7 +71,7 @@ def depthwise_silu(v: Tensor, weight: Tensor, bias: Tensor | None, *, top: int, 
     rows, width, channels = out.shape
     if not triton.supports(v):
         below = max(0, rows + 1 + top - v.shape[0])
-        image = F.pad(v.float().permute(2, 0, 1)[None], (1, 1, 1 - top, below))
+        image = F.pad(v.to(weight.dtype).permute(2, 0, 1)[None], (1, 1, 1 - top, below))
         result = F.conv2d(image, weight.t().reshape(channels, 1, 3, 3), bias, groups=channels)
         return out.copy_(F.silu(result)[0, :, :rows].permute(1, 2, 0))
     from wsi_vmamba.ops.triton_local_kernels import depthwise_kernel
