@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.probing.saved import load_probe
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
+    from wsi_vmamba.volume.classify import ClipClassifier, load_clip_classifier
 
 #: Name -> "module:attribute", imported when the name is first used.
 _EXPORTS = {
@@ -74,6 +75,9 @@ _EXPORTS = {
     # other runtimes
     "OnnxFile": "wsi_vmamba.onnx_file.front:OnnxFile",
     "export_onnx": "wsi_vmamba.onnx_file.front:export_onnx",
+    # video
+    "ClipClassifier": "wsi_vmamba.volume.classify:ClipClassifier",
+    "load_clip_classifier": "wsi_vmamba.volume.classify:load_clip_classifier",
     # new slides
     "Predictions": "wsi_vmamba.prediction.front:Predictions",
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
@@ -85,6 +89,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "ClipClassifier",
     "Comparison",
     "Embedding",
     "Evaluation",
@@ -103,6 +108,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "extract",
+    "load_clip_classifier",
     "load_probe",
     "make_report",
     "open_features",
