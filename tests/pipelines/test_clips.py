@@ -48,7 +48,8 @@ def test_direction_of_motion_is_learnt_and_no_single_frame_tells_it(
     monkeypatch.setattr("wsi_vmamba.volume.build.VARIANTS", {"vmamba_pico": small})
     values = {
         "tiles": str(tmp_path), "out": str(tmp_path / "tuned"), "weights": "random", "clip_frames": 4,
-        "frames_per_token": 2, "epochs": 2, "warmup_epochs": 0, "batch": 8, "learning_rate": 4e-3, "layer_decay": 1.0, "turns": "none",
+        "frames_per_token": 2, "epochs": 2, "warmup_epochs": 0, "batch": 8, "learning_rate": 4e-3,
+        "layer_decay": 1.0, "turns": "none",
     }  # fmt: skip
     assert finetune.run(FinetuneConfig.model_validate(values))
     said = capsys.readouterr().out

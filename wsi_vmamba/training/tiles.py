@@ -73,7 +73,8 @@ class TileSet:
         ]
         empty = sorted(set(classes) - {classes[tile.label] for tile in tiles})
         if len(classes) < 2 or empty:
-            found = f"none in {', '.join(empty)}" if empty else f"{len(classes)} class folder(s)"
+            missing = f"no {'clips' if clip_frames else 'tiles'} in {', '.join(empty)}"
+            found = missing if empty else f"{len(classes)} class folder(s)"
             wanted = CLIP_KINDS if clip_frames else f"tiles ({', '.join(sorted(TILE_SUFFIXES))})"
             raise DatasetError(
                 f"{folder}: expected a folder of {wanted} for each of at least two classes, found {found}"
