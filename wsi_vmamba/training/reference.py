@@ -94,7 +94,7 @@ class Origin:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as plain JSON, as `Origin(**values)` takes them; one that older files lack only where it is set."""
+        """The values as plain JSON, for `Origin(**values)`; what older files lack only where it is set."""
         return {
             name: value for name, value in asdict(self).items() if (name, value) != ("focal_planes", "one")
         }
