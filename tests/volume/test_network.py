@@ -11,6 +11,7 @@ from wsi_vmamba.errors import UsageError, WeightsError
 from wsi_vmamba.model import VMambaConfig, build_backbone
 from wsi_vmamba.volume.build import build_volume, inflate
 from wsi_vmamba.volume.network import VMamba3D
+from wsi_vmamba.volume.ss3d import SS3D
 
 SMALL = VMambaConfig(depths=(1, 2), dims=(16, 32), num_classes=3)
 #: The first generation: 16 states, a gate, no MLP, patches of 4 px.
@@ -110,3 +111,19 @@ def test_what_is_no_volume_is_refused():
         build_volume("null")
     with pytest.raises(UsageError, match="share_directions must be false"):
         VMamba3D(VMambaConfig(depths=(1,), dims=(16,), share_directions=True))
+
+
+@torch.inference_mode()
+def test_the_convolution_is_that_of_a_volume_whose_weights_are_a_product():
+    torch.manual_seed(4)
+    layer = SS3D(d_model=16, d_inner=16, d_state=1, dt_rank=1, gated=False, conv_bias=True)
+    u = torch.randn(2, 4, 5, 6, 16)
+    within, across = layer.conv2d.weight[:, 0], layer.conv_t.weight[:, 0]
+    weight = torch.einsum("ct,chw->cthw", across, within)[:, None]
+    # The bias is of a plane, before the planes are mixed, and there is none outside the volume.
+    bias = layer.conv2d.bias[:, None] * torch.stack(
+        [across[:, 1:].sum(1), across.sum(1), across.sum(1), across[:, :2].sum(1)], dim=1
+    )
+    whole = torch.nn.functional.conv3d(u.permute(0, 4, 1, 2, 3), weight, padding=1, groups=16)
+    expected = torch.nn.functional.silu(whole + bias[None, :, :, None, None]).permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(layer._convolve(u), expected, rtol=1e-5, atol=1e-6)
