@@ -1,4 +1,4 @@
-"""Recipe: a backbone and labelled tiles to weights that `extract --weights` takes."""
+"""Recipe: a backbone and labelled tiles or clips to weights, for `extract --weights` or `load_clip_classifier`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from wsi_vmamba.config import FinetuneConfig
 from wsi_vmamba.console import AddRow, live_table
 from wsi_vmamba.durable import csv_text, require_writable, write_atomic
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.training.finetune import FinetuneEpoch, FinetuneSettings, finetune
+from wsi_vmamba.training.finetune import Classifier, FinetuneEpoch, FinetuneSettings, finetune
 from wsi_vmamba.training.finetune_state import FILE, identity, load_state, save_state
 from wsi_vmamba.training.finetune_weights import packed, start
 from wsi_vmamba.training.resolve import choose_device
@@ -29,14 +28,18 @@ def run(config: FinetuneConfig) -> bool:
     out = Path(config.out)
     _refuse_existing(out, config)
     require_writable(out, option="--out")
-    training, validation = (TileSet.find(Path(config.tiles) / split) for split in ("train", "validation"))
+    training, validation = (
+        TileSet.find(Path(config.tiles) / split, clip_frames=config.clip_frames)
+        for split in ("train", "validation")
+    )
     model, note = start(config, n_classes=len(training.classes))
     settings = FinetuneSettings(
         **{field.name: getattr(config, field.name) for field in fields(FinetuneSettings)}
     )
     device = choose_device(config.device)
+    what = f"clips of {config.clip_frames} frames" if config.clip_frames else "tiles"
     console.say(
-        f"fine-tuning {config.backbone} ({note}) on {len(training.tiles)} tiles of {len(training.classes)} classes; "
+        f"fine-tuning {config.backbone} ({note}) on {len(training.tiles)} {what} of {len(training.classes)} classes; "
         f"{len(validation.tiles)} for validation"
     )
     asked = identity(config, training, validation, weights=note)
@@ -54,10 +57,17 @@ def run(config: FinetuneConfig) -> bool:
     facts = {"device": device, "classes": training.classes, "weights": note, "best": asdict(best)}
     write_run_record(out, command="finetune", config=config, facts=facts)
     console.say(
-        f"best epoch {best.epoch}: balanced accuracy {best.validation_accuracy:.4f} on the validation tiles (it was "
-        f"chosen on them); next: wsi-vmamba extract SLIDES --backbone {config.backbone} --weights {out / WEIGHTS}"
+        f"best epoch {best.epoch}: balanced accuracy {best.validation_accuracy:.4f} on the validation set (it was "
+        f"chosen on it); next: {_next(config, out / WEIGHTS)}"
     )
     return True
+
+
+def _next(config: FinetuneConfig, weights: Path) -> str:
+    """What the weights are for."""
+    if config.clip_frames:
+        return f"wsi_vmamba.load_clip_classifier({str(weights)!r}) in Python"
+    return f"wsi-vmamba extract SLIDES --backbone {config.backbone} --weights {weights}"
 
 
 def _refuse_existing(out: Path, config: FinetuneConfig) -> None:
@@ -75,11 +85,11 @@ def _keeper(
     add: AddRow,
     *,
     past: Sequence[Mapping[str, Any]],
-) -> Callable[[FinetuneEpoch, VMamba], None]:
+) -> Callable[[FinetuneEpoch, Classifier], None]:
     """What is done after each epoch: keep the weights where they are the best so far, write and show the numbers."""
     history = [FinetuneEpoch(**row) for row in past]
 
-    def keep(report: FinetuneEpoch, trained: VMamba) -> None:
+    def keep(report: FinetuneEpoch, trained: Classifier) -> None:
         history.append(report)
         if report.is_best:
             write_atomic(out / WEIGHTS, packed(trained, config, classes))

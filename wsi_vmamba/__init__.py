@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.segmentation.front import OpenSegmenter, Segmentation, open_segmenter, segment, segtrain
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
+    from wsi_vmamba.volume.classify import ClipClassifier, load_clip_classifier
 
 #: Name -> "module:attribute", imported when the name is first used.
 _EXPORTS = {
@@ -77,6 +78,9 @@ _EXPORTS = {
     # other runtimes
     "OnnxFile": "wsi_vmamba.onnx_file.front:OnnxFile",
     "export_onnx": "wsi_vmamba.onnx_file.front:export_onnx",
+    # video
+    "ClipClassifier": "wsi_vmamba.volume.classify:ClipClassifier",
+    "load_clip_classifier": "wsi_vmamba.volume.classify:load_clip_classifier",
     # new slides
     "Predictions": "wsi_vmamba.prediction.front:Predictions",
     "SlidePrediction": "wsi_vmamba.prediction.slide_prediction:SlidePrediction",
@@ -94,6 +98,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "ClipClassifier",
     "Comparison",
     "Embedding",
     "Evaluation",
@@ -114,6 +119,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "extract",
+    "load_clip_classifier",
     "load_probe",
     "make_report",
     "open_features",

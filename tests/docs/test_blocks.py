@@ -19,7 +19,7 @@ import pytest
 import tifffile
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/install.md", "docs/tutorial.md")
+PAGES = ("README.md", "docs/install.md", "docs/tutorial.md", "docs/how-to/volumes.md")
 #: Pages of which every block says why it is not run.
 PAGES_OF_EXAMPLES = (
     "docs/weights.md",

@@ -94,6 +94,9 @@ class ExtractConfig(PlanConfig):
     background: Literal["read", "skip"] = "read"
     """What patches without tissue are to a VMamba on the CPU: pixels like others, or nothing: states cross them
     unchanged, convolutions see zeros, and they cost neither time nor room. Maps are then in files, see scratch."""
+    focal_planes: Literal["one", "all"] = "one"
+    """What of a slide scanned at several depths is encoded: `one` plane, which --scene names, or `all` as one volume,
+    with a VMamba whose scans go through the planes too; the features of a patch are the mean over them."""
     shuffle_px: Annotated[Annotated[int, Field(ge=1)] | None, SetOnly()] = None
     """Put the pixels of blocks of this side, whole patches, at each other's places before they are encoded: a control
     that says what places are worth, see `evaluate --shuffled-features`."""
@@ -129,6 +132,14 @@ class ExtractConfig(PlanConfig):
         if self.on_bad_tile == "skip":
             raise ValueError(
                 "with shuffle_px, patches that damaged tiles touch are elsewhere: on_bad_tile must be fail"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _focal_planes_fit(self) -> ExtractConfig:
+        if self.focal_planes == "all" and self.on_bad_tile == "skip":
+            raise ValueError(
+                "with focal_planes all, on_bad_tile must be fail: a tile is damaged in one plane only"
             )
         return self
 

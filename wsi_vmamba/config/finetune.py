@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsi_vmamba.config.base import RunConfig
 from wsi_vmamba.config.fields import (
@@ -20,10 +20,10 @@ from wsi_vmamba.config.marks import Argument, SetOnly
 
 
 class FinetuneConfig(RunConfig):
-    """`wsi-vmamba finetune`: labelled tiles to weights of a backbone."""
+    """`wsi-vmamba finetune`: labelled tiles, or clips, to weights of a backbone."""
 
     tiles: Annotated[PathText, Argument()] = "tiles"
-    """Folder with train/<class>/ and validation/<class>/ full of pictures of one size."""
+    """Folder with train/<class>/ and validation/<class>/ full of pictures of one size, or of clips."""
     backbone: Backbone = DEFAULT_BACKBONE
     """A VMamba of the table."""
     weights: PathText = SHIPPED_WEIGHTS
@@ -51,6 +51,11 @@ class FinetuneConfig(RunConfig):
     crop_px: Annotated[Annotated[int, Field(ge=32)] | None, SetOnly()] = None
     """Train on random squares of so many pixels, resized from 8 to 100 % of a picture, and judge the middle: pictures
     of any size will do. By default tiles are taken whole."""
+    clip_frames: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Train on clips, not on pictures, and take so many evenly spaced frames of each: files .npy or .npz of RGB frames
+    (T, H, W, 3), or folders of pictures. The backbone then scans time too."""
+    frames_per_token: Annotated[Annotated[int, Field(ge=1)], SetOnly()] = 1
+    """Frames of a clip that the stem takes together; clip_frames is a multiple of it."""
     drop_path: Annotated[float, Field(ge=0, lt=1), SetOnly()] = 0.0
     """Stochastic depth: rate at which the last block is left out of a step; it rises evenly from 0 in the first."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1), SetOnly()] = 0.0
@@ -71,3 +76,13 @@ class FinetuneConfig(RunConfig):
     """Go on after the last finished epoch of an interrupted fine-tuning in `out`, to the same numbers."""
     seed: Seed = 0
     """Seed of the new head, of order and turning."""
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> FinetuneConfig:
+        if self.clip_frames is None and self.frames_per_token != 1:
+            raise ValueError("frames_per_token is about clips; give clip_frames too")
+        if self.clip_frames is not None and self.clip_frames % self.frames_per_token:
+            raise ValueError(
+                f"clip_frames ({self.clip_frames}) must be a multiple of frames_per_token ({self.frames_per_token})"
+            )
+        return self

@@ -8,6 +8,7 @@ import torch
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import Encoder, build_encoder, facts_of
+from wsi_vmamba.extraction.focal_stacks import load_focal_encoder
 from wsi_vmamba.extraction.in_scratch import in_scratch
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.ops import choose_backend
@@ -20,6 +21,10 @@ def load_encoder(config: ExtractConfig) -> Encoder:
         UsageError: the backbone has no weights of its own and none are named, or the device is not there.
         WeightsError: the weights do not fit.
     """
+    if config.focal_planes == "all":
+        stacked = load_focal_encoder(config)
+        in_scratch(config, stacked)
+        return stacked
     encoder = build_encoder(
         config.backbone,
         weights=config.weights,

@@ -23,6 +23,7 @@ from wsi_vmamba.extraction.damage import (
     describe_left_out,
     touched_patches,
 )
+from wsi_vmamba.extraction.focal_stacks import stream_asked
 from wsi_vmamba.extraction.in_scratch import open_region_scratch, pool_in_scratch
 from wsi_vmamba.extraction.outcomes import DONE, Outcome
 from wsi_vmamba.inference.scratch import remove_scratch as remove_scratches
@@ -43,7 +44,7 @@ from wsi_vmamba.store import (
     open_features,
     open_journal,
 )
-from wsi_vmamba.stream import StreamStats, stream_regions
+from wsi_vmamba.stream import StreamStats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats, facts: Mappin
 
     def sound_regions() -> Iterator[tuple[tuple[Region, NDArray[np.bool_]], NDArray[np.uint8]]]:
         """Regions with the patches that no damaged tile touches, and their pixels."""
-        decoded_regions = stream_regions(
+        decoded_regions = stream_asked(
             slide, plan, regions=missing, prefetch=job.config.prefetch, stats=stats
         )
         for decoded in decoded_regions:

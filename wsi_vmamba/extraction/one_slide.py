@@ -32,6 +32,7 @@ from wsi_vmamba.progress import News, ignore
 from wsi_vmamba.provenance import package_versions
 from wsi_vmamba.regions import RegionPlan, require_tissue
 from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
+from wsi_vmamba.slide.focal import FocalStack, open_focal_stack
 from wsi_vmamba.slide.location import absolute
 from wsi_vmamba.slide.resolution import mpp_note
 from wsi_vmamba.slide.scenes import scene_note, scene_of
@@ -190,7 +191,9 @@ def notes_on(config: ExtractConfig, planned: PlannedSlide) -> list[str]:
 
 def _notes(config: ExtractConfig, slide: Slide, *, of_tissue: Sequence[str]) -> list[str]:
     notes: list[str] = console.shorten_notes(of_tissue)
-    if config.scene is None:
+    if isinstance(slide, FocalStack):
+        notes.append(slide.note)
+    elif config.scene is None:
         notes.append(scene_note(slide))
     if config.mpp_override is None:
         notes.append(mpp_note(slide))
@@ -203,8 +206,13 @@ def feature_path(config: ExtractConfig, source: SlideSource) -> Path:
 
 
 def _open(config: ExtractConfig, source: SlideSource) -> Slide:
-    slide = open_slide(source.path, reader=config.reader, scene=config.scene)
+    slide = _open_plain(config, source)
     return TolerantSlide(slide) if config.on_bad_tile == "skip" else slide
+
+
+def _open_plain(config: ExtractConfig, source: SlideSource) -> Slide:
+    opened = open_focal_stack if config.focal_planes == "all" else open_slide
+    return opened(source.path, reader=config.reader, scene=config.scene)
 
 
 def _is_done(path: Path, config: ExtractConfig, started_mtime: float) -> bool:
@@ -218,7 +226,7 @@ def _check_done(path: Path, config: ExtractConfig, source: SlideSource, encoder:
     """
     stored = open_features(path)
     refuse_namesake(path, stored.meta.slide_path, source.path)
-    with open_slide(source.path, reader=config.reader, scene=config.scene) as slide:
+    with _open_plain(config, source) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override or source.mpp)
         try:
             outline = plan_without_regions(config, slide, mpp)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsi_vmamba.errors import UsageError
-
-if TYPE_CHECKING:
-    from wsi_vmamba.model.vmamba import VMamba
 
 
 def drop_path(branch: Tensor, *, rate: float, training: bool) -> Tensor:
@@ -21,14 +16,15 @@ def drop_path(branch: Tensor, *, rate: float, training: bool) -> Tensor:
     return branch * (kept.to(branch.dtype) / (1 - rate)).view(-1, *(1,) * (branch.ndim - 1))
 
 
-def set_drop_path(model: VMamba, rate: float) -> None:
-    """Have the blocks of a model drop their branches at rates that rise evenly from 0 in the first to ``rate``.
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Have the blocks of a VMamba drop their branches at rates that rise evenly from 0 in the first to ``rate``.
 
     Raises:
         UsageError: the rate is not in [0, 1).
     """
     if not 0 <= rate < 1:
         raise UsageError(f"drop_path must be at least 0 and below 1, got {rate}")
-    blocks = [block for stage in model.layers for block in stage.get_submodule("blocks").children()]
+    stages = model.get_submodule("layers").children()
+    blocks = [block for stage in stages for block in stage.get_submodule("blocks").children()]
     for number, block in enumerate(blocks):
         block.drop_path_rate = rate * number / max(len(blocks) - 1, 1)  # type: ignore[assignment]

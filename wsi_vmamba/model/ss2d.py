@@ -49,17 +49,11 @@ class SS2D(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.reset_scan_parameters()
 
-    @torch.no_grad()
     def reset_scan_parameters(self) -> None:
-        """Draw the scan's own parameters: A = -(1..N), D = 1, step sizes log-uniform in [0.001, 0.1]."""
-        bound = 1 / math.sqrt(self.d_inner)  # the default of nn.Linear with this fan-in
-        self.x_proj_weight.uniform_(-bound, bound)
-        self.dt_projs_weight.uniform_(-(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        low, high = (math.log(limit) for limit in _DT_RANGE)
-        dt = torch.empty_like(self.dt_projs_bias).uniform_(low, high).exp_().clamp_min_(_DT_FLOOR)
-        self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
-        self.A_logs.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_logs))
-        self.Ds.fill_(1.0)
+        """Draw the scan's own parameters; see `draw_scan_parameters`."""
+        draw_scan_parameters(
+            self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
+        )
 
     def scan_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(x_proj (4, R + 2N, d_inner), dt weight, dt bias, A_logs, Ds) with all four directions spelt out."""
@@ -125,3 +119,19 @@ class SS2D(nn.Module):
         work = scan_dtype(u.device, u.dtype)
         y = ss2d_scan(u.to(work).contiguous(), self.project(u).to(work), dt_weight, dt_bias, A_logs, Ds)
         return y.to(u.dtype)
+
+
+@torch.no_grad()
+def draw_scan_parameters(
+    x_proj_weight: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_logs: Tensor, Ds: Tensor
+) -> None:
+    """Draw a scan's parameters in place: A = -(1..N), D = 1, step sizes log-uniform in [0.001, 0.1]."""
+    bound = 1 / math.sqrt(x_proj_weight.shape[-1])  # the default of nn.Linear with this fan-in
+    x_proj_weight.uniform_(-bound, bound)
+    rank, state = dt_weight.shape[-1], A_logs.shape[-1]
+    dt_weight.uniform_(-(rank**-0.5), rank**-0.5)
+    low, high = (math.log(limit) for limit in _DT_RANGE)
+    dt = torch.empty_like(dt_bias).uniform_(low, high).exp_().clamp_min_(_DT_FLOOR)
+    dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+    A_logs.copy_(torch.arange(1, state + 1).log().expand_as(A_logs))
+    Ds.fill_(1.0)

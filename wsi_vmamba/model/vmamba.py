@@ -42,7 +42,7 @@ class VMamba(nn.Module):
         self.layers = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
         head = OrderedDict(norm=nn.LayerNorm(self.dim), head=nn.Linear(self.dim, config.num_classes))
         self.classifier = nn.Sequential(head)
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @property
     def dim(self) -> int:
@@ -132,7 +132,7 @@ class VMamba(nn.Module):
 
 
 @torch.no_grad()
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
     """Published initialisation of linear layers; norms and convolutions keep torch's own."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

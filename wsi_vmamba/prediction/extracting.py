@@ -47,7 +47,7 @@ def extract_config(
         "weights": _weights(config, origin, encoder), "seed": origin.seed,
         "precision": origin.precision, "target_mpp": origin.target_mpp, "patch_px": origin.patch_px,
         "region_px": origin.region_px, "min_tissue": origin.min_tissue, "background": origin.background,
-        "shuffle_px": origin.shuffle_px,
+        "shuffle_px": origin.shuffle_px, "focal_planes": origin.focal_planes,
         "device": config.device,
         "memory_limit_gb": config.memory_limit_gb, "workers": config.workers, "on_bad_tile": config.on_bad_tile,
         "ids_from_path": config.ids_from_path, "mpp_override": config.mpp_override, "scene": config.scene,

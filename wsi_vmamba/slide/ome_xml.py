@@ -15,6 +15,9 @@ from wsi_vmamba.slide.canvas import RecordedMpp
 from wsi_vmamba.slide.channels import Channel, signed_rgba
 from wsi_vmamba.slide.lengths import length_um
 
+#: A focal stack has a dozen planes; more are refused.
+_MOST_PLANES = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class OmeImage:
@@ -25,6 +28,8 @@ class OmeImage:
         name: as recorded.
         pixels: attributes of its Pixels element.
         page: number of the page its first plane is; None where its planes are in other files.
+        focal_pages: numbers of the pages of its focal planes, the first plane first; one number without a stack, None
+            for a plane whose page is not said.
         elsewhere: name of the file its planes are in, where that is another one and named.
         channels: as described, in the file's order.
     """
@@ -35,6 +40,7 @@ class OmeImage:
     page: int | None
     elsewhere: str = ""
     channels: tuple[Channel, ...] = ()
+    focal_pages: tuple[int | None, ...] = ()
 
     def mpp(self) -> RecordedMpp | None:
         """Micrometres per pixel that this image records.
@@ -91,10 +97,11 @@ def _image(number: int, image: Element, own: str | None, file_name: str) -> OmeI
     elsewhere = ""
     for data in found:
         uuid = data.find("./{*}UUID")
-        if uuid is None or _text(uuid) == own or (file_name and uuid.get("FileName") == file_name):
+        if uuid is None or _is_here(data, own, file_name):
             page = int(data.get("IFD", 0))
             break
         elsewhere = elsewhere or uuid.get("FileName", "")
+    here = [data for data in found if _is_here(data, own, file_name)]
     return OmeImage(
         number=number,
         name=image.get("Name", ""),
@@ -102,7 +109,36 @@ def _image(number: int, image: Element, own: str | None, file_name: str) -> OmeI
         page=page,
         elsewhere=elsewhere,
         channels=() if pixels is None else tuple(map(_channel, pixels.findall("./{*}Channel"))),
+        focal_pages=(page,) if pixels is None else _focal_pages(pixels, here, page),
     )
+
+
+def _is_here(data: Element, own: str | None, file_name: str) -> bool:
+    """Whether a TiffData speaks of pages of this file."""
+    uuid = data.find("./{*}UUID")
+    return uuid is None or _text(uuid) == own or bool(file_name and uuid.get("FileName") == file_name)
+
+
+def _focal_pages(pixels: Element, here: list[Element], first: int | None) -> tuple[int | None, ...]:
+    """The page of each focal plane, of a picture with one plane a depth and nothing else; of others the first page.
+
+    Without a number of planes a TiffData that names its page is of that one, and one that does not of all.
+    """
+    text = pixels.get("SizeZ", "1")
+    depth = int(text) if text.isascii() and text.isdigit() else 1
+    if (
+        not 1 < depth <= _MOST_PLANES
+        or pixels.get("SizeT", "1") != "1"
+        or len(pixels.findall("./{*}Channel")) > 1
+    ):
+        return (first,)
+    pages: dict[int, int] = {}
+    for data in here or ([] if pixels.find("./{*}TiffData") is not None else [pixels]):
+        start, page = int(data.get("FirstZ", 0)), int(data.get("IFD", 0))
+        count = int(data.get("PlaneCount", 1 if "IFD" in data.keys() else depth))  # noqa: SIM118
+        for index in range(min(count, depth)):
+            pages[start + index] = page + index
+    return tuple(pages.get(plane) for plane in range(depth))
 
 
 def _channel(element: Element) -> Channel:

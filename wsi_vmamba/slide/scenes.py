@@ -38,6 +38,8 @@ class Scene:
         number: what `--scene` calls it; from 0, in the file's own order.
         name: what the file calls it, possibly nothing.
         mpp: micrometres per pixel of its finest level, unchecked; None where the file records none for it.
+        stack: the same number for all focal planes of one stack, which stand together from the first to the last; None
+            for a picture by itself.
     """
 
     number: int
@@ -45,6 +47,7 @@ class Scene:
     height_px: int
     name: str = ""
     mpp: float | None = None
+    stack: int | None = None
 
     @property
     def pixels(self) -> int:
@@ -68,12 +71,45 @@ def choose_scene(path: object, scenes: Sequence[Scene], *, asked: int | None) ->
             if scene.number == asked:
                 return scene
         raise SceneError(path, f"there is no scene {asked}; the file holds {describe(scenes)}")
-    candidates = [scene for scene in scenes if not _is_of_the_glass(scene)] or list(scenes)
-    largest = max(candidates, key=lambda scene: scene.pixels)
-    doubt = next((doubt for other in candidates if (doubt := _doubt(largest, other))), "")
-    if doubt:
-        raise SceneError(path, f"{doubt}; the file holds {describe(scenes)}; choose one with --scene N")
-    return largest
+    planes = choose_stack(path, scenes, asked=None)
+    if len(planes) > 1:
+        raise SceneError(
+            path,
+            f"it is a stack of {len(planes)} focal planes, scenes {planes[0].number} to {planes[-1].number}; read one "
+            f"with --scene N ({middle_plane(planes).number} is the middle), or `extract` all with --focal-planes all",
+        )
+    return planes[0]
+
+
+def choose_stack(path: object, scenes: Sequence[Scene], *, asked: int | None) -> tuple[Scene, ...]:
+    """Return the focal planes of the slide, or of the stack that the scene asked for is of; one of an ordinary slide.
+
+    Raises:
+        SceneError: there is no such scene, or nothing tells which of several pictures is the slide.
+    """
+    if asked is not None:
+        found = choose_scene(path, scenes, asked=asked)
+    else:
+        # Every stack counts once: its planes are of one size.
+        heads = [each for each in scenes if each is planes_of(each, scenes)[0]]
+        candidates = [scene for scene in heads if not _is_of_the_glass(scene)] or heads
+        found = max(candidates, key=lambda scene: scene.pixels)
+        doubt = next((doubt for other in candidates if (doubt := _doubt(found, other))), "")
+        if doubt:
+            raise SceneError(path, f"{doubt}; the file holds {describe(scenes)}; choose one with --scene N")
+    return planes_of(found, scenes)
+
+
+def planes_of(scene: Scene, scenes: Sequence[Scene]) -> tuple[Scene, ...]:
+    """All focal planes of the stack that a scene is of, itself alone where it is of none."""
+    if scene.stack is None:
+        return (scene,)
+    return tuple(each for each in scenes if each.stack == scene.stack)
+
+
+def middle_plane(planes: Sequence[Scene]) -> Scene:
+    """The focal plane in the middle of a stack; of an even number the one above."""
+    return planes[(len(planes) - 1) // 2]
 
 
 def only_scene(path: object, asked: int | None, *, reader: str) -> None:

@@ -1,4 +1,7 @@
-"""Squares of one size from pictures of any size: a random part for training, the middle for judging."""
+"""Squares of one size from pictures of any size: a random part for training, the middle for judging.
+
+A clip is a picture of three channels a frame, and all its frames are cut alike.
+"""
 
 from __future__ import annotations
 
@@ -45,5 +48,9 @@ def _resized(pixels: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
         return pixels
     smaller = min(pixels.shape[:2]) > side_px
     how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    resized = cv2.resize(np.ascontiguousarray(pixels), (side_px, side_px), interpolation=how)
-    return np.asarray(resized, dtype=np.uint8)
+    # OpenCV resizes four channels at most: the frames of a clip go one by one.
+    frames = np.split(pixels, pixels.shape[2] // 3, axis=2)
+    resized = [
+        cv2.resize(np.ascontiguousarray(frame), (side_px, side_px), interpolation=how) for frame in frames
+    ]
+    return np.concatenate(resized, axis=2, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Fine-tune a backbone on labelled tiles: the further a layer is from the output, the slower it learns."""
+"""Fine-tune a backbone on labelled tiles or clips: the further a layer is from the output, the slower it learns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from wsi_vmamba.training.guard import Watch, diagnose
 from wsi_vmamba.training.mixing import erased, mixed, soft_labels
 from wsi_vmamba.training.optimise import averaged, backbone_groups, rate_share
 from wsi_vmamba.training.tiles import Prepare, Tile, TileSet, mirror, turn
+from wsi_vmamba.volume.network import VMamba3D
+from wsi_vmamba.volume.pixels import as_volumes, normalise_clips
 
+#: What is fine-tuned: on tiles, or on clips.
+Classifier = VMamba | VMamba3D
 Turns = Literal["all", "mirror", "none"]
 #: Word -> what is done with the pixels of a batch.
 TURNS: Mapping[Turns, Callable[[np.random.Generator, NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -88,13 +92,13 @@ class FinetuneEpoch:
 
 
 def finetune(
-    model: VMamba,
+    model: Classifier,
     training: TileSet,
     validation: TileSet,
     settings: FinetuneSettings,
     *,
     device: str = "cpu",
-    on_epoch: Callable[[FinetuneEpoch, VMamba], None],
+    on_epoch: Callable[[FinetuneEpoch, Classifier], None],
     on_state: Callable[[Mapping[str, Any]], None] = lambda _: None,
     state: Mapping[str, Any] | None = None,
 ) -> list[FinetuneEpoch]:
@@ -103,7 +107,7 @@ def finetune(
     With ``ema_decay`` it is the running average of the weights that is judged and handed out.
 
     Args:
-        model: with as many outputs as there are classes.
+        model: with as many outputs as there are classes; for clips, one for volumes.
         training: tiles to learn from.
         validation: tiles of other patients, of the same classes; judged after each epoch.
         settings: how.
@@ -139,7 +143,7 @@ def finetune(
         train_loss = _train_epoch(
             model, average, training, settings, epoch, optimizer, schedule, device=device, watch=watch
         )
-        kept = model if average is None else cast("VMamba", average.module)
+        kept = model if average is None else cast("Classifier", average.module)
         loss, accuracy = judge(
             kept, validation, batch=settings.batch, crop_px=settings.crop_px, device=device
         )
@@ -158,7 +162,7 @@ def finetune(
 
 
 def _optimizer(
-    model: VMamba, settings: FinetuneSettings, *, n_tiles: int
+    model: Classifier, settings: FinetuneSettings, *, n_tiles: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW with a rate for each layer, and the schedule of all rates over the steps."""
     groups = backbone_groups(
@@ -179,7 +183,7 @@ def _optimizer(
 
 @torch.no_grad()
 def judge(
-    model: VMamba, tiles: TileSet, *, batch: int, crop_px: int | None = None, device: str = "cpu"
+    model: Classifier, tiles: TileSet, *, batch: int, crop_px: int | None = None, device: str = "cpu"
 ) -> tuple[float, float]:
     """Mean loss and balanced accuracy of a model, on the middle of tiles where ``crop_px`` is given.
 
@@ -189,7 +193,7 @@ def judge(
     losses, right, labels = [], [], []
     middle = None if crop_px is None else partial(_middle, crop_px)
     for members, pixels in tiles.batches(range(len(tiles.tiles)), size=batch, prepare=middle):
-        logits = model(_images(pixels, model).to(device)).float()
+        logits = _logits(model, _images(pixels, model).to(device))
         target = _labels(members, device)
         losses += F.cross_entropy(logits, target, reduction="none").tolist()
         right += (logits.argmax(1) == target).tolist()
@@ -203,12 +207,19 @@ def _middle(side_px: int, _: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8
     return middle_square(pixels, side_px=side_px)
 
 
-def _images(pixels: NDArray[np.uint8], model: VMamba) -> Tensor:
-    return normalise(torch.from_numpy(pixels), mean=model.mean, std=model.std)
+def _images(pixels: NDArray[np.uint8], model: Classifier) -> Tensor:
+    """(n, H, W, 3 or 3 T) -> normalised (n, 3 or 3 T, H, W)."""
+    change = normalise_clips if isinstance(model, VMamba3D) else normalise
+    return change(torch.from_numpy(pixels), mean=model.mean, std=model.std)
+
+
+def _logits(model: Classifier, images: Tensor) -> Tensor:
+    logits: Tensor = model(as_volumes(images) if isinstance(model, VMamba3D) else images)
+    return logits.float()
 
 
 def _train_epoch(
-    model: VMamba,
+    model: Classifier,
     average: AveragedModel | None,
     training: TileSet,
     settings: FinetuneSettings,
@@ -258,7 +269,7 @@ def _random_part(settings: FinetuneSettings, epoch: int) -> Prepare | None:
 
 
 def _prepared(
-    model: VMamba,
+    model: Classifier,
     tiles: Sequence[Tile],
     pixels: NDArray[np.uint8],
     settings: FinetuneSettings,
@@ -274,9 +285,9 @@ def _prepared(
     return mixed(rng, images, targets, mixup=settings.mixup, cutmix=settings.cutmix)
 
 
-def _backward(model: VMamba, images: Tensor, targets: Tensor) -> float:
+def _backward(model: Classifier, images: Tensor, targets: Tensor) -> float:
     """Leave the gradients of a batch in the model; return its mean cross-entropy."""
-    loss = F.cross_entropy(model(images).float(), targets)
+    loss = F.cross_entropy(_logits(model, images), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 

@@ -26,7 +26,7 @@ def mixed(
 
     Args:
         rng: what draws; one share for the whole batch, from Beta(alpha, alpha).
-        images: (n, 3, H, W).
+        images: (n, 3, H, W), or 3 T channels of clips.
         targets: probabilities (n, classes).
         mixup: alpha for blending whole pictures; 0 leaves it out.
         cutmix: alpha for pasting a rectangle; 0 leaves it out. With both, one of them is drawn for each batch.
@@ -70,7 +70,7 @@ def erased(rng: np.random.Generator, images: Tensor, *, probability: float) -> T
             rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < rows < height and 0 < columns < width:
                 top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-                noise = rng.standard_normal((3, rows, columns), dtype=np.float32)
+                noise = rng.standard_normal((len(image), rows, columns), dtype=np.float32)
                 image[:, top : top + rows, left : left + columns] = torch.from_numpy(noise).to(image)
                 break
     return images

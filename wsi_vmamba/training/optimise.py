@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.volume.network import VMamba3D
 
 #: Parameters that set the time scales of a scan: pulled towards zero they would pull those towards one value.
 _SCAN_PARAMETERS = ("A_logs", "Ds", "dt_bias", "dt_projs_bias")
@@ -27,7 +28,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
 
 
 def backbone_groups(
-    backbone: VMamba, *, learning_rate: float, weight_decay: float, layer_decay: float
+    backbone: VMamba | VMamba3D, *, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
     """Group a backbone's parameters for fine-tuning: the deeper a layer, the faster it learns.
 
@@ -54,7 +55,7 @@ def backbone_groups(
     ]
 
 
-def _depths(backbone: VMamba) -> dict[str, int]:
+def _depths(backbone: VMamba | VMamba3D) -> dict[str, int]:
     """How far below the output each part of a backbone is, by the prefix of its parameters' names."""
     depths = {"classifier.": 0}
     depth = 0

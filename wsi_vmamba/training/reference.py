@@ -32,7 +32,7 @@ _KEY = "wsi_vmamba"
 #: Written by `extract` beside the feature files.
 _EXTRACT_RECORD = "extract.run.json"
 #: Parts of an origin that make features of another kind; the others change a little, or which patches there are.
-DECISIVE = ("model", "weights_hash", "target_mpp", "patch_px")
+DECISIVE = ("model", "weights_hash", "focal_planes", "target_mpp", "patch_px")
 LESS_DECISIVE = (
     "precision", "region_px", "min_tissue", "background", "shuffle_px", "segmenter", "segmenter_settings",
 )  # fmt: skip
@@ -45,6 +45,7 @@ class Origin:
     Attributes:
         model: name of the backbone.
         weights_hash: SHA-256 of its weights.
+        focal_planes: "all" where it saw the planes of a focal stack as one volume.
         target_mpp: micrometres per pixel that it saw.
         patch_px: side of a patch, pixels at ``target_mpp``.
         precision: the arithmetic it ran in.
@@ -63,6 +64,7 @@ class Origin:
     target_mpp: float
     patch_px: int
     precision: str
+    focal_planes: str = "one"
     region_px: int | Literal["whole"] | None = None
     min_tissue: float | None = None
     background: str = "read"
@@ -82,6 +84,7 @@ class Origin:
             target_mpp=meta.target_mpp,
             patch_px=meta.patch_px,
             precision=meta.precision,
+            focal_planes=meta.encoder.get("focal_planes", "one"),
             region_px=spec.get("region_px"),
             min_tissue=spec.get("min_tissue"),
             background=spec.get("background", "read"),
@@ -89,6 +92,12 @@ class Origin:
             segmenter="mask" if meta.segmenter.startswith("mask ") else meta.segmenter,
             segmenter_settings=dict(meta.segmenter_settings),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as plain JSON, for `Origin(**values)`; what older files lack only where it is set."""
+        return {
+            name: value for name, value in asdict(self).items() if (name, value) != ("focal_planes", "one")
+        }
 
     def differences(self, other: Origin, names: Sequence[str]) -> list[str]:
         """Name what differs, as ``patch_px: expected 256, got 224``."""
@@ -128,7 +137,7 @@ class Reference:
         """All of it that is no array, as JSON values."""
         return {
             "version": VERSION,
-            "origin": asdict(self.origin),
+            "origin": self.origin.to_dict(),
             "slide_ids": list(self.slide_ids),
             "threshold": self.threshold,
             "threshold_source": self.threshold_source,

@@ -1,4 +1,4 @@
-"""Labelled tiles on disk: a folder per class, and batches of them as tensors."""
+"""Labelled tiles or clips on disk: a folder per class, and batches of them as arrays."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_vmamba.errors import DatasetError, MissingDataError
+from wsi_vmamba.training.clips import CLIP_KINDS, find_clips, read_clip
+from wsi_vmamba.training.pictures import TILE_SUFFIXES, read_tile
 
-#: Endings of tiles that are read.
-TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+__all__ = ["TILE_SUFFIXES", "Prepare", "Tile", "TileSet", "mirror", "read_tile", "turn"]
+
 #: Makes pictures of one size; called with the place of a tile and its pixels.
 Prepare = Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]]
 #: Threads that decode the tiles of a batch.
@@ -23,7 +24,7 @@ _DECODERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One labelled picture; ``label`` is the place of its class among the sorted names."""
+    """One labelled picture or clip; ``label`` is the place of its class among the sorted names."""
 
     path: Path
     label: int
@@ -38,16 +39,23 @@ class TileSet:
         classes: names of the classes, sorted.
         tiles: all of them.
         side_px: (height, width) of every tile.
+        clip_frames: frames taken of each, where they are clips; a clip is then a picture of so many times three
+            channels.
     """
 
     folder: Path
     classes: tuple[str, ...]
     tiles: tuple[Tile, ...]
     side_px: tuple[int, int]
+    clip_frames: int | None = None
 
     @classmethod
-    def find(cls, folder: Path) -> TileSet:
+    def find(cls, folder: Path, *, clip_frames: int | None = None) -> TileSet:
         """List ``folder``/<class>/<tile>; only the first tile is read.
+
+        Args:
+            folder: with a folder for each class in it.
+            clip_frames: look for clips, not for pictures, and take so many frames of each.
 
         Raises:
             MissingDataError: there is no such folder.
@@ -61,23 +69,29 @@ class TileSet:
         tiles = [
             Tile(path=path, label=label)
             for label, name in enumerate(classes)
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in TILE_SUFFIXES and path.name[0] != "."
+            for path in (find_clips(folder / name) if clip_frames else _find_tiles(folder / name))
         ]
         empty = sorted(set(classes) - {classes[tile.label] for tile in tiles})
         if len(classes) < 2 or empty:
-            found = f"no tiles in {', '.join(empty)}" if empty else f"{len(classes)} class folder(s)"
+            missing = f"no {'clips' if clip_frames else 'tiles'} in {', '.join(empty)}"
+            found = missing if empty else f"{len(classes)} class folder(s)"
+            wanted = CLIP_KINDS if clip_frames else f"tiles ({', '.join(sorted(TILE_SUFFIXES))})"
             raise DatasetError(
-                f"{folder}: expected a folder of tiles ({', '.join(sorted(TILE_SUFFIXES))}) for each of at least "
-                f"two classes, found {found}"
+                f"{folder}: expected a folder of {wanted} for each of at least two classes, found {found}"
             )
-        height, width = read_tile(tiles[0].path).shape[:2]
-        return cls(folder=folder, classes=tuple(classes), tiles=tuple(tiles), side_px=(height, width))
+        height, width = _read(tiles[0].path, clip_frames).shape[:2]
+        return cls(
+            folder=folder,
+            classes=tuple(classes),
+            tiles=tuple(tiles),
+            side_px=(height, width),
+            clip_frames=clip_frames,
+        )
 
     def batches(
         self, order: Sequence[int], *, size: int, prepare: Prepare | None = None
     ) -> Iterator[tuple[list[Tile], NDArray[np.uint8]]]:
-        """Yield tiles and their pixels (n, H, W, 3), at most ``size`` at a time, in the given order.
+        """Yield tiles and their pixels (n, H, W, 3), of clips (n, H, W, 3 T), at most ``size`` at a time, in order.
 
         Args:
             order: places among ``tiles``.
@@ -96,7 +110,7 @@ class TileSet:
 
     def _read(self, index: int, prepare: Prepare | None) -> NDArray[np.uint8]:
         tile = self.tiles[index]
-        pixels = read_tile(tile.path)
+        pixels = _read(tile.path, self.clip_frames)
         if prepare is not None:
             return prepare(index, pixels)
         if pixels.shape[:2] != self.side_px:
@@ -108,20 +122,14 @@ class TileSet:
         return pixels
 
 
-def read_tile(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as RGB (H, W, 3).
+def _find_tiles(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in TILE_SUFFIXES and path.name[0] != ".":
+            yield path
 
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    try:
-        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-        decoded = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    except (OSError, cv2.error) as error:
-        raise DatasetError(f"{path}: the tile cannot be read ({error})") from error
-    if decoded is None:
-        raise DatasetError(f"{path}: the tile cannot be decoded; replace or remove it")
-    return np.ascontiguousarray(decoded[..., ::-1])
+
+def _read(path: Path, clip_frames: int | None) -> NDArray[np.uint8]:
+    return read_clip(path, frames=clip_frames) if clip_frames else read_tile(path)
 
 
 def mirror(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -108,18 +108,19 @@ def _format_name(tif: tifffile.TiffFile) -> str:
 
 
 def check_ome_planes(path: str, ome: OmeImage, base: tifffile.TiffPage) -> None:
-    """Refuse stacks and channels that are not colours: taking any of them for the slide would be a silent guess.
+    """Refuse times and channels that are not colours: taking any of them for the slide would be a silent guess.
 
     Raises:
         UnsupportedSlideError: it is one.
     """
     sizes = {axis: int(ome.pixels.get(f"Size{axis}", 1)) for axis in "ZTC"}
-    if sizes["Z"] > 1 or sizes["T"] > 1 or sizes["C"] > max(1, base.samplesperpixel):
+    # Focal planes whose pages are known are scenes of their own.
+    if sizes["Z"] > len(ome.focal_pages) or sizes["T"] > 1 or sizes["C"] > max(1, base.samplesperpixel):
         raise UnsupportedSlideError(
             path,
             f"expected one RGB picture, the OME-TIFF has {sizes['C']} channels in pages of "
             f"{base.samplesperpixel} samples, {sizes['Z']} focal planes and {sizes['T']} times; export one plane "
-            "as RGB",
+            "as RGB, or the focal planes as RGB pages",
         )
     check_channels(path, ome.channels, samples=base.samplesperpixel)
 

@@ -30,6 +30,8 @@ from wsi_vmamba.slide.tiff.vendors import check_missing_tiles, check_vendor
 #: OpenSlide takes the first page for the slide and every page that is marked as reduced for its level.
 _OPENSLIDE_ERRS = "OpenSlide would take another picture of this TIFF for the slide, or mix several"
 _ICC_PROFILE = 34675
+#: Hamamatsu's tags for the magnification of a page, and for the depth that it was scanned at.
+_NDPI_LENS, _NDPI_OFFSET = 65421, 65424
 #: What tifffile raises on damaged directories, found by flipping bytes of sound files.
 _DAMAGE = (
     tifffile.TiffFileError,
@@ -101,6 +103,21 @@ def look_at_first_page(path: str, look: Callable[[str, tifffile.TiffPage], None]
     with _directory(path) as tif:
         check_numbers(path, [tif.pages[0]])
         look(path, tif.pages[0])
+
+
+def ndpi_focal_offsets(path: str) -> tuple[int, ...]:
+    """Offsets of the focal planes of an NDPI, as it records them, in rising order; none of another file.
+
+    Raises:
+        UnreadableSlideError: the directory is damaged.
+    """
+    with _directory(path) as tif:
+        found = set()
+        for page in tif.pages[:MAX_PAGES]:
+            lens, offset = (page.tags.get(tag) for tag in (_NDPI_LENS, _NDPI_OFFSET))
+            if lens is not None and offset is not None and lens.value > 0:  # macro and map have no lens
+                found.add(int(offset.value))
+        return tuple(sorted(found))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tifffile
@@ -128,26 +128,41 @@ def _ome_pictures(path: str, images: list[OmeImage], pages: list[tifffile.TiffPa
             f"the OME-XML says that its picture is in other files ({names}); name that one, or export the picture "
             "into one OME-TIFF",
         )
-    numbers = [image.page for image in here]
-    if len(set(numbers)) < len(numbers):
+    numbers = [page for image in here for page in image.focal_pages]
+    if None in numbers or len(set(numbers)) < len(numbers):
         raise UnreadableSlideError(
             path,
-            f"the OME-XML describes {len(here)} images and does not say which page each of them is (TiffData IFD); "
+            f"the OME-XML describes {_counted(here)} and does not say which page each of them is (TiffData IFD); "
             "export it again",
         )
     pictures = []
+    before = 0
     for image in here:
-        number = image.page or 0
-        if number >= len(pages):
-            raise UnreadableSlideError(
-                path,
-                f"the OME-XML has image {image.number} at page {number}, the TIFF has {len(pages)} pages; it was cut "
-                "short or is damaged",
-            )
-        base = pages[number]
-        scene = _scene(image.number, base, name=image.name, mpp=_mpp_of(image))
-        pictures.append(TiffPicture(scene=scene, base=base, others=subpages(path, base), ome=image))
+        first = image.number + before  # focal planes are numbered one by one, and those behind them go on
+        depth = len(image.focal_pages)
+        before += depth - 1
+        for plane, page in enumerate(image.focal_pages):
+            number = page or 0
+            if number >= len(pages):
+                raise UnreadableSlideError(
+                    path,
+                    f"the OME-XML has image {image.number} at page {number}, the TIFF has {len(pages)} pages; it was "
+                    "cut short or is damaged",
+                )
+            base = pages[number]
+            scene = _scene(image.number, base, name=image.name, mpp=_mpp_of(image))
+            if depth > 1:
+                name = f"{image.name} focal plane {plane + 1} of {depth}".strip()
+                scene = replace(scene, number=first + plane, name=name, stack=image.number)
+            else:
+                scene = replace(scene, number=first)
+            pictures.append(TiffPicture(scene=scene, base=base, others=subpages(path, base), ome=image))
     return pictures
+
+
+def _counted(images: Sequence[OmeImage]) -> str:
+    planes = sum(len(image.focal_pages) for image in images)
+    return f"{len(images)} images" if planes == len(images) else f"{planes} focal planes"
 
 
 def _mpp_of(image: OmeImage) -> float | None:
