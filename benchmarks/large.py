@@ -39,12 +39,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         found = _step(asked) if asked.child == "step" else _shared(asked)
         print(json.dumps(found))
         return found
-    steps = {mode: _child(asked, "step", *options) for mode, options in _MODES.items()}
+    modes = _MODES if "steps" in asked.parts else {}
+    steps = {mode: _child(asked, "step", *options) for mode, options in modes.items()}
     for mode, found in steps.items():
         print(
             f"{asked.model}, {found['parameters'] / 1e6:.1f} M parameters, {asked.batch} x {asked.px} px, fp32, "
             f"{mode}: {found['peak_mb']:,.0f} MB, {found['cpu_s']:.2f} s of CPU, gradient {found['gradient']:.9g}"
         )
+    if "processes" not in asked.parts:
+        return {"steps": steps}
     difference = _two_processes(asked)
     print(
         f"two processes against one, 2 x {asked.ddp_px} px: gradients differ by {difference:.2g} of the largest"
@@ -52,6 +55,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     return {"steps": steps, "difference": difference}
 
 
+_PARTS = ("steps", "processes")
 _MODES: dict[str, tuple[str, ...]] = {"as it is": (), "checkpointing": ("--checkpointing",)}
 
 
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--px", type=int, default=224, help="side of the images of a measured step")
     parser.add_argument("--batch", type=int, default=1, help="images of a measured step")
     parser.add_argument("--ddp-px", type=int, default=64, help="side of the two images of two processes")
+    parser.add_argument("--parts", nargs="+", default=list(_PARTS), choices=_PARTS, help="what is measured")
     parser.add_argument("--child", choices=("step", "shared"), help=argparse.SUPPRESS)
     parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from wsi_vmamba.datasets.synthetic.nucleus_pictures import paint_nuclei
 from wsi_vmamba.detection.average_precision import PrecisionCounter
 from wsi_vmamba.detection.coco import read_coco
 from wsi_vmamba.detection.examples import example_of, turned_boxes
+from wsi_vmamba.detection.large import find_in_picture
 from wsi_vmamba.detection.painted import objects_of, write_painted
 from wsi_vmamba.errors import ConfigError, MissingDataError, UsageError, WeightsError
 
@@ -37,8 +39,6 @@ def require_torchvision():
 def test_boxes_are_turned_with_their_masks(quarters, mirrored):
     painted = paint_nuclei(3, 0, side_px=96)
     cropped = painted.image[:64], painted.owner[:64]  # an oblong picture, whose sides a turn exchanges
-    from dataclasses import replace
-
     kinds = painted.kinds
     known = objects_of(replace(painted, image=cropped[0], owner=cropped[1]))
     seen = known.take(np.array([cut.mask.any() for cut in known.cuts]))
@@ -76,13 +76,13 @@ def test_settings_that_cannot_be_are_refused(tmp_path):
         ConfigError, match=r"sides_px is the shorter and the longer side, .* got \[1333, 800\]"
     ):
         wv.train_detector("painted", sides_px=[1333, 800])
-    require_torchvision()
-    with pytest.raises(MissingDataError, match=r"no file .*train\.json"):
-        wv.train_detector(tmp_path, out=tmp_path / "out")
     with pytest.raises(
         MissingDataError, match=r"no detector at .*; train one with `wsi-vmamba detector DATA"
     ):
         wv.load_detector(tmp_path)
+    require_torchvision()
+    with pytest.raises(MissingDataError, match=r"no file .*train\.json"):
+        wv.train_detector(tmp_path, out=tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -119,8 +119,6 @@ def test_a_few_steps_find_nuclei(tmp_path, monkeypatch):
     assert counts["windows"] == "9"
 
     detector = wv.load_detector("detector")
-    from wsi_vmamba.detection.large import find_in_picture
-
     settings = {"overlap_px": 64, "least_score": 0.3}
     merged = find_in_picture(detector, painted.image, window_px=192, **settings)
     assert len(merged) == len(features)

@@ -29,6 +29,7 @@ PAGES_OF_EXAMPLES = (
     "docs/how-to/probing.md",
     "docs/how-to/analysing.md",
     "docs/how-to/predicting.md",
+    "docs/how-to/detecting.md",
 )
 SLIDES = "abcdefghij"
 #: A page takes half a minute of computing; on a busy machine that is minutes.

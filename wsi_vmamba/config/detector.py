@@ -71,7 +71,8 @@ class DetectorConfig(RunConfig):
     mpp: Mpp | None = TARGET_MPP
     """Micrometres per pixel of the pictures, at which `detect` reads slides; null for photographs."""
     checkpointing: Annotated[bool, SetOnly()] = False
-    """Compute the maps inside blocks again in the backward pass: the same numbers from less memory."""
+    """Compute the maps inside blocks again in the backward pass: the same numbers from less memory, in a third more
+    time."""
     train_pictures: Annotated[str, SetOnly()] = "train"
     """Folder in `data` of the training pictures; its JSON is `train_json`."""
     validation_pictures: Annotated[str, SetOnly()] = "validation"

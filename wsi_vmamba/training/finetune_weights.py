@@ -32,6 +32,7 @@ def start(config: FinetuneConfig, *, n_classes: int) -> tuple[VMamba, str]:
         state = {k: v for k, v in read_state(weights.path).items() if not k.startswith("classifier.head.")}
         head = {k: v for k, v in model.state_dict().items() if k.startswith("classifier.head.")}
         apply_state(model, {**state, **head}, source=str(weights.path))
+    model.grad_checkpointing = config.checkpointing
     return model, weights.note
 
 
