@@ -43,6 +43,7 @@ def run(config: DetectConfig) -> bool:
             console.say(f"{source.slide_id}: failed: {error.message}")
             continue
         counts = [int((found.objects.labels == label).sum()) for label in range(len(classes))]
+        _say_full(found, detector, slide_id=source.slide_id)
         rows.append((source.slide_id, found.n_windows, len(found.objects), *counts))
         shown = ", ".join(f"{count} {name}" for count, name in zip(counts, classes, strict=True))
         console.say(
@@ -57,6 +58,14 @@ def run(config: DetectConfig) -> bool:
             facts={"device": device, "detector": detector.spec.to_dict()},
         )
     return failed == 0
+
+
+def _say_full(found: SlideObjects, detector: Detector, *, slide_id: str) -> None:
+    if found.n_full:
+        console.say(
+            f"{slide_id}: in {found.n_full} of {found.n_windows} windows there are {detector.spec.most_objects} "
+            "objects, the most that this detector finds at once, so more may be there: take a smaller --window-px"
+        )
 
 
 def _one_slide(config: DetectConfig, detector: Detector, source: SlideSource, path: Path) -> SlideObjects:

@@ -86,6 +86,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("one_thread")
 def test_a_few_steps_find_nuclei(tmp_path, monkeypatch):
     """24 steps from the shipped weights; then the same detector from its file, on a slide larger than its window."""

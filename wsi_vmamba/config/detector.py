@@ -110,7 +110,7 @@ class DetectConfig(RunConfig):
     """Folder for <slide_id>.geojson and detections.csv."""
     least_score: Share = 0.5
     """Objects of a lower score are left out."""
-    window_px: Annotated[int, Field(ge=64)] = 512
+    window_px: Annotated[int, Field(ge=64)] = 256
     """Side of the windows that the detector sees, in pixels of its resolution."""
     overlap_px: Annotated[int, Field(ge=0)] = 64
     """What neighbouring windows share: at least the length of the longest object."""

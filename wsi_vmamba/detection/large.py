@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +30,13 @@ class SlideObjects:
         objects: in pixels of the detector's resolution, from the highest score down.
         l0_per_px: level-0 pixels per such pixel.
         n_windows: how many windows were looked at.
+        n_full: in how many of them the detector found as many objects as it can: more may be there.
     """
 
     objects: Objects
     l0_per_px: float
     n_windows: int
+    n_full: int
 
 
 def find_in_picture(
@@ -48,15 +50,18 @@ def find_in_picture(
         window_px: side of what it sees at once.
         overlap_px: what neighbouring windows share; longer objects may be lost.
         least_score: of what is found.
+
+    A window holds at most ``detector.spec.most_objects``; take one that is small enough for them.
     """
     height, width = pixels.shape[:2]
     windows = cover(width_px=width, height_px=height, window_px=window_px, overlap_px=overlap_px)
-    return _find(
+    found, _ = _find(
         detector,
         windows,
         lambda one: pixels[one.y_px : one.y_px + one.height_px, one.x_px : one.x_px + one.width_px],
         width_px=width, height_px=height, least_score=least_score, report=lambda _: None,
     )  # fmt: skip
+    return found
 
 
 def find_in_slide(
@@ -94,7 +99,7 @@ def find_in_slide(
     plan = _canvas(slide, mpp=mpp, target_mpp=detector.spec.mpp)
     width, height = plan.width_px, plan.height_px
     windows = tissue_windows(plan, tissue, window_px=window_px, overlap_px=overlap_px)
-    objects = _find(
+    objects, n_full = _find(
         detector,
         windows,
         lambda one: read_target(
@@ -102,7 +107,7 @@ def find_in_slide(
         ),
         width_px=width, height_px=height, least_score=least_score, report=report,
     )  # fmt: skip
-    return SlideObjects(objects=objects, l0_per_px=plan.l0_per_px, n_windows=len(windows))
+    return SlideObjects(objects=objects, l0_per_px=plan.l0_per_px, n_windows=len(windows), n_full=n_full)
 
 
 def tissue_windows(
@@ -148,13 +153,14 @@ def _find(
     height_px: int,
     least_score: float,
     report: Report,
-) -> Objects:
+) -> tuple[Objects, int]:
+    """The objects of all windows, and in how many of them there were as many as the detector can find."""
     device = next(detector.parameters()).device
-
-    def found() -> Iterator[Objects]:
-        for one in windows:
-            objects = detector.find([image_of(read(one)).to(device)], least_score=least_score)[0]
-            yield whole_objects(objects, one, width_px=width_px, height_px=height_px)
-            report(1)
-
-    return merge(list(found()))
+    parts: list[Objects] = []
+    n_full = 0
+    for one in windows:
+        objects = detector.find([image_of(read(one)).to(device)], least_score=least_score)[0]
+        n_full += len(objects) >= detector.spec.most_objects
+        parts.append(whole_objects(objects, one, width_px=width_px, height_px=height_px))
+        report(1)
+    return merge(parts), n_full

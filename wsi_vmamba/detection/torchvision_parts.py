@@ -10,6 +10,9 @@ from torch import Tensor
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.normalise import Rgb
 
+#: Places of an image that are looked at closely, at least; torchvision's own number.
+_PROPOSALS = 1000
+
 
 def require_torchvision() -> ModuleType:
     """Import torchvision.
@@ -72,6 +75,7 @@ def mask_rcnn(
     hidden = 4 * width
     pool = MultiScaleRoIAlign(maps, output_size=7, sampling_ratio=2)
     short, long = sides_px or (1, 1)
+    proposals = max(_PROPOSALS, 4 * most_objects)
     model = MaskRCNN(
         backbone,
         min_size=short,
@@ -79,6 +83,8 @@ def mask_rcnn(
         image_mean=list(mean),
         image_std=list(std),
         box_detections_per_img=most_objects,
+        rpn_pre_nms_top_n_test=proposals,
+        rpn_post_nms_top_n_test=proposals,
         rpn_anchor_generator=AnchorGenerator(
             tuple((side,) for side in anchors_px), ((0.5, 1.0, 2.0),) * len(anchors_px)
         ),
