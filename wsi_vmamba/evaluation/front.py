@@ -255,7 +255,7 @@ def evaluate(
 def compare(
     a: Run | str | Path, b: Run | str | Path, *, progress: bool = True, **settings: Any
 ) -> Comparison:
-    """Test whether two methods, scored on the same slides, differ in AUC: DeLong, or the paired bootstrap of several classes.
+    """Test whether two methods, scored on the same slides, differ in AUC; of several classes in macro AUC.
 
     Args:
         a: a run, a CSV of scores as "FILE:COLUMN", or a column of ``scores``.
