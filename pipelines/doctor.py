@@ -23,6 +23,9 @@ EXTRAS: Mapping[str, str] = {
     "hpc": "dask_jobqueue",
     "timm": "timm",
     "onnx": "onnxruntime",
+    "hub": "huggingface_hub",
+    "download": "botocore",
+    "detection": "torchvision",
 }
 
 

@@ -28,6 +28,8 @@ __version__ = "0.1.0"
 # For type checkers and editors; a test holds these lines, the table and __all__ together.
 if TYPE_CHECKING:
     from wsi_vmamba.analysis.front import analyse
+    from wsi_vmamba.detection.file import load_detector
+    from wsi_vmamba.detection.front import TrainedDetector, train_detector
     from wsi_vmamba.evaluation.compare import Comparison
     from wsi_vmamba.evaluation.front import Run, compare, evaluate, open_run, train
     from wsi_vmamba.evaluation.results import Evaluation
@@ -75,6 +77,10 @@ _EXPORTS = {
     "probe": "wsi_vmamba.probing.front:probe",
     # training through pixels
     "region_features": "wsi_vmamba.gradients.region:region_features",
+    # detection
+    "TrainedDetector": "wsi_vmamba.detection.front:TrainedDetector",
+    "load_detector": "wsi_vmamba.detection.file:load_detector",
+    "train_detector": "wsi_vmamba.detection.front:train_detector",
     # other runtimes
     "OnnxFile": "wsi_vmamba.onnx_file.front:OnnxFile",
     "export_onnx": "wsi_vmamba.onnx_file.front:export_onnx",
@@ -112,6 +118,7 @@ __all__ = [
     "Run",
     "Segmentation",
     "SlidePrediction",
+    "TrainedDetector",
     "__version__",
     "analyse",
     "compare",
@@ -120,6 +127,7 @@ __all__ = [
     "export_onnx",
     "extract",
     "load_clip_classifier",
+    "load_detector",
     "load_probe",
     "make_report",
     "open_features",
@@ -134,6 +142,7 @@ __all__ = [
     "segment",
     "segtrain",
     "train",
+    "train_detector",
 ]
 
 

@@ -31,10 +31,12 @@ from wsi_vmamba.inference.sparse_plan import plan_sparse
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.model.normalise import Rgb, normalise
 from wsi_vmamba.model.null import NullBackbone
-from wsi_vmamba.model.shipped import resolve_weights
+from wsi_vmamba.model.shipped import FROM_FILE, WITHOUT_WEIGHTS, resolve_weights
 from wsi_vmamba.model.timm_windows import WindowBackbone
+from wsi_vmamba.model.variants import TIMM_ALIASES
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.model.weights import weights_hash
+from wsi_vmamba.model.window_names import is_window_name
 from wsi_vmamba.ops import cpu, triton
 from wsi_vmamba.regions import Region
 from wsi_vmamba.stream import BandStream, band_bytes
@@ -490,6 +492,12 @@ def facts_of(encoder: Encoder) -> dict[str, Any]:
     An encoder, also one of somebody's own, says it in its attribute ``facts``; without one there is nothing to say.
     """
     return dict(getattr(encoder, "facts", {}))
+
+
+def scans(encoder: Encoder) -> bool:
+    """Whether an encoder may compute with the scan of this package: a window of timm, a file or `null` does not."""
+    name = encoder.name
+    return not (is_window_name(name) or name in TIMM_ALIASES or name in FROM_FILE or name in WITHOUT_WEIGHTS)
 
 
 def _batched(items: list[Key], size: int) -> Iterator[list[Key]]:

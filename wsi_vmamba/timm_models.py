@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.config import VMambaConfig
@@ -51,7 +50,7 @@ class TimmVMamba(VMamba):
         for block, rate in self._rates(drop_path_rate):
             block.drop_path_rate = rate
         self.num_features = self.head_hidden_size = self.dim
-        self.global_pool, self.drop_rate, self.grad_checkpointing = global_pool, drop_rate, False
+        self.global_pool, self.drop_rate = global_pool, drop_rate
         self.feature_info = [
             {"num_chs": channels, "reduction": 4 * 2**stage, "module": f"layers.{stage}"}
             for stage, channels in enumerate(config.dims)
@@ -116,18 +115,6 @@ class TimmVMamba(VMamba):
         last = self._hand_out(self.classifier.get_submodule("norm")(maps[-1].permute(0, 2, 3, 1)))
         found = [last if norm and stage == n_stages - 1 else maps[stage] for stage in wanted]
         return found if intermediates_only else (last, found)
-
-    def _stages(self, x: Tensor) -> list[Tensor]:
-        if not self.grad_checkpointing or not torch.is_grad_enabled():
-            return super()._stages(x)
-        outputs: list[Tensor] = []
-        tokens = self.patch_embed(x)
-        for stage in self.layers:
-            for block in stage.get_submodule("blocks").children():
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            outputs.append(tokens)
-            tokens = stage.get_submodule("downsample")(tokens)
-        return outputs
 
 
 def _stages(indices: int | Sequence[int] | None, n_stages: int) -> list[int]:

@@ -29,6 +29,9 @@ PAGES_OF_EXAMPLES = (
     "docs/how-to/probing.md",
     "docs/how-to/analysing.md",
     "docs/how-to/predicting.md",
+    "docs/how-to/detecting.md",
+    "docs/how-to/onnx.md",
+    "docs/how-to/encoders.md",
 )
 SLIDES = "abcdefghij"
 #: A page takes half a minute of computing; on a busy machine that is minutes.

@@ -109,6 +109,16 @@ def test_evaluate_gives_the_probability_of_each_class_and_the_metrics_of_them(ju
     assert found["auc"] > 0.9
 
 
+def test_two_runs_of_three_classes_are_compared_by_macro_auc(cohort: Path, judged: Path) -> None:
+    run = str(cohort / "runs" / "clam_mb")
+    found = wv.compare(run, run, bootstrap=100)
+    macro = json.loads((judged / "metrics.json").read_text())["auc"]
+    assert found.to_dict()["classes"] == sorted(NAMES)
+    assert (found.test.auc_a, found.test.auc_b) == pytest.approx((macro, macro))
+    assert (found.test.difference, *found.test.ci95) == (0, 0, 0)
+    assert "difference of macro AUCs +0.0000 (95 % interval" in found.in_words()
+
+
 def test_patients_and_centres_are_judged_too(judged: Path) -> None:
     slides, patients = read(judged / "slides.csv"), read(judged / "patients.csv")
     assert [row["patient_id"] for row in patients] == [f"p{number}" for number in range(12, 18)]

@@ -10,6 +10,7 @@ from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics import CLASS_METRICS
 from wsi_vmamba.metrics.base import MetricResult
 from wsi_vmamba.metrics.classes import auc_by_class, balanced_accuracy, brier, class_panel, ece, macro_auc
+from wsi_vmamba.metrics.classes_paired import macro_auc_paired
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +106,22 @@ def test_a_class_with_one_slide_leaves_no_interval() -> None:
 def test_what_is_no_probability_of_classes_is_refused(labels, shares, message) -> None:
     with pytest.raises(MetricError, match=message):
         macro_auc(np.array(labels), np.array(shares), resamples=100)
+
+
+def test_macro_aucs_are_compared_on_the_same_slides(drawn):
+    labels, shares = drawn
+    generator = np.random.default_rng(1)
+    worse = np.exp(np.log(shares) * 0.3 + generator.normal(size=shares.shape))
+    worse /= worse.sum(axis=1, keepdims=True)
+    found = macro_auc_paired(labels, shares, worse, resamples=400, seed=0)
+    wanted = [roc_auc_score(labels, one, multi_class="ovr", average="macro") for one in (shares, worse)]
+    assert (found.auc_a, found.auc_b) == pytest.approx(tuple(wanted))
+    assert found.difference == pytest.approx(wanted[0] - wanted[1])
+    assert found.ci95[0] < found.difference < found.ci95[1]
+    assert found.ci95_a == macro_auc(labels, shares, resamples=400, seed=0).ci95
+    # A method and itself do not differ in any resample; exchanged, the interval is the mirrored one.
+    assert macro_auc_paired(labels, shares, shares, resamples=400, seed=0).ci95 == (0.0, 0.0)
+    mirrored = macro_auc_paired(labels, worse, shares, resamples=400, seed=0)
+    assert mirrored.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
+    with pytest.raises(MetricError, match=r"\(slides, classes\) alike, got \(60, 4\) and \(60, 5\)"):
+        macro_auc_paired(labels, shares, np.c_[shares, np.zeros(60)], resamples=400)

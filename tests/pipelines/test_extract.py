@@ -17,6 +17,7 @@ from wsi_vmamba.config import ExtractConfig, OtsuSettings
 from wsi_vmamba.datasets.synthetic import CohortSpec, generate_slide
 from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.extraction import tissue_files
+from wsi_vmamba.extraction.encoders import describe_encoder, load_encoder
 from wsi_vmamba.extraction.sources import find_sources
 from wsi_vmamba.inference import memory
 from wsi_vmamba.pipelines import extract
@@ -137,7 +138,16 @@ def test_the_run_record_says_what_made_the_features(slides: Path, tmp_path: Path
     assert record["backbone"] == "null"
     assert record["config"]["patch_px"] == 64
     assert {"torch", "wsi-vmamba", "tifffile"} <= set(record["versions"])
-    assert record["scan_kernel"] in {"cpp", "reference"}
+    assert "scan_kernel" not in record  # this encoder has no scan
+
+
+def test_the_kernel_is_recorded_of_encoders_that_scan(one_thread):
+    for name, weights, scans in (("vmamba_pico", "random", True), ("null", "auto", False)):
+        settings = ExtractConfig(slides="slides", backbone=name, weights=weights, device="cpu")
+        facts = describe_encoder(settings, load_encoder(settings))
+        assert ("scan_kernel" in facts, "scan_kernel_why" in facts) == (scans, scans)
+        if scans:
+            assert facts["scan_kernel"] in {"cpp", "reference"}
 
 
 def test_a_manifest_gives_names_and_mpp(slides: Path, tmp_path: Path):

@@ -32,7 +32,7 @@ def draw(region: Any, *, width_px: int, height_px: int, downsample: float) -> ND
             f"a mask needs a positive size and downsample, got {width_px} x {height_px} at {downsample}"
         )
     rings = [ring / downsample for ring in _rings(region)]
-    return _even_odd(rings, width_px=width_px, height_px=height_px)
+    return fill_even_odd(rings, width_px=width_px, height_px=height_px)
 
 
 def _rings(geometry: Any) -> Iterator[NDArray[np.float64]]:
@@ -43,7 +43,9 @@ def _rings(geometry: Any) -> Iterator[NDArray[np.float64]]:
                 yield shapely.get_coordinates(ring)
 
 
-def _even_odd(rings: Sequence[NDArray[np.float64]], *, width_px: int, height_px: int) -> NDArray[np.bool_]:
+def fill_even_odd(
+    rings: Sequence[NDArray[np.float64]], *, width_px: int, height_px: int
+) -> NDArray[np.bool_]:
     """Fill closed rings, in mask pixels, by the even-odd rule at pixel centres."""
     flips = np.zeros((height_px, width_px + 1), dtype=np.uint8)
     for ring in rings:

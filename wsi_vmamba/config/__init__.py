@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.analyse import AnalyseConfig
     from wsi_vmamba.config.base import RunConfig, default_of
     from wsi_vmamba.config.demo import DemoConfig
+    from wsi_vmamba.config.detector import DetectConfig, DetectorConfig
     from wsi_vmamba.config.doctor import DoctorConfig
     from wsi_vmamba.config.endtoend import EndToEndConfig
     from wsi_vmamba.config.evaluate import EvaluateConfig
@@ -48,6 +49,8 @@ __all__ = [
     "AnalyseConfig",
     "CheckConfig",
     "DemoConfig",
+    "DetectConfig",
+    "DetectorConfig",
     "DoctorConfig",
     "DownloadConfig",
     "EndToEndConfig",

@@ -108,6 +108,16 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Train a run's backbone too, on labels of slides, through the pixels of whole regions.",
     ),
+    "detector": Command(
+        "wsi_vmamba.config.detector:DetectorConfig",
+        _TRAIN,
+        "Train a detector of outlined objects (FPN and Mask R-CNN over a VMamba) on a data set in COCO's format.",
+    ),
+    "detect": Command(
+        "wsi_vmamba.config.detector:DetectConfig",
+        _TRAIN,
+        "Find the objects of slides with a detector: GeoJSON for QuPath, and counts.",
+    ),
     "pretrain": Command(
         "wsi_vmamba.config.pretrain:PretrainConfig",
         _TRAIN,

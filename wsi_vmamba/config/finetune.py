@@ -68,6 +68,9 @@ class FinetuneConfig(RunConfig):
     """Probability that a rectangle of a picture is replaced by noise."""
     ema_decay: Annotated[float, Field(ge=0, lt=1), SetOnly()] = 0.0
     """Decay of the running average of the weights, which is then what is judged and kept; 0 leaves it out."""
+    checkpointing: Annotated[bool, SetOnly()] = False
+    """Compute the maps inside blocks again in the backward pass: the same numbers from less memory, in a third more
+    time."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     overwrite: bool = False

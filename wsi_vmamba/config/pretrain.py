@@ -167,6 +167,9 @@ class PretrainConfig(RunConfig):
     """What happens when all features become alike: stop, or go on with a warning at every line of the log."""
     precision: AnyPrecision = "auto"
     """Arithmetic of the forward pass; auto is bf16 where the device multiplies it natively."""
+    checkpointing: Annotated[bool, SetOnly()] = False
+    """Compute the maps inside blocks again in the backward pass: the same numbers from less memory, in a third more
+    time."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     threads: Count = 1

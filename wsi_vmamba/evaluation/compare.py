@@ -1,4 +1,4 @@
-"""Whether two methods scored on the same slides differ in AUC: DeLong's paired test."""
+"""Whether two methods scored on the same slides differ in AUC: DeLong's paired test, or the paired bootstrap."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from wsi_vmamba.errors import MetricError, UsageError
 from wsi_vmamba.evaluation.json_file import write_json
 from wsi_vmamba.evaluation.scores import ScoredSlides, read_scored_slides
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
+from wsi_vmamba.metrics.classes_paired import MacroPaired, macro_auc_paired
 from wsi_vmamba.metrics.delong import DelongPaired, delong_interval, delong_paired
 from wsi_vmamba.notebook import table_html
 from wsi_vmamba.slide.same_name import near_names
@@ -26,18 +27,28 @@ class Comparison:
     Attributes:
         a: the slides as the first scored them.
         b: the same slides, in the same order, as the second did.
-        test: both AUCs, their difference, its 95 % interval and p-value.
+        test: both AUCs, their difference, its 95 % interval and, of two classes, p-value. Of more they are macro AUCs.
     """
 
     a: ScoredSlides
     b: ScoredSlides
-    test: DelongPaired
+    test: DelongPaired | MacroPaired
 
     def __repr__(self) -> str:
         return f"<Comparison of {self.a.source} and {self.b.source} on {len(self.a.labels)} slides>"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything found, ready for JSON; what the command writes to comparison.json."""
+        if isinstance(self.test, MacroPaired):
+            return {
+                "metric": "auc",
+                "test": "paired bootstrap of the macro AUC, stratified by class",
+                **self.test.to_dict(),
+                "n_slides": len(self.a.labels),
+                "classes": list(self.a.classes or ()),
+                "a": {"source": self.a.source, "auc": self.test.auc_a, "ci95": list(self.test.ci95_a)},
+                "b": {"source": self.b.source, "auc": self.test.auc_b, "ci95": list(self.test.ci95_b)},
+            }
         return {
             "metric": "auc",
             "test": "DeLong, paired, two-sided",
@@ -54,6 +65,11 @@ class Comparison:
     def in_words(self) -> str:
         """The difference, its interval and the test, in a line."""
         test = self.test
+        if isinstance(test, MacroPaired):
+            return (
+                f"difference of macro AUCs {test.difference:+.4f} (95 % interval {test.ci95[0]:+.4f} to "
+                f"{test.ci95[1]:+.4f}; paired bootstrap, {test.bootstrap.resamples:,} resamples)"
+            )
         return (
             f"difference {test.difference:+.4f} (95 % interval {test.ci95[0]:+.4f} to {test.ci95[1]:+.4f}), "
             f"z {test.z:.3f}, p {test.p_value:.4g} (DeLong, paired, two-sided)"
@@ -82,7 +98,12 @@ def compare(config: EvaluateConfig, *, progress: ShowProgress = unseen) -> Compa
         raise UsageError("a comparison needs two runs, score files or columns: --compare A B")
     a, b = (_read(config, name, progress) for name in config.compare)
     b = _in_order_of(a, b)
-    return Comparison(a=a, b=b, test=delong_paired(a.labels, a.scores, b.scores))
+    test: DelongPaired | MacroPaired
+    if a.shares is not None and b.shares is not None:
+        test = macro_auc_paired(a.labels, a.shares, b.shares, resamples=config.bootstrap, seed=config.seed)
+    else:
+        test = delong_paired(a.labels, a.scores, b.scores)
+    return Comparison(a=a, b=b, test=test)
 
 
 def _read(config: EvaluateConfig, name: str, progress: ShowProgress) -> ScoredSlides:
@@ -100,20 +121,21 @@ def _read(config: EvaluateConfig, name: str, progress: ShowProgress) -> ScoredSl
     from wsi_vmamba.evaluation.fold_scores import score  # only runs need torch
 
     # The test compares rankings; a threshold would cost a pass over the validation slides.
-    found = score(config.model_copy(update={"threshold": 0.5}), path, progress=progress).slides()
-    if found.shares is not None:
-        raise UsageError(
-            f"{name} tells {len(found.classes or ())} classes apart, and DeLong's test compares AUCs of two"
-        )
-    return found
+    return score(config.model_copy(update={"threshold": 0.5}), path, progress=progress).slides()
 
 
 def _in_order_of(a: ScoredSlides, b: ScoredSlides) -> ScoredSlides:
     """``b`` with its slides in the order of ``a``.
 
     Raises:
-        MetricError: the two have other slides or other labels.
+        MetricError: the two have other classes, other slides or other labels.
     """
+    if (a.shares is None) != (b.shares is None) or (a.shares is not None and a.classes != b.classes):
+        told = [", ".join(one.classes) if one.classes else "two classes" for one in (a, b)]
+        raise MetricError(
+            f"{a.source} and {b.source} tell different classes apart: {told[0]}; and {told[1]}. Compare runs of the "
+            "same classes in the same order"
+        )
     places = {slide_id: place for place, slide_id in enumerate(b.slide_ids)}
     if set(places) != set(a.slide_ids):
         odd = sorted(set(places) ^ set(a.slide_ids))
@@ -128,7 +150,10 @@ def _in_order_of(a: ScoredSlides, b: ScoredSlides) -> ScoredSlides:
         raise MetricError(
             f"{len(differing)} slides have another label in {b.source} than in {a.source}: {named}"
         )
-    return replace(b, slide_ids=a.slide_ids, labels=b.labels[order], scores=b.scores[order], groups=None)
+    shares = None if b.shares is None else b.shares[order]
+    return replace(
+        b, slide_ids=a.slide_ids, labels=b.labels[order], scores=b.scores[order], shares=shares, groups=None
+    )
 
 
 def _near(a: ScoredSlides, b: ScoredSlides) -> str:

@@ -255,7 +255,7 @@ def evaluate(
 def compare(
     a: Run | str | Path, b: Run | str | Path, *, progress: bool = True, **settings: Any
 ) -> Comparison:
-    """Test whether two methods, scored on the same slides, differ in AUC (DeLong, paired).
+    """Test whether two methods, scored on the same slides, differ in AUC; of several classes in macro AUC.
 
     Args:
         a: a run, a CSV of scores as "FILE:COLUMN", or a column of ``scores``.
@@ -265,7 +265,7 @@ def compare(
             ``out`` is a folder for comparison.json, ``json_out`` a file of one's own.
 
     Returns:
-        Both AUCs, their difference, its 95 % interval and p-value in ``.test``.
+        Both AUCs, their difference, its 95 % interval and, of two classes, p-value in ``.test``.
 
     Raises:
         ConfigError: an unknown setting, or a value that is wrong.

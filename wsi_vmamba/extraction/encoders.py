@@ -7,7 +7,7 @@ import json
 import torch
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, build_encoder, facts_of
+from wsi_vmamba.encode import Encoder, build_encoder, facts_of, scans
 from wsi_vmamba.extraction.focal_stacks import load_focal_encoder
 from wsi_vmamba.extraction.in_scratch import in_scratch
 from wsi_vmamba.model.shipped import resolve_weights
@@ -41,6 +41,7 @@ def load_encoder(config: ExtractConfig) -> Encoder:
 def describe_encoder(config: ExtractConfig, encoder: Encoder) -> dict[str, str]:
     """What makes the features of an encoder what they are: model, weights, device, precision."""
     kernel, why = choose_backend(torch.device(encoder.device), torch.float32)
+    scan = {"scan_kernel": kernel, "scan_kernel_why": why} if scans(encoder) else {}
     facts = facts_of(encoder)
     return {
         "backbone": encoder.name,
@@ -48,7 +49,6 @@ def describe_encoder(config: ExtractConfig, encoder: Encoder) -> dict[str, str]:
         "weights_hash": encoder.weights_hash,
         "device": encoder.device,
         "precision": encoder.precision,
-        "scan_kernel": kernel,
-        "scan_kernel_why": why,
+        **scan,
         **({"encoder": json.dumps(facts, sort_keys=True)} if facts else {}),
     }

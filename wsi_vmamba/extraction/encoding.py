@@ -14,7 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.encode import Encoder, ScratchEncoder, WindowEncoder, encode_each, pool_patches
+from wsi_vmamba.encode import (
+    Encoder,
+    ScratchEncoder,
+    WindowEncoder,
+    encode_each,
+    pool_patches,
+    scans,
+)
 from wsi_vmamba.errors import UnreadableSlideError, WsiVmambaError
 from wsi_vmamba.extraction.damage import (
     count_damage,
@@ -167,7 +174,7 @@ def job_facts(job: Job, identity: str | None) -> dict[str, Any]:
         "content of the slide": content[:16],
         "device": device.type,
         "processor": _processor(device),
-        "scan_kernel": kernel,
+        **({"scan_kernel": kernel} if scans(job.encoder) else {}),
     }
 
 

@@ -17,12 +17,22 @@ def tissue_polygons(tissue: TissueMask) -> tuple[Any, ...]:
     Pixels that touch by a corner only are separate pieces. Drawn with the rule "tissue where the centre of the mask
     pixel lies inside", on the same grid, they give exactly the mask again.
     """
-    boxes = _row_boxes(tissue.mask)
+    return mask_polygons(tissue.mask, pixel=tissue.downsample)
+
+
+def mask_polygons(mask: NDArray[np.bool_], *, pixel: float = 1.0) -> tuple[Any, ...]:
+    """Return the pieces of a mask (H, W) as shapely polygons, as `tissue_polygons` does.
+
+    Args:
+        mask: True where the area is.
+        pixel: side of its pixels in the frame of the polygons, whose origin is the corner of the mask.
+    """
+    boxes = _row_boxes(mask)
     if not len(boxes):
         return ()
     # Whole mask pixels first: the union of whole numbers is exact, scaling comes after.
     merged = shapely.union_all(shapely.box(*boxes.T))
-    scaled = shapely.transform(merged, lambda points: points * tissue.downsample)
+    scaled = shapely.transform(merged, lambda points: points * pixel)
     pieces = [piece for piece in shapely.get_parts(scaled) if isinstance(piece, shapely.Polygon)]
     return tuple(sorted(pieces, key=lambda piece: (piece.bounds[1], piece.bounds[0])))
 

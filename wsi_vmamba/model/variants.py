@@ -56,9 +56,11 @@ VARIANTS: Mapping[str, VMambaConfig] = {
 SQUARE_PX = 32
 #: Side of the window of the timm backbones in region pixels: the default patch, so that patches are those of others.
 WINDOW_PX: int = default_of(PlanConfig, "patch_px")
+#: Baselines of timm that have names of their own.
+TIMM_ALIASES = ("timm_resnet152", "timm_swin_tiny", "timm_vit_small")
 #: Backbone -> pixels per token, of those whose stride is known before they are built.
 STRIDES_PX: Mapping[str, int] = {
     **{name: config.stride_px for name, config in VARIANTS.items()},
     "null": SQUARE_PX,
-    **dict.fromkeys(("timm_resnet152", "timm_swin_tiny", "timm_vit_small"), WINDOW_PX),
+    **dict.fromkeys(TIMM_ALIASES, WINDOW_PX),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.blocks import Block, downsample, patch_embed
@@ -34,6 +35,8 @@ class VMamba(nn.Module):
 
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
+    #: Whether the maps inside blocks are computed again in the backward pass: the same gradients from less memory.
+    grad_checkpointing: bool = False
 
     def __init__(self, config: VMambaConfig) -> None:
         super().__init__()
@@ -120,10 +123,18 @@ class VMamba(nn.Module):
         tokens = self.patch_embed(x)
         outputs: list[Tensor] = []
         for stage in self.layers:
-            tokens = stage.get_submodule("blocks")(tokens)
+            tokens = self._through(stage.get_submodule("blocks"), tokens)
             outputs.append(tokens)
             tokens = stage.get_submodule("downsample")(tokens)
         return outputs
+
+    def _through(self, blocks: nn.Module, tokens: Tensor) -> Tensor:
+        if not self.grad_checkpointing or not torch.is_grad_enabled():
+            out: Tensor = blocks(tokens)
+            return out
+        for block in blocks.children():
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        return tokens
 
     def _hand_out(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, C, H, W) in the memory order the configuration asks for."""

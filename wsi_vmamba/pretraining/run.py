@@ -37,7 +37,7 @@ CHECKPOINT, LOG, WEIGHTS, SETTINGS = "checkpoint.pt", "log.jsonl", "weights.safe
 #: Settings that say where and how often, not what: a training may go on with others.
 _FREE = frozenset(
     {"slides", "out", "log_steps", "checkpoint_steps", "export_steps", "on_collapse", "device", "threads", "resume",
-     "overwrite"}
+     "overwrite", "checkpointing"}
 )  # fmt: skip
 #: Settings of what is read from slides.
 _OF_VIEWS = ("views", "augmentation")
@@ -74,6 +74,7 @@ def begin(config: PretrainConfig, source: Source, *, ranks: Ranks, device: str) 
     objective_class: type[Objective] = OBJECTIVES.resolve(config.objective)
     classes = TISSUES if paints_every(config) else ()
     backbone, note = start(config.backbone, config.init, classes=classes, seed=config.seed)
+    backbone.grad_checkpointing = config.checkpointing
     keeps = backbone.state_dict().items() if config.init_share else ()
     first = {name: value.clone() for name, value in keeps}
     objective = objective_class.of(config, dim=backbone.dim)

@@ -18,7 +18,7 @@ from wsi_vmamba.training.tiles import TileSet
 
 FILE = "checkpoint.pt"
 #: What may differ when a fine-tuning is resumed.
-_FREE = ("out", "overwrite", "resume", "device", "tiles")
+_FREE = ("out", "overwrite", "resume", "device", "tiles", "checkpointing")
 
 
 def identity(

@@ -42,6 +42,7 @@ def start(config: FinetuneConfig, *, n_classes: int) -> tuple[Classifier, str]:
             state = for_volumes(state, frames_per_token=config.frames_per_token)
         head = {k: v for k, v in model.state_dict().items() if k.startswith("classifier.head.")}
         apply_state(model, {**state, **head}, source=str(weights.path))
+    model.grad_checkpointing = config.checkpointing
     return model, weights.note
 
 

@@ -47,10 +47,11 @@ class CellKind:
 
 @dataclass(frozen=True)
 class Stamp:
-    """One cell ready to be painted: ``value`` (s, s, 2) stains and ``cover`` (s, s, 1) opacity 0–1."""
+    """One cell ready to be painted: ``value`` (s, s, 2) stains, ``cover`` (s, s, 1) opacity 0–1, ``nucleus`` (s, s)."""
 
     value: FloatArray
     cover: FloatArray
+    nucleus: NDArray[np.bool_]
 
 
 def make_stamps(
@@ -94,7 +95,7 @@ def _stamp(rng: np.random.Generator, kind: CellKind, angle_rad: float | None) ->
     cover = np.clip(depth / 1.2 + 0.6, 0, 1)
     if halo > 0:
         cover = np.maximum(cover, 0.9 * np.clip((depth + halo) / 2.5, 0, 1))
-    return Stamp(value, np.asarray(cover[..., None], dtype=np.float32))
+    return Stamp(value, np.asarray(cover[..., None], dtype=np.float32), depth > 0)
 
 
 def hex_sites(
