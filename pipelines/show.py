@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ShowConfig
 from wsi_vmamba.durable import require_writable
-from wsi_vmamba.probing.on_slide import draw_classes, write_table
-from wsi_vmamba.probing.saved import SavedProbe, load_probe
 from wsi_vmamba.report.components import draw_components
 from wsi_vmamba.slide import Slide, open_slide
 from wsi_vmamba.store import FeatureFile, open_features
+
+if TYPE_CHECKING:
+    from wsi_vmamba.probing.saved import SavedProbe
 
 
 def run(config: ShowConfig) -> bool:
@@ -34,6 +36,9 @@ def run(config: ShowConfig) -> bool:
     )
     with open_slide(config.slide or meta.slide_path, reader=meta.reader, scene=meta.scene) as slide:
         if config.probe:
+            # Loads scikit-learn, which a picture alone need not wait for.
+            from wsi_vmamba.probing.saved import load_probe
+
             _show_probe(load_probe(config.probe), stored, slide, out)
             return True
         files = draw_components(slide, stored, out)
@@ -43,6 +48,8 @@ def run(config: ShowConfig) -> bool:
 
 def _show_probe(probe: SavedProbe, stored: FeatureFile, slide: Slide, out: Path) -> None:
     """Say, write and draw what a probe makes of the patches."""
+    from wsi_vmamba.probing.on_slide import draw_classes, write_table
+
     for note in probe.check(stored.meta):
         console.warn(note)
     shares = probe.predict(stored.features)

@@ -8,8 +8,6 @@ from wsi_vmamba import console
 from wsi_vmamba.config import WeightsConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.model.stored import stored_folder
-from wsi_vmamba.weights.add import UNSTATED, add
-from wsi_vmamba.weights.keep import choose_stored, problem_of
 from wsi_vmamba.weights.listing import Listed, listed
 
 
@@ -30,6 +28,9 @@ def _list() -> bool:
 
 
 def _add(config: WeightsConfig) -> bool:
+    # Loads torch, which a list need not wait for.
+    from wsi_vmamba.weights.add import UNSTATED, add
+
     require_writable(stored_folder(), option="folder, in the variable WSI_VMAMBA_HOME")
     added = add(
         config.source or "",
@@ -56,6 +57,8 @@ def _add(config: WeightsConfig) -> bool:
 
 
 def _verify(name: str | None) -> bool:
+    from wsi_vmamba.weights.keep import choose_stored, problem_of
+
     damaged = 0
     for found, file in choose_stored(name).items():
         problem = problem_of(file)

@@ -27,7 +27,7 @@ from wsi_vmamba.errors import (
 from wsi_vmamba.metrics.thresholds import choose_threshold
 from wsi_vmamba.prediction.slide_prediction import read_prediction
 from wsi_vmamba.records import SlideRecord
-from wsi_vmamba.tabular.run import DESCRIPTION
+from wsi_vmamba.tabular.folder import DESCRIPTION
 from wsi_vmamba.training import load_run, predict
 from wsi_vmamba.training.reference import REFERENCE, read_reference
 

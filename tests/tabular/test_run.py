@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 from wsi_vmamba.datasets.csv_features import FeatureTable, read_feature_table
 from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
 from wsi_vmamba.tabular import CLASSIFIERS, classifiers
-from wsi_vmamba.tabular.run import MODEL, fit, load, refuse_existing, save
+from wsi_vmamba.tabular.folder import MODEL, refuse_existing
+from wsi_vmamba.tabular.run import fit, load, save
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.cost import COST, Stopwatch
 from wsi_vmamba.durable import csv_text, write_atomic
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.evaluation.json_file import write_json
-from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.evaluation.tables import (
@@ -23,6 +23,9 @@ from wsi_vmamba.evaluation.tables import (
 )
 from wsi_vmamba.metrics.classes import ClassPanel
 from wsi_vmamba.provenance import write_run_record
+
+if TYPE_CHECKING:
+    from wsi_vmamba.evaluation.lesions import LesionMetrics
 
 SLIDES, LESIONS, METRICS_JSON = "slides.csv", "lesions.csv", "metrics.json"
 PATIENTS, STAGES = "patients.csv", "stages.csv"

@@ -21,7 +21,7 @@ from wsi_vmamba.evaluation.run_scores import (
 from wsi_vmamba.evaluation.scores import FoldScores, chosen_threshold, given_threshold
 from wsi_vmamba.evaluation.table_scores import score_table_run
 from wsi_vmamba.evaluation.watch import ShowProgress, unseen
-from wsi_vmamba.tabular.run import holds_tabular_run
+from wsi_vmamba.tabular.folder import holds_tabular_run
 from wsi_vmamba.training import Run, load_run
 from wsi_vmamba.training.folders import RECORD, fold_folder
 from wsi_vmamba.training.model import average

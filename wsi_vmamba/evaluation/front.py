@@ -175,7 +175,7 @@ def open_run(path: str | Path) -> Run:
     from wsi_vmamba.evaluation.fold_scores import holds_folds
     from wsi_vmamba.evaluation.run_scores import train_config_of
     from wsi_vmamba.home import expand_home
-    from wsi_vmamba.tabular.run import holds_tabular_run
+    from wsi_vmamba.tabular.folder import holds_tabular_run
     from wsi_vmamba.training.folders import RECORD, fold_folder
     from wsi_vmamba.training.run import read_metrics
 

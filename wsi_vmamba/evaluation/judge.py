@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.evaluation.calls import KAPPA, read_calls
-from wsi_vmamba.evaluation.lesions import LesionMetrics, judge_detections
 from wsi_vmamba.evaluation.results import Evaluation
 from wsi_vmamba.evaluation.scores import read_scored_slides
 from wsi_vmamba.evaluation.slides import ALL, slide_metrics
@@ -17,6 +16,7 @@ from wsi_vmamba.evaluation.watch import ShowProgress, unseen
 from wsi_vmamba.metrics import CLASS_METRICS, LESION_METRICS, METRICS
 
 if TYPE_CHECKING:
+    from wsi_vmamba.evaluation.lesions import LesionMetrics
     from wsi_vmamba.evaluation.run_scores import ScoredRun
 
 
@@ -62,6 +62,9 @@ def judge_files(config: EvaluateConfig) -> Evaluation:
         scored = read_scored_slides(config, Path(config.scores), config.score_column)
         slides = slide_metrics(config, scored)
     if config.metric not in of_slides and config.detections and config.masks:
+        # Loads SciPy and readers of pictures, which scores need not wait for.
+        from wsi_vmamba.evaluation.lesions import judge_detections
+
         masks, detections = Path(config.masks), Path(config.detections)
         lesions = judge_detections(config, masks=masks, detections=detections, exclude=config.exclude)
     return Evaluation(metric=config.metric, slides=slides, lesions=lesions)

@@ -22,7 +22,7 @@ from wsi_vmamba.metrics.auc import auc_statistic, roc_auc
 from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, plain
 from wsi_vmamba.metrics.bootstrap import Weights, stratified_bootstrap
 from wsi_vmamba.store import open_features
-from wsi_vmamba.tabular.run import holds_tabular_run
+from wsi_vmamba.tabular.folder import holds_tabular_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.evaluation import tables
 from wsi_vmamba.evaluation.calls import CallMetrics
-from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.sites import shift
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.metrics.base import Interval, MetricResult, plain
@@ -19,6 +18,7 @@ from wsi_vmamba.metrics.panel import SlidePanel
 from wsi_vmamba.notebook import table_html
 
 if TYPE_CHECKING:
+    from wsi_vmamba.evaluation.lesions import LesionMetrics
     from wsi_vmamba.evaluation.places import PlaceTest
     from wsi_vmamba.evaluation.run_scores import ScoredRun
 

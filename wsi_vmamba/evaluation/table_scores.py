@@ -13,7 +13,6 @@ from wsi_vmamba.errors import DatasetError
 from wsi_vmamba.evaluation.run_scores import Scored, ScoredRun, train_config_of
 from wsi_vmamba.evaluation.scores import chosen_threshold, given_threshold
 from wsi_vmamba.records import SlideRecord
-from wsi_vmamba.tabular.run import load
 from wsi_vmamba.training import Prediction
 
 
@@ -24,6 +23,9 @@ def score_table_run(config: EvaluateConfig, folder: Path) -> ScoredRun:
         DatasetError: the split has no labelled slide, or the table has other features than the run knows.
         TrainingError: the run is damaged.
     """
+    # Loads scikit-learn, which the runs of slides with patches need not wait for.
+    from wsi_vmamba.tabular.run import load
+
     fitted, train_config = load(folder), train_config_of(folder)
     table = read_feature_table(Path(train_config.manifest) if train_config.manifest else None)
     held_out = fitted.validation if config.split == "validation" else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsi_vmamba.evaluation.calls import CallMetrics
-from wsi_vmamba.evaluation.lesions import LesionMetrics
 from wsi_vmamba.evaluation.scores import ScoredSlides
 from wsi_vmamba.evaluation.sites import shift
 from wsi_vmamba.evaluation.slides import SlideMetrics
 from wsi_vmamba.metrics.base import Interval, MetricResult
 from wsi_vmamba.metrics.panel import SlidePanel
+
+if TYPE_CHECKING:
+    from wsi_vmamba.evaluation.lesions import LesionMetrics
 
 SLIDE_COLUMNS = ("slide_id", "patient_id", "label", "probability", "called", "group", "patches")
 STAGE_COLUMNS = ("patient", "slides", "stage", "called")

@@ -8,8 +8,6 @@ from typing import Protocol
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.errors import ClusterError
-from wsi_vmamba.extraction.encoders import load_encoder
-from wsi_vmamba.extraction.local_executor import LocalExecutor
 from wsi_vmamba.extraction.outcomes import Outcome
 from wsi_vmamba.extraction.sources import SlideSource
 from wsi_vmamba.progress import News
@@ -49,6 +47,10 @@ def open_executor(config: ExtractConfig) -> Iterator[Executor]:
         ClusterError: Dask cannot be loaded, or there is no scheduler at that address.
     """
     if not config.workers and not config.scheduler:
+        # Loads torch, which whoever is to be told of a wrong path need not wait for.
+        from wsi_vmamba.extraction.encoders import load_encoder
+        from wsi_vmamba.extraction.local_executor import LocalExecutor
+
         yield LocalExecutor(config, load_encoder(config))
         return
     # Importing Dask takes half a second, which those who do not use it need not wait.

@@ -1,7 +1,6 @@
 """Figures of merit: slide-level metrics on (labels, scores), and the lesion-level FROC.
 
-Importing this room is cheap; NumPy and scikit-learn load when a metric is resolved or a function is asked
-for.
+Importing this room is cheap; NumPy loads when a metric is resolved or a function is asked for.
 """
 
 from __future__ import annotations

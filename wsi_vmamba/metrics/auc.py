@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from wsi_vmamba.metrics.base import Interval, Labels, Scores, check_binary, plain
 from wsi_vmamba.metrics.bootstrap import (
@@ -20,9 +19,11 @@ from wsi_vmamba.metrics.bootstrap import (
     Weights,
     bootstrapped,
     cumulative_counts,
+    evaluate,
     smaller_class,
     stratified_bootstrap,
 )
+from wsi_vmamba.metrics.curves import precision_and_recall, roc_corners
 from wsi_vmamba.metrics.delong import DelongInterval, delong_interval
 from wsi_vmamba.metrics.ranking import ranking_note
 
@@ -77,7 +78,7 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
         MetricError: labels or scores are not usable, see `check_binary`.
     """
     label, score = check_binary(labels, scores)
-    return float(roc_auc_score(label, score))
+    return evaluate(auc_statistic, label, score)
 
 
 def auc(
@@ -128,15 +129,15 @@ def average_precision(
 def roc_points(labels: ArrayLike, scores: ArrayLike) -> Curve:
     """Every corner of the ROC curve, from (0, 0) to (1, 1)."""
     label, score = check_binary(labels, scores)
-    false_rate, true_rate, thresholds = roc_curve(label, score, drop_intermediate=False)
+    false_rate, true_rate, thresholds = roc_corners(label, score)
     return Curve(x=false_rate, y=true_rate, thresholds=thresholds)
 
 
 def precision_recall_points(labels: ArrayLike, scores: ArrayLike) -> Curve:
     """Every point of the precision-recall curve, recall falling, ending at recall 0, precision 1."""
     label, score = check_binary(labels, scores)
-    precision, recall, thresholds = precision_recall_curve(label, score)
-    return Curve(x=recall, y=precision, thresholds=np.append(thresholds, np.inf))
+    precision, recall, thresholds = precision_and_recall(label, score)
+    return Curve(x=recall, y=precision, thresholds=thresholds)
 
 
 def auc_statistic(labels: Labels, scores: Scores, weights: Weights) -> NDArray[np.float64]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata
 
 from wsi_vmamba.errors import MetricError
 from wsi_vmamba.metrics.base import Z95, Interval, Labels, Scores, check_binary, clip_unit, plain
+from wsi_vmamba.metrics.curves import midranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def delong_paired(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -
         variance=variance,
         covariance=float(covariance[0, 1]),
         z=z,
-        p_value=float(2 * norm.sf(abs(z))),
+        p_value=math.erfc(abs(z) / math.sqrt(2)),  # twice the upper tail of the standard normal
         ci95=(difference - half, difference + half),
     )
 
@@ -117,9 +117,9 @@ def _auc_covariance(labels: Labels, scores: Scores) -> tuple[NDArray[np.float64]
         raise MetricError(
             f"DeLong's variance needs at least two slides of each class, got {m} positive and {n} negative"
         )
-    rank_all = rankdata(scores, axis=1)
-    rank_positive = rankdata(scores[:, positive], axis=1)
-    rank_negative = rankdata(scores[:, ~positive], axis=1)
+    rank_all = midranks(scores)
+    rank_positive = midranks(scores[:, positive])
+    rank_negative = midranks(scores[:, ~positive])
     v10 = (rank_all[:, positive] - rank_positive) / n
     v01 = 1 - (rank_all[:, ~positive] - rank_negative) / m
     covariance = np.atleast_2d(np.cov(v10)) / m + np.atleast_2d(np.cov(v01)) / n

@@ -16,7 +16,7 @@ from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError, WsiVmambaError
 from wsi_vmamba.evaluation.fold_scores import holds_folds
 from wsi_vmamba.evaluation.run_scores import train_config_of
-from wsi_vmamba.tabular.run import holds_tabular_run
+from wsi_vmamba.tabular.folder import holds_tabular_run
 from wsi_vmamba.training import Prediction, load_run, predict
 from wsi_vmamba.training.folders import RECORD, fold_folder
 from wsi_vmamba.training.model import SlideClassifier, average

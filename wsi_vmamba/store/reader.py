@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.errors import BaseZarrError
 
 from wsi_vmamba.errors import IncompatibleStoreError, StoreError
 from wsi_vmamba.notebook import facts_html
 from wsi_vmamba.store.meta import FeatureMeta, differing_settings
 
-#: What zarr and its codecs raise on files that are gone, cut short or changed.
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, ArithmeticError, RuntimeError, BaseZarrError)
+#: What zarr and its codecs raise on files that are gone, cut short or changed, beside errors of zarr's own.
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,10 @@ class FeatureFile:
 
     def _read(self, name: str) -> NDArray[Any]:
         try:
-            array = zarr.open_array(self.path / name, mode="r")
-            _refuse_missing_chunks(self.path, name, array)
-            return np.asarray(array[:])
+            return np.asarray(_open_whole_array(self.path, name)[:])
         except StoreError:
             raise
-        except _DAMAGE as error:
+        except _damage() as error:
             raise _damaged(self.path, f"{name}: {_one_line(error)}") from error
 
 
@@ -105,13 +101,11 @@ def open_features(path: str | Path) -> FeatureFile:
     try:
         for name in ("features", "coords_l0"):
             _read_object(path / name / "zarr.json")
-        features = zarr.open_array(path / "features", mode="r")
-        coords_l0 = zarr.open_array(path / "coords_l0", mode="r")
-        _refuse_missing_chunks(path, "features", features)
-        _refuse_missing_chunks(path, "coords_l0", coords_l0)
+        features = _open_whole_array(path, "features")
+        coords_l0 = _open_whole_array(path, "coords_l0")
     except StoreError:
         raise
-    except _DAMAGE as error:
+    except _damage() as error:
         raise _damaged(path, _one_line(error)) from error
     shapes = (features.shape, features.dtype.name, coords_l0.shape, coords_l0.dtype.name)
     if (
@@ -160,11 +154,23 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse_missing_chunks(path: Path, name: str, array: Any) -> None:
+def _damage() -> tuple[type[Exception], ...]:
+    from zarr.errors import BaseZarrError
+
+    return (*_DAMAGE, BaseZarrError)
+
+
+def _open_whole_array(path: Path, name: str) -> Any:
+    """An array of a feature file, all of whose chunks are there."""
+    # Half a second, which those who look at no feature file need not wait.
+    import zarr
+
+    array = zarr.open_array(path / name, mode="r")
     # zarr reads a chunk that is not there as zeros, which would pass for features.
     missing = array.nchunks - array.nchunks_initialized
     if missing:
         raise _damaged(path, f"{name}: {missing} of {array.nchunks} chunks are missing")
+    return array
 
 
 def _damaged(path: Path, what: str) -> StoreError:

@@ -10,9 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from wsi_vmamba.durable import describe_os_error
 from wsi_vmamba.errors import StoreError, UsageError
@@ -57,6 +55,9 @@ class FeatureWriter:
         self._coords: list[NDArray[np.int64]] = []
 
     def __enter__(self) -> Self:
+        # Half a second, which those who only look, or keep features in memory, need not wait.
+        import zarr
+
         if self.path.exists() and not self.overwrite:
             raise StoreError(
                 f"{self.path} exists already; skip the slide, use --overwrite, or choose another --out"
@@ -112,6 +113,8 @@ class FeatureWriter:
         if not self._coords or not sum(map(len, self._coords)):
             raise StoreError(f"{self.path}: no patch was appended; an empty feature file is never written")
         self._flush(sum(len(block) for block in self._pending))
+        import zarr
+
         if left_out:
             self.meta = replace(self.meta, left_out=left_out)
         try:
@@ -180,6 +183,8 @@ class FeatureWriter:
 
 def _create(group: Any, name: str, data: NDArray[Any], chunk_rows: int) -> Any:
     """Create an array of the group; every chunk is written, even zeros, so that a missing one is noticed."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
     return group.create_array(
         name,
         data=data,

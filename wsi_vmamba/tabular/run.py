@@ -17,14 +17,14 @@ from skops.io.exceptions import UntrustedTypesFoundException
 
 from wsi_vmamba.datasets.csv_features import FeatureTable
 from wsi_vmamba.durable import csv_text, write_atomic
-from wsi_vmamba.errors import DatasetError, TrainingError, UsageError, WeightsError
+from wsi_vmamba.errors import DatasetError, TrainingError, WeightsError
 from wsi_vmamba.records import SlideRecord, check_records
 from wsi_vmamba.table import read_table
 from wsi_vmamba.tabular import CLASSIFIERS
+from wsi_vmamba.tabular.folder import DESCRIPTION, MODEL, VALIDATION
 
 #: The one type that skops does not vouch for; `_check_trees` does.
 _TREE = "sklearn.tree._tree.Tree"
-MODEL, DESCRIPTION, VALIDATION = "classifier.skops", "classifier.json", "validation.csv"
 #: Parts of the training slides, each scored by a classifier fitted on the others.
 N_FOLDS = 5
 
@@ -144,23 +144,6 @@ def _read_validation(path: Path) -> tuple[dict[str, float], dict[str, int]]:
     scores = table.numbers([row.cell("probability") for row in table.rows])
     labels = [int(row["label"]) for row in table.rows]
     return dict(zip(ids, scores, strict=True)), dict(zip(ids, labels, strict=True))
-
-
-def holds_tabular_run(folder: Path) -> bool:
-    """Whether a run's folder is that of a classifier of rows."""
-    return (folder / DESCRIPTION).is_file()
-
-
-def refuse_existing(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a run that was not asked to be replaced; remove it where it was.
-
-    Raises:
-        UsageError: there is a run and ``overwrite`` is not set.
-    """
-    if holds_tabular_run(folder) and not overwrite:
-        raise UsageError(f"{folder} holds a run already; choose another --name, or --overwrite it")
-    for name in (MODEL, DESCRIPTION, VALIDATION):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _out_of_fold(

@@ -14,7 +14,7 @@ from wsi_vmamba.datasets.csv_features import read_feature_table
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.metrics.auc import roc_auc
 from wsi_vmamba.provenance import write_run_record
-from wsi_vmamba.tabular import run as tabular
+from wsi_vmamba.tabular.folder import refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,14 @@ def train_table(config: TrainConfig) -> TableTraining:
         UsageError: an option for slides with patches is given, or the folder holds a run that is not to be overwritten.
         DatasetError: the table is not as described, or a training slide has no label.
     """
+    # Loads scikit-learn, which the training of slides with patches need not wait for.
+    from wsi_vmamba.tabular import run as tabular
+
     watch = Stopwatch()
     _refuse_slide_options(config)
     table = read_feature_table(Path(config.manifest) if config.manifest else None)
     folder = Path(config.runs) / (config.name or f"{config.dataset}-{config.classifier}")
-    tabular.refuse_existing(folder, overwrite=config.overwrite)
+    refuse_existing(folder, overwrite=config.overwrite)
     fitted = tabular.fit(table, classifier=config.classifier, seed=config.seed)
     tabular.save(folder, fitted, classifier=config.classifier, seed=config.seed)
     labels = np.array(list(fitted.validation_labels.values()))
