@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +30,25 @@ class FeatureSource:
     weights_hash: str
     target_mpp: float
     patch_px: int
+    focal_planes: str = "one"
 
     @classmethod
     def of(cls, meta: FeatureMeta) -> FeatureSource:
-        """Take the four from the attributes of a feature file."""
+        """Take it from the attributes of a feature file."""
         return cls(
             model=meta.model,
             weights_hash=meta.weights_hash,
             target_mpp=meta.target_mpp,
             patch_px=meta.patch_px,
+            focal_planes=meta.encoder.get("focal_planes", "one"),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as plain JSON, for `FeatureSource(**values)`; what older files lack only where it is set."""
+        values = asdict(self)
+        if self.focal_planes == "one":
+            del values["focal_planes"]
+        return values
 
     def check_same(self, other: FeatureSource, *, where: str) -> None:
         """Refuse features of another source.

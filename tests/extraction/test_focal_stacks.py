@@ -11,6 +11,7 @@ import tifffile
 import torch
 
 import wsi_vmamba as wv
+from wsi_vmamba.bags import FeatureSource
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import build_encoder
 from wsi_vmamba.errors import ConfigError, IncompatibleStoreError, UsageError
@@ -102,6 +103,16 @@ def test_predict_reads_new_slides_as_the_training_slides_were(tmp_path: Path):
     plain = Origin.of(replace(meta, encoder={}))
     assert origin.differences(plain, DECISIVE) == ["focal_planes: expected 'all', got 'one'"]
     assert "focal_planes" not in plain.to_dict()
+
+
+def test_a_model_takes_no_features_of_single_planes_for_those_of_stacks(tmp_path: Path):
+    write_stack(tmp_path / "a.ome.tif", 2)
+    meta = wv.embed(tmp_path / "a.ome.tif", **SETTINGS).meta
+    stack, plain = FeatureSource.of(meta), FeatureSource.of(replace(meta, encoder={}))
+    assert FeatureSource(**stack.to_dict()) == stack
+    assert "focal_planes" not in plain.to_dict()  # what older runs wrote stays what it is
+    with pytest.raises(IncompatibleStoreError, match="focal_planes: 'all' and 'one'"):
+        stack.check_same(plain, where="a")
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path):

@@ -481,7 +481,6 @@ def test_a_discarded_partial_is_gone_though_threads_still_write_into_it(tmp_path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(b"late")
             begun.set()
-            time.sleep(0.0005)
 
     writer = threading.Thread(target=write_late)
     writer.start()

@@ -52,7 +52,7 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain values; without what models of labels 0 and 1, of slides, never had."""
-        values = asdict(self)
+        values = {**asdict(self), "source": self.source and self.source.to_dict()}
         for name in ("classes", "of_patients"):
             if not values[name]:
                 del values[name]
