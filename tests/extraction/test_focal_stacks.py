@@ -15,10 +15,13 @@ from wsi_vmamba.bags import FeatureSource
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.encode import build_encoder
 from wsi_vmamba.errors import ConfigError, IncompatibleStoreError, UsageError
-from wsi_vmamba.extraction.focal_stacks import load_focal_encoder
+from wsi_vmamba.extraction.focal_stacks import load_focal_encoder, stream_asked
 from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.pipelines import extract
+from wsi_vmamba.regions import RegionPlan
+from wsi_vmamba.slide.focal import open_focal_stack
+from wsi_vmamba.stream import StreamStats
 from wsi_vmamba.training.reference import DECISIVE, Origin
 from wsi_vmamba.volume.build import build_volume
 
@@ -92,6 +95,21 @@ def test_a_folder_of_stacks_is_extracted_once_and_not_mixed_with_single_planes(
             **{**SETTINGS, "focal_planes": "one"},
             scene=1,
         )
+
+
+def test_a_region_of_a_stack_is_counted_once(tmp_path: Path):
+    write_stack(tmp_path / "a.ome.tif", 3)
+    meta = wv.embed(tmp_path / "a.ome.tif", **SETTINGS).meta
+    plan, stats = RegionPlan.from_dict(meta.plan), StreamStats()
+    with open_focal_stack(str(tmp_path / "a.ome.tif")) as stack:
+        shapes = [
+            region.pixels.shape
+            for region in stream_asked(stack, plan, regions=plan.regions, prefetch=1, stats=stats)
+        ]
+    assert shapes == [(3, region.height_px, region.width_px, 3) for region in plan.regions]
+    assert stats.regions == len(plan.regions)
+    assert stats.target_px == sum(region.height_px * region.width_px for region in plan.regions)
+    assert 0 < stats.decode_s <= stats.stream_s
 
 
 def test_predict_reads_new_slides_as_the_training_slides_were(tmp_path: Path):

@@ -153,8 +153,13 @@ def open_focal_stack(path: Location, *, reader: str | None = None, scene: int | 
 
 def _refuse_unread_planes(slide: Slide) -> None:
     """Refuse an NDPI of several focal planes: OpenSlide reads the one at offset 0 and leaves the others out."""
-    if slide.properties.get("vendor") != "hamamatsu" or is_url(slide.path):
+    if slide.properties.get("vendor") != "hamamatsu":
         return
+    if is_url(slide.path):
+        raise UnsupportedSlideError(
+            slide.path,
+            "how many focal planes an NDPI has is not known from afar; download it to encode all of them",
+        )
     from wsi_vmamba.slide.tiff.layout import ndpi_focal_offsets
 
     offsets = ndpi_focal_offsets(slide.path)
