@@ -138,6 +138,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
         TrainingError, match=r"another training \(learning_rate: 0.01 in the checkpoint, 0.1 asked"
     ):
         segtrain.run(training(cohort, parts, **changes, resume=True, learning_rate=0.1))
+    with pytest.raises(TrainingError, match=r"another training \(mask: None in the checkpoint, "):
+        segtrain.run(training(cohort, parts, **changes, resume=True, mask=str(write_masks(cohort, tmp_path))))
     assert segtrain.run(training(cohort, parts, **changes, resume=True))
     for name in FILES:
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
@@ -146,6 +148,14 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
     trained = load_segmenter(whole).backbone.state_dict()
     fresh = wv_backbone(started)
     assert any(not torch.equal(trained[name], value) for name, value in fresh.items())
+
+
+def write_masks(cohort: Path, folder: Path) -> Path:
+    """Tissue masks of a cohort: all of each slide."""
+    (folder / "tissue").mkdir()
+    for slide in cohort.glob("*.tif"):
+        cv2.imwrite(str(folder / "tissue" / f"{slide.stem}.png"), np.full((128, 160), 255, np.uint8))
+    return folder / "tissue"
 
 
 def wv_backbone(path: Path) -> dict[str, torch.Tensor]:
