@@ -15,6 +15,7 @@ import torch
 import wsi_vmamba as wv
 from wsi_vmamba.config.segment import SegmentConfig
 from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.device import resolve_device
 from wsi_vmamba.errors import (
     DatasetError,
     IncompatibleStoreError,
@@ -26,6 +27,7 @@ from wsi_vmamba.errors import (
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.pipelines import segment, segtrain
 from wsi_vmamba.segmentation.annotated import find_annotated
+from wsi_vmamba.segmentation.maps import kind_of_maps, resolve_precision
 from wsi_vmamba.segmentation.model import load_segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,6 +72,10 @@ def test_slides_are_segmented_judged_and_not_segmented_again(cohort, segmenter, 
     assert segment.run(config)
     said = capsys.readouterr().out
     assert "2 slides with their truth" in said
+    record = json.loads((out / "segment.run.json").read_text())
+    assert record["device"] == resolve_device("auto")
+    assert record["precision"] == resolve_precision("auto", device=record["device"])
+    assert record["maps"] == kind_of_maps(record["device"])
     scores = json.loads((out / "scores.json").read_text())
     assert scores["mean_dice"] > 0.8
     assert scores["trained_on"] == []

@@ -33,6 +33,7 @@ from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated
 from wsi_vmamba.segmentation.canvas import CELL_PX, Canvas
 from wsi_vmamba.segmentation.classes import OUTSIDE, UNKNOWN
 from wsi_vmamba.segmentation.losses import confusion
+from wsi_vmamba.segmentation.maps import kind_of_maps, resolve_precision
 from wsi_vmamba.segmentation.model import Segmenter, load_segmenter
 from wsi_vmamba.segmentation.predict import RegionSegmenter
 from wsi_vmamba.segmentation.scores import JudgedSlide, SegmentationScores, froc_slide, score
@@ -107,6 +108,8 @@ class SegmentRun:
                 f"{folder} has no outlines or label masks of any of these {len(found)} slides"
             )
         self.fingerprint = self.model.fingerprint
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, device=self.device)
         self.rows: list[SegmentedSlide] = []
         require_writable(self.out, option="--out")
         self._check_folder()
@@ -128,7 +131,10 @@ class SegmentRun:
 
     def segment(self) -> Iterator[SegmentedSlide]:
         """Segment every slide that is not yet; yields what became of each."""
-        facts = {"segmenter": self.fingerprint, "classes": list(self.model.spec.classes)}
+        facts = {
+            "segmenter": self.fingerprint, "classes": list(self.model.spec.classes), "device": self.device,
+            "precision": self.precision, "maps": kind_of_maps(self.device),
+        }  # fmt: skip
         write_run_record(self.out, command=COMMAND, config=self.config, facts=facts)
         for one in self.slides:
             started = time.perf_counter()
@@ -165,7 +171,7 @@ class SegmentRun:
         if self._at_work is None:
             limit = self.config.memory_limit_gb
             self._at_work = RegionSegmenter(
-                self.model, device=resolve_device(self.config.device), precision=self.config.precision,
+                self.model, device=self.device, precision=self.precision,
                 memory_limit=None if limit is None else int(limit * 1e9),
             )  # fmt: skip
         table = self.model.spec.table
