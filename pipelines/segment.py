@@ -23,11 +23,13 @@ def run(config: SegmentConfig) -> bool:
         for row in work.segment():
             _say(row)
             task.step(row.slide_id)
-    if work.knows_truth:
-        _say_scores(work.judge(), work)
     failed = failures(work.rows)
     if failed:
         console.print_table("Slides without a segmentation", ("slide", "cause"), failed)
+    if work.can_judge:
+        _say_scores(work.judge(), work)
+    elif work.knows_truth:
+        console.warn("no slide whose annotation is known is segmented, so nothing is judged")
     return work.ok
 
 

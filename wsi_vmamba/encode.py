@@ -184,15 +184,41 @@ class WholeMapEncoder:
         return result
 
     def _check_memory(self, height_px: int, width_px: int) -> None:
-        needed = _bytes_needed_by(self._backbone)
-        if needed is None:
-            return
-        allowed = free_bytes(self._memory_limit)
-        if needed(height_px, width_px) > allowed:
-            side = largest_side_px(lambda side: needed(side, side) <= allowed)
-            raise too_large(
-                height_px, width_px, needed=needed(height_px, width_px), allowed=allowed, side_px=side
-            )
+        check_whole_maps(self._backbone, height_px, width_px, allowed=free_bytes(self._memory_limit))
+
+
+def check_whole_maps(
+    backbone: nn.Module,
+    height_px: int,
+    width_px: int,
+    *,
+    allowed: int,
+    beside_bytes: Callable[[int, int], int] = lambda height_px, width_px: 0,
+) -> None:
+    """Refuse a region whose whole maps would not fit, by a rough estimate.
+
+    Args:
+        backbone: the network; one that does not say what it needs is not refused anything.
+        height_px: of the region.
+        width_px: likewise.
+        allowed: bytes that it may take.
+        beside_bytes: what a region takes beside the maps, by its height and width.
+
+    Raises:
+        MemoryLimitError: it needs more; the message says what would fit.
+    """
+    of_maps = _bytes_needed_by(backbone)
+    if of_maps is None:
+        return
+
+    def needed(height_px: int, width_px: int) -> int:
+        return of_maps(height_px, width_px) + beside_bytes(height_px, width_px)
+
+    if needed(height_px, width_px) > allowed:
+        side = largest_side_px(lambda side: needed(side, side) <= allowed)
+        raise too_large(
+            height_px, width_px, needed=needed(height_px, width_px), allowed=allowed, side_px=side
+        )
 
 
 def _bytes_needed_by(backbone: nn.Module) -> Callable[[int, int], int] | None:

@@ -15,10 +15,12 @@ import torch
 import wsi_vmamba as wv
 from wsi_vmamba.config.segment import SegmentConfig
 from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.device import resolve_device
 from wsi_vmamba.errors import (
     DatasetError,
     IncompatibleStoreError,
     MissingDataError,
+    StoreError,
     TrainingError,
     UsageError,
     WeightsError,
@@ -26,7 +28,9 @@ from wsi_vmamba.errors import (
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.pipelines import segment, segtrain
 from wsi_vmamba.segmentation.annotated import find_annotated
+from wsi_vmamba.segmentation.maps import kind_of_maps, resolve_precision
 from wsi_vmamba.segmentation.model import load_segmenter
+from wsi_vmamba.segmentation.run import SegmentRun
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DARK = (256, 128, 448, 320)
@@ -70,6 +74,10 @@ def test_slides_are_segmented_judged_and_not_segmented_again(cohort, segmenter, 
     assert segment.run(config)
     said = capsys.readouterr().out
     assert "2 slides with their truth" in said
+    record = json.loads((out / "segment.run.json").read_text())
+    assert record["device"] == resolve_device("auto")
+    assert record["precision"] == resolve_precision("auto", device=record["device"])
+    assert record["maps"] == kind_of_maps(record["device"])
     scores = json.loads((out / "scores.json").read_text())
     assert scores["mean_dice"] > 0.8
     assert scores["trained_on"] == []
@@ -138,6 +146,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
         TrainingError, match=r"another training \(learning_rate: 0.01 in the checkpoint, 0.1 asked"
     ):
         segtrain.run(training(cohort, parts, **changes, resume=True, learning_rate=0.1))
+    with pytest.raises(TrainingError, match=r"another training \(mask: None in the checkpoint, "):
+        segtrain.run(training(cohort, parts, **changes, resume=True, mask=str(write_masks(cohort, tmp_path))))
     assert segtrain.run(training(cohort, parts, **changes, resume=True))
     for name in FILES:
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
@@ -146,6 +156,14 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
     trained = load_segmenter(whole).backbone.state_dict()
     fresh = wv_backbone(started)
     assert any(not torch.equal(trained[name], value) for name, value in fresh.items())
+
+
+def write_masks(cohort: Path, folder: Path) -> Path:
+    """Tissue masks of a cohort: all of each slide."""
+    (folder / "tissue").mkdir()
+    for slide in cohort.glob("*.tif"):
+        cv2.imwrite(str(folder / "tissue" / f"{slide.stem}.png"), np.full((128, 160), 255, np.uint8))
+    return folder / "tissue"
 
 
 def wv_backbone(path: Path) -> dict[str, torch.Tensor]:
@@ -243,3 +261,94 @@ def test_a_damaged_slide_is_named_and_the_others_go_on(cohort, segmenter, tmp_pa
     said = capsys.readouterr().out
     assert "bad: failed" in said
     assert "good: 1 outlines" in said
+
+
+@pytest.fixture
+def two(tmp_path: Path, write_dark, write_outlines) -> Path:
+    """Two slides of 640 x 512 px with a dark square, and what is on them."""
+    for name in ("a", "b"):
+        write_dark(tmp_path / "two" / f"{name}.tif")
+        (tmp_path / "truth").mkdir(exist_ok=True)
+        write_outlines(tmp_path / "truth" / f"{name}.geojson", (DARK, "Tumor"))
+    return tmp_path / "two"
+
+
+def test_an_interrupted_overwrite_leaves_nothing_of_the_segmenter_before(cohort, segmenter, two, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "out"
+    assert segtrain.run(training(cohort, other, epochs=1, crops=4, seed=5))
+    assert wv.segment(segmenter, two, out=out).ok
+    asked = SegmentConfig(model=str(other), slides=str(two), out=str(out), overwrite=True)
+    interrupted = SegmentRun(asked).segment()
+    assert next(interrupted).slide_id == "a"
+    interrupted.close()
+    assert (
+        json.loads((out / "segment.run.json").read_text())["segmenter"] == load_segmenter(other).fingerprint
+    )
+    assert [row.outcome for row in wv.segment(other, two, out=out)] == ["already done", "done"]
+    # Of some slides only, the others would stay as the segmenter before made them.
+    with pytest.raises(
+        IncompatibleStoreError, match=r"another segmenter made, also 1 slides that .* \(b\) and would stay"
+    ):
+        wv.segment(segmenter, two / "a.tif", out=out, overwrite=True)
+    assert wv.segment(other, two / "a.tif", out=out, overwrite=True).ok
+
+
+def test_settings_that_decide_are_not_mixed(segmenter, two, tmp_path):
+    out, slide = tmp_path / "out", two / "a.tif"
+    assert wv.segment(segmenter, slide, out=out, precision="fp32", min_area_um2=500.0).ok
+    same = {"out": out, "precision": "fp32", "min_area_um2": 500.0}
+    for changes, differ in (
+        ({"min_area_um2": 900.0}, r"min_area_um2: 500\.0 there, 900\.0 asked"),
+        ({"precision": "bf16"}, "precision: fp32 there, bf16 asked"),
+        ({"mpp_override": 0.5}, r"mpp_override: None there, 0\.5 asked"),
+        ({"mask": str(two)}, f"mask: None there, {two} asked"),
+        ({"merge_um": 90.0}, r"merge_um: 150\.0 there, 90\.0 asked"),
+        (
+            {"region_px": 512, "min_area_um2": 0},
+            r"region_px: \d+ there, 512 asked; min_area_um2: 500\.0 there, 0\.0",
+        ),
+    ):
+        with pytest.raises(
+            IncompatibleStoreError, match=rf"holds what other settings \({differ}.*--overwrite"
+        ):
+            wv.segment(segmenter, slide, **{**same, **changes})
+    again = wv.segment(segmenter, slide, **same, memory_limit_gb=50.0, bootstrap=100, seed=3, device="cpu")
+    assert [row.outcome for row in again] == ["already done"]
+    assert [row.outcome for row in wv.segment(segmenter, slide, out=out, overwrite=True)] == ["done"]
+    (out / "segment.run.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"segment\.run\.json cannot be read \(it is no record\); remove it"):
+        wv.segment(segmenter, slide, out=out)
+
+
+def test_annotations_are_never_replaced_by_what_is_found(segmenter, two, tmp_path):
+    truth = tmp_path / "truth"
+    before = (truth / "a.geojson").read_bytes()
+    with pytest.raises(
+        UsageError, match=r"a\.geojson says what is on a, and would be replaced by what is found"
+    ):
+        wv.segment(segmenter, two, out=truth, annotations=truth, overwrite=True)
+    assert (truth / "a.geojson").read_bytes() == before
+
+
+def test_when_all_annotated_slides_fail_the_failures_are_told_and_nothing_is_judged(
+    segmenter, two, tmp_path, capsys
+):
+    (two / "b.tif").write_bytes(b"II*\0 and nothing more")
+    (tmp_path / "truth" / "a.geojson").unlink()
+    settings = {"out": str(tmp_path / "out"), "annotations": str(tmp_path / "truth")}
+    assert segment.run(SegmentConfig(model=str(segmenter), slides=str(two), **settings)) is False
+    said = capsys.readouterr()
+    assert "Slides without a segmentation" in said.out
+    assert "so nothing is judged" in " ".join(said.err.split())
+    found = wv.segment(segmenter, two, **settings)
+    assert [(row.slide_id, row.outcome) for row in found] == [("a", "already done"), ("b", "failed")]
+    assert found.scores is None
+    assert not found.ok
+
+
+def test_failures_are_told_before_the_scores(segmenter, two, tmp_path, capsys):
+    (two / "b.tif").write_bytes(b"II*\0 and nothing more")
+    settings = {"out": str(tmp_path / "out"), "annotations": str(tmp_path / "truth")}
+    assert segment.run(SegmentConfig(model=str(segmenter), slides=str(two), **settings)) is False
+    said = capsys.readouterr().out
+    assert 0 < said.index("Slides without a segmentation") < said.index("1 slides with their truth")

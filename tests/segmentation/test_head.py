@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from wsi_vmamba.errors import MemoryLimitError
+from wsi_vmamba.inference import memory
 from wsi_vmamba.model.build import variant
 from wsi_vmamba.ops import cpu
 from wsi_vmamba.segmentation.head import HeadSettings, UPerNet, resized, resized_rows
-from wsi_vmamba.segmentation.maps import StripMaps, TorchMaps
+from wsi_vmamba.segmentation.maps import StripMaps, TorchMaps, kind_of_maps, resolve_precision
+from wsi_vmamba.segmentation.model import Segmenter, SegmenterSpec
+from wsi_vmamba.segmentation.predict import RegionSegmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,3 +95,70 @@ def test_maps_strip_by_strip_are_those_of_torch(shape):
     for strip, torch_map in zip(strips, expected, strict=True):
         scale = float(torch_map.abs().max())
         torch.testing.assert_close(strip / scale, torch_map / scale, rtol=0, atol=1e-5)
+
+
+def test_whole_maps_in_bf16_are_those_of_fp32_about():
+    backbone = variant("vmamba_pico", num_classes=1, weights=None, seed=2).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
+    low, expected = (
+        TorchMaps(backbone, device="cpu", precision=precision)(pixels) for precision in ("bf16", "fp32")
+    )
+    for of_low, of_full in zip(low, expected, strict=True):
+        far = float((of_low.float() - of_full).abs().max() / of_full.abs().max())
+        assert 1e-5 < far < 0.1  # rounded, and to nothing else
+
+
+def test_whole_maps_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
+    backbone = variant("vmamba_pico", num_classes=1, weights=None, seed=2).eval()
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 1_000_000_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10**12)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+
+    def maps(limit: int, beside: int) -> TorchMaps:
+        return TorchMaps(
+            backbone, device="cpu", memory_limit=limit, beside_bytes=lambda height_px, width_px: beside
+        )
+
+    per_token = backbone.config.d_inner(0) * backbone.config.d_state * 4 * 56
+    needed = 16 * 16 * per_token
+    assert len(maps(1_000_000_000 + needed + 5, 5)(pixels)) == 4
+    monkeypatch.setattr(backbone, "forward_stages", None)
+    for limit, beside in ((needed - 1, 0), (needed + 4, 5)):
+        with pytest.raises(
+            MemoryLimitError, match=r"a region of 64 x 64 px needs .* higher --memory-limit-gb"
+        ):
+            maps(1_000_000_000 + limit, beside)(pixels)
+
+
+@pytest.mark.parametrize(
+    ("device", "kernels", "native", "precision", "maps"),
+    [
+        ("cpu", True, True, "bf16", "strips"),
+        ("cpu", True, False, "fp32", "strips"),
+        ("cpu", False, True, "fp32", "whole"),
+        ("cuda:0", True, False, "bf16", "whole"),
+    ],
+)
+def test_what_auto_stands_for(monkeypatch, device, kernels, native, precision, maps):
+    monkeypatch.setattr(cpu, "available", kernels)
+    monkeypatch.setattr("wsi_vmamba.segmentation.maps.multiplies_bf16", lambda: native)
+    assert resolve_precision("auto", device=device) == precision
+    assert kind_of_maps(device) == maps
+    assert resolve_precision("fp32", device=device) == "fp32"
+
+
+def test_without_kernels_a_segmenter_obeys_precision_and_memory_limit(monkeypatch):
+    monkeypatch.setattr(cpu, "available", False)
+    spec = SegmenterSpec(
+        backbone="vmamba_pico", classes=("a", "b"), outside="unknown", target_mpp=None, crop_px=64, channels=8,
+        pool_scales=(1,),
+    )  # fmt: skip
+    model = Segmenter(spec, variant("vmamba_pico", num_classes=1, weights=None, seed=2))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    full, low = (
+        next(RegionSegmenter(model, device="cpu", precision=precision).bands(pixels))[1]
+        for precision in ("fp32", "bf16")
+    )
+    assert 0 < np.abs(full - low).max() < 0.1
+    with pytest.raises(MemoryLimitError, match="a region of 64 x 64 px needs"):
+        next(RegionSegmenter(model, device="cpu", memory_limit=1).bands(pixels))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from wsi_vmamba.metrics.detections import Detections, FrocSlide
 from wsi_vmamba.metrics.lesions import find_lesions
@@ -41,6 +42,29 @@ def test_losses_by_hand():
     nothing = segmentation_loss(logits, torch.full((1, 1, 3), 255), dice_weight=1.0)
     assert nothing.item() == 0
     assert targets_of(np.array([[1, 2, 255]], np.uint8), first=1).tolist() == [[0, 1, 255]]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_dice_is_that_of_the_plain_formula(classes):
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(2, classes, 9, 11, generator=generator, requires_grad=True)
+    targets = torch.randint(0, classes, (2, 9, 11), generator=generator)
+    targets[torch.rand(2, 9, 11, generator=generator) < 0.3] = 255
+    targets[targets == 3] = 4  # a class that is not shown
+    known = (targets != 255)[:, None]
+    shares = logits.softmax(dim=1) * known
+    truth = F.one_hot(targets.masked_fill(~known[:, 0], 0), classes).permute(0, 3, 1, 2) * known
+    shown = [number for number in range(classes) if (targets == number).any()]
+    dice = [
+        (2 * (shares * truth)[:, number].sum() + 1) / ((shares + truth)[:, number].sum() + 1)
+        for number in shown
+    ]
+    expected = torch.stack([1 - one for one in dice]).mean()
+    found = dice_loss(logits, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    (of_found,) = torch.autograd.grad(found, logits)
+    (of_expected,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(of_found, of_expected, rtol=1e-5, atol=1e-7)
 
 
 def judged(name: str, counts: list[list[int]], *, lesion: bool = True) -> JudgedSlide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -110,6 +111,36 @@ def test_numbers_of_pictures_stay_with_their_pixels(pictures: Path, outside):
     )
     assert judged.judged(99) == 1
     assert judged.judge(0).labels.shape == (50, 50)
+
+
+def test_a_description_shows_when_a_picture_or_its_mask_changes(pictures: Path):
+    table = ClassTable(names=("left", "right"), outside="background")
+
+    def described() -> str:
+        found = find_pictures(pictures, "train")
+        return PictureSquares(found, table, side_px=64, scale=(1, 1), short_side_px=None).describe()
+
+    first = described()
+    assert described() == first
+    picture, mask = (pictures / kind / "training" / "0.png" for kind in ("images", "annotations"))
+    there, facts = mask.read_bytes(), mask.stat()
+    mask.write_bytes(there[:-1] + b"x")  # as many bytes, at the same time
+    os.utime(mask, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert described() != first
+    mask.write_bytes(there)  # at another time, the same bytes
+    assert described() == first
+    facts = picture.stat()
+    os.utime(picture, (facts.st_atime, facts.st_mtime - 60))
+    assert described() != first
+    os.utime(picture, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert described() == first
+    picture.write_bytes(picture.read_bytes() + b"x")
+    os.utime(picture, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert described() != first
+    found = find_pictures(pictures, "validation")
+    found[0].mask.unlink()
+    with pytest.raises(DatasetError, match=r"annotations/validation/0\.png cannot be read"):
+        PictureSquares(found, table, side_px=64, scale=(1, 1), short_side_px=None).describe()
 
 
 def test_what_pictures_lack_is_named(pictures: Path):

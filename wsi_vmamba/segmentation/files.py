@@ -39,6 +39,11 @@ def image_path(folder: Path, slide_id: str) -> Path:
     return folder / f"{slide_id}.ome.tif"
 
 
+def slides_in(folder: Path) -> list[str]:
+    """Names of the slides of which a folder holds outlines and label image."""
+    return sorted(path.stem for path in folder.glob("*.geojson") if image_path(folder, path.stem).is_file())
+
+
 def detections_path(folder: Path, slide_id: str) -> Path:
     """The places of a slide that look most like a lesion, as `evaluate --detections` reads them."""
     return folder / "detections" / f"{slide_id}.csv"

@@ -66,7 +66,7 @@ class Segmentation:
     Attributes:
         folder: where their files lie.
         rows: what became of each.
-        scores: how well they are segmented; None where nothing is known of what is on them.
+        scores: how well they are segmented; None where nothing is known of what is on those that are.
     """
 
     folder: Path
@@ -158,7 +158,7 @@ def segment(model: str | Path, slides: str | Path, **settings: Any) -> Segmentat
         ConfigError: an unknown setting, or a value that is wrong.
         WeightsError: there is no such segmenter.
         UsageError: there are no slides, or the segmenter was trained on pictures without a scale.
-        IncompatibleStoreError: ``out`` holds what another segmenter made.
+        IncompatibleStoreError: ``out`` holds what another segmenter or other settings made.
 
     Example:
         >>> import wsi_vmamba as wv
@@ -168,7 +168,7 @@ def segment(model: str | Path, slides: str | Path, **settings: Any) -> Segmentat
     """
     run = SegmentRun(keyword_config(SegmentConfig, {**settings, "model": str(model), "slides": str(slides)}))
     rows = tuple(run.segment())
-    return Segmentation(folder=run.out, rows=rows, scores=run.judge() if run.knows_truth else None)
+    return Segmentation(folder=run.out, rows=rows, scores=run.judge() if run.can_judge else None)
 
 
 show_settings(segtrain, SegtrainConfig)

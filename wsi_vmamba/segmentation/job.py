@@ -33,7 +33,7 @@ from wsi_vmamba.training.resolve import choose_device
 METRICS = "metrics.csv"
 COLUMNS = tuple(one.name for one in fields(SegmentationEpoch))
 #: What may differ when a training is resumed.
-_FREE = ("data", "annotations", "out", "overwrite", "resume", "device", "mask")
+_FREE = ("data", "annotations", "out", "overwrite", "resume", "device")
 #: Level-0 resolution at which label masks of slides are read, as a share of the target's: finer is of no use.
 _MASK_SHARE = 2.0
 

@@ -43,7 +43,10 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """One less the mean soft Dice of the classes that the targets show."""
     known = (targets != UNKNOWN)[:, None]
     shares = logits.softmax(dim=1) * known
-    truth = F.one_hot(targets.masked_fill(~known[:, 0], 0), logits.shape[1]).permute(0, 3, 1, 2) * known
+    # Not F.one_hot, whose int64 numbers take twice as much as the logits, and once more when they are turned.
+    truth = torch.zeros_like(shares).scatter_(
+        1, targets[:, None].masked_fill(~known, 0), known.to(shares.dtype)
+    )
     both = (shares * truth).sum(dim=(0, 2, 3))
     sizes = shares.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
     shown = truth.sum(dim=(0, 2, 3)) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,19 @@ class LabelledPicture:
 
     picture: Path
     mask: Path
+
+    def made_of(self) -> str:
+        """What it is, so that it shows when that changes: the bytes of the mask, size and time of the picture.
+
+        Raises:
+            DatasetError: one of the two cannot be read.
+        """
+        try:
+            facts = self.picture.stat()
+            mask = hashlib.sha256(self.mask.read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
+        return f"{self.picture.name} {facts.st_size} {int(facts.st_mtime)} {mask}"
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -139,8 +153,16 @@ class PictureSquares:
         return self._read(index)
 
     def describe(self) -> str:
-        """See `Squares`."""
-        text = "\n".join(one.picture.name for one in self._pictures)
+        """See `Squares`.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        return self._description
+
+    @cached_property
+    def _description(self) -> str:
+        text = "\n".join(one.made_of() for one in self._pictures)
         return f"{len(self._pictures)}, {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def _read(self, index: int) -> Square:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsi_vmamba.encode import multiplies_bf16
+from wsi_vmamba.config.fields import AnyPrecision
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.segmentation.canvas import SQUARE_CELLS, Canvas
 from wsi_vmamba.segmentation.head import resized
-from wsi_vmamba.segmentation.maps import map_source
+from wsi_vmamba.segmentation.maps import map_source, resolve_precision
 from wsi_vmamba.segmentation.model import Segmenter
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.stream import stream_regions
@@ -27,25 +27,28 @@ class RegionSegmenter:
     """A segmenter at work: packed once, used for many regions."""
 
     def __init__(
-        self, model: Segmenter, *, device: str, precision: str = "auto", memory_limit: int | None = None
+        self,
+        model: Segmenter,
+        *,
+        device: str,
+        precision: AnyPrecision = "auto",
+        memory_limit: int | None = None,
     ) -> None:
         """Pack the backbone.
 
         Args:
             model: in evaluation mode; moved to ``device``.
             device: where to compute.
-            precision: of the backbone on a CPU; "auto" is bf16 where that is fast.
-            memory_limit: most bytes that the process may hold; None = what is free.
+            precision: of the backbone; "auto" is bf16 where that is fast.
+            memory_limit: most bytes that the process may hold, on a GPU most device bytes; None = what is free.
         """
         model.to(device).eval()
-        if precision == "auto":
-            precision = "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
         self.model = model
         self.table = model.spec.table
         self._maps = map_source(
             model.backbone,
             device=device,
-            precision=precision,
+            precision=resolve_precision(precision, device=device),
             memory_limit=memory_limit,
             beside_bytes=self._head_bytes,
         )

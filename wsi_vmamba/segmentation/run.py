@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.config.segment import SegmentConfig
 from wsi_vmamba.device import resolve_device
-from wsi_vmamba.durable import csv_text, require_writable, write_atomic
+from wsi_vmamba.durable import csv_text, describe_os_error, require_writable, write_atomic
 from wsi_vmamba.errors import (
     AnnotationError,
     IncompatibleStoreError,
@@ -33,6 +34,7 @@ from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated
 from wsi_vmamba.segmentation.canvas import CELL_PX, Canvas
 from wsi_vmamba.segmentation.classes import OUTSIDE, UNKNOWN
 from wsi_vmamba.segmentation.losses import confusion
+from wsi_vmamba.segmentation.maps import kind_of_maps, resolve_precision
 from wsi_vmamba.segmentation.model import Segmenter, load_segmenter
 from wsi_vmamba.segmentation.predict import RegionSegmenter
 from wsi_vmamba.segmentation.scores import JudgedSlide, SegmentationScores, froc_slide, score
@@ -41,6 +43,12 @@ from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
 
 COMMAND = "segment"
 SCORES, SLIDE_SCORES = "scores.json", "scores.csv"
+#: Settings that may differ between runs into one folder: they decide which slides there are and how they are judged,
+#: not what becomes of a slide. What precision came to is compared instead of what was asked for.
+_FREE = (
+    "model", "slides", "out", "split", "annotations", "device", "precision", "memory_limit_gb", "overwrite",
+    "bootstrap", "seed",
+)  # fmt: skip
 #: What ends a slide.
 _FAULTS = (SlideError, StoreError, AnnotationError, MemoryLimitError)
 
@@ -85,8 +93,9 @@ class SegmentRun:
 
         Raises:
             WeightsError: there is no segmenter.
-            UsageError: it was trained on pictures without a scale, or there are no slides.
-            IncompatibleStoreError: the folder holds what another segmenter made.
+            UsageError: it was trained on pictures without a scale, there are no slides, or annotations lie where the
+                result would.
+            IncompatibleStoreError: the folder holds what another segmenter or other settings made.
         """
         self.config = config
         self.out = Path(config.out)
@@ -107,7 +116,10 @@ class SegmentRun:
                 f"{folder} has no outlines or label masks of any of these {len(found)} slides"
             )
         self.fingerprint = self.model.fingerprint
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, device=self.device)
         self.rows: list[SegmentedSlide] = []
+        self._refuse_own_annotations()
         require_writable(self.out, option="--out")
         self._check_folder()
         self._at_work: RegionSegmenter | None = None
@@ -122,13 +134,31 @@ class SegmentRun:
         return any(one.annotation is not None for one in self.slides)
 
     @property
+    def can_judge(self) -> bool:
+        """Whether any slide of which it is known what is on it is segmented."""
+        return any(one.annotation is not None and self._is_done(one.record.slide_id) for one in self.slides)
+
+    @property
     def ok(self) -> bool:
         """Whether every slide is segmented."""
         return len(self.rows) == len(self.slides) and not any(row.failed for row in self.rows)
 
     def segment(self) -> Iterator[SegmentedSlide]:
-        """Segment every slide that is not yet; yields what became of each."""
-        facts = {"segmenter": self.fingerprint, "classes": list(self.model.spec.classes)}
+        """Segment every slide that is not yet; yields what became of each.
+
+        Raises:
+            StoreError: the folder cannot be written to.
+        """
+        facts = {
+            "segmenter": self.fingerprint, "classes": list(self.model.spec.classes), "device": self.device,
+            "precision": self.precision, "maps": kind_of_maps(self.device),
+        }  # fmt: skip
+        if self.config.overwrite:
+            # Before the record: if this is interrupted, nothing old is taken for what the record says.
+            for one in self.slides:
+                _remove(files.geojson_path(self.out, one.record.slide_id))
+            for name in (SCORES, SLIDE_SCORES):
+                _remove(self.out / name)
         write_run_record(self.out, command=COMMAND, config=self.config, facts=facts)
         for one in self.slides:
             started = time.perf_counter()
@@ -165,7 +195,7 @@ class SegmentRun:
         if self._at_work is None:
             limit = self.config.memory_limit_gb
             self._at_work = RegionSegmenter(
-                self.model, device=resolve_device(self.config.device), precision=self.config.precision,
+                self.model, device=self.device, precision=self.precision,
                 memory_limit=None if limit is None else int(limit * 1e9),
             )  # fmt: skip
         table = self.model.spec.table
@@ -240,21 +270,64 @@ class SegmentRun:
                 for_froc = froc_slide(slide, truth, places, lesion=table.lesion, slide_id=slide_id)
         return JudgedSlide(slide_id=slide_id, counts=counts, froc=for_froc)
 
+    def _refuse_own_annotations(self) -> None:
+        """Refuse to write outlines or a label image where the annotation lies that they are judged by."""
+        for one in self.slides:
+            slide_id = one.record.slide_id
+            made = (files.geojson_path(self.out, slide_id), files.image_path(self.out, slide_id))
+            if one.annotation is not None and one.annotation.resolve() in [path.resolve() for path in made]:
+                raise UsageError(
+                    f"{one.annotation} says what is on {slide_id}, and would be replaced by what is found; choose "
+                    "another --out"
+                )
+
     def _check_folder(self) -> None:
-        """Refuse to mix what two segmenters made."""
-        record = self.out / f"{COMMAND}.run.json"
-        if not record.is_file() or self.config.overwrite:
+        """Refuse to mix what two segmenters made, or one with two settings."""
+        path = self.out / f"{COMMAND}.run.json"
+        if not path.is_file():
             return
-        try:
-            made_by = json.loads(record.read_text(encoding="utf-8")).get("segmenter")
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{record} cannot be read ({error}); remove it, or choose another --out"
-            ) from error
-        if made_by != self.fingerprint:
+        ours = {one.record.slide_id for one in self.slides}
+        others = [slide_id for slide_id in files.slides_in(self.out) if slide_id not in ours]
+        if self.config.overwrite and not others:
+            return
+        differ = self._unlike(_read_record(path))
+        if not differ:
+            return
+        what = f"{self.out} holds what {differ} made"
+        if self.config.overwrite:
             raise IncompatibleStoreError(
-                f"{self.out} holds what another segmenter made; choose another --out, or replace it with --overwrite"
+                f"{what}, also {len(others)} slides that are not among these ({', '.join(others[:3])}) and would stay; "
+                "choose another --out, or remove their files"
             )
+        raise IncompatibleStoreError(f"{what}; choose another --out, or replace it with --overwrite")
+
+    def _unlike(self, record: Mapping[str, Any]) -> str:
+        """In words, what made the folder where that is not what is to be done now; else nothing."""
+        if record.get("segmenter") != self.fingerprint:
+            return "another segmenter"
+        before, now = record.get("config", {}), self.config.model_dump(mode="json")
+        pairs = {name: (before.get(name), value) for name, value in now.items() if name not in _FREE}
+        pairs["precision"] = (record.get("precision"), self.precision)
+        differ = [f"{name}: {then} there, {new} asked" for name, (then, new) in pairs.items() if then != new]
+        return f"other settings ({'; '.join(differ)})" if differ else ""
+
+
+def _read_record(path: Path) -> Mapping[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+        reason = "it is no record"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise StoreError(f"{path} cannot be read ({reason}); remove it, or choose another --out")
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be replaced: {describe_os_error(error)}") from error
 
 
 def _known(truth: Truth, grid: Grid, first: int) -> Labels:
