@@ -56,6 +56,9 @@ class CocoSet:
     def objects(self, picture: CocoPicture) -> Objects:
         """The objects of a picture, masks drawn: a pixel belongs to an outline where its centre does.
 
+        Some have a box without area or no pixel at all, as in COCO's own files: they are not learned from, and in
+        average precision they count among the known, as COCO has it, though no box can overlap such a box.
+
         Raises:
             DatasetError: a mask cannot be drawn.
         """
@@ -153,9 +156,9 @@ def _check_annotation(
         if one[name] not in known:
             raise DatasetError(f"{path}: {name} {one[name]} of {_shown(one)} is not in the file")
     box = one["bbox"]
-    if len(box) != 4 or not all(_is_number(value) for value in box) or min(box[2:]) <= 0:
+    if len(box) != 4 or not all(_is_number(value) for value in box) or min(box[2:]) < 0:
         raise DatasetError(
-            f"{path}: bbox must be [left, top, width, height] with a width and height above 0, got {box} in "
+            f"{path}: bbox must be [left, top, width, height] with a width and height of 0 or more, got {box} in "
             f"{_shown(one)}"
         )
 
