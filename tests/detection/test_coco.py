@@ -141,15 +141,20 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path):
     with pytest.raises(DatasetError, match="the lists images, categories, annotations"):
         read_coco(tmp_path / "set.json", tmp_path)
     twice = [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]
-    with pytest.raises(DatasetError, match="the category id 3 is there twice"):
+    with pytest.raises(
+        DatasetError, match="the category id 3 is there twice; give each category an id of its own"
+    ):
         read_coco(*write(tmp_path, [], categories=twice))
     elsewhere = [{"id": 7, "file_name": "b.png", "width": 6, "height": 5}]
     with pytest.raises(
-        MissingDataError, match=r"names 1 pictures, 1 of them are not there, such as .*b\.png"
+        MissingDataError,
+        match=r"names 1 pictures, 1 of them are not there, such as .*b\.png; put them into .*train_pictures",
     ):
         read_coco(*write(tmp_path, [], images=elsewhere))
     small = [{"id": 7, "file_name": "a.png", "width": 5, "height": 5}]
-    with pytest.raises(DatasetError, match=r"a\.png has 6 x 5 px, .* says 5 x 5"):
+    with pytest.raises(
+        DatasetError, match=r"a\.png has 6 x 5 px, .* says 5 x 5; give the picture that was annotated"
+    ):
         read_coco(*write(tmp_path, [], images=small)).pictures[0].pixels()
 
 

@@ -39,7 +39,8 @@ class CocoPicture:
         if pixels.shape[:2] != (self.height_px, self.width_px):
             raise DatasetError(
                 f"{self.path} has {pixels.shape[1]} x {pixels.shape[0]} px, {self.source} says {self.width_px} x "
-                f"{self.height_px}"
+                f"{self.height_px}; give the picture that was annotated, or correct width and height in the file if "
+                "the outlines are in the pixels of this one"
             )
         return pixels
 
@@ -109,7 +110,9 @@ def read_coco(file: str | Path, pictures: str | Path) -> CocoSet:
     missing = [picture.path for picture in found if not picture.path.is_file()]
     if missing:
         raise MissingDataError(
-            f"{path} names {len(found)} pictures, {len(missing)} of them are not there, such as {missing[0].absolute()}"
+            f"{path} names {len(found)} pictures, {len(missing)} of them are not there, such as "
+            f"{missing[0].absolute()}; put them into {folder.absolute()}, or name the folder that they are in "
+            "(train_pictures, validation_pictures)"
         )
     if not found or not classes:
         raise DatasetError(f"{path}: expected at least one image and one category")
@@ -145,7 +148,10 @@ def _numbered(ids: Sequence[int], what: str, path: Path) -> dict[int, int]:
     places = {number: place for place, number in enumerate(ids)}
     if len(places) < len(ids):
         twice = next(number for number in ids if ids.count(number) > 1)
-        raise DatasetError(f"{path}: the {what} id {twice} is there twice")
+        raise DatasetError(
+            f"{path}: the {what} id {twice} is there twice; give each {what} an id of its own, and correct "
+            f"the {what}_id of the annotations that mean it"
+        )
     return places
 
 
