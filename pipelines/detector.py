@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from pathlib import Path
 
 from wsi_vmamba import console
@@ -10,7 +10,6 @@ from wsi_vmamba.config.detector import DetectorConfig
 from wsi_vmamba.console import live_table
 from wsi_vmamba.detection.front import COLUMNS, begin, run_training
 from wsi_vmamba.detection.train import DetectorEpoch
-from wsi_vmamba.provenance import write_run_record
 
 
 def run(config: DetectorConfig) -> bool:
@@ -28,13 +27,6 @@ def run(config: DetectorConfig) -> bool:
             add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
 
         trained = run_training(begun, config, on_epoch=show)
-    facts = {
-        "device": begun.device,
-        "classes": trained.classes,
-        "weights": begun.weights,
-        "best": asdict(trained.best),
-    }
-    write_run_record(out, command="detector", config=config, facts=facts)
     console.say(
         f"best epoch {trained.best.epoch}: average precision at an overlap of 0.5 is {trained.best.mask_ap50:.3f} of "
         f"masks, {trained.best.box_ap50:.3f} of boxes, on the validation pictures (it was chosen on them); next: "

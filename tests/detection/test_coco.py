@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from wsi_vmamba.datasets.synthetic.nucleus_pictures import NUCLEI, paint_nuclei
+from wsi_vmamba.detection.average_precision import PrecisionCounter
 from wsi_vmamba.detection.coco import read_coco
+from wsi_vmamba.detection.examples import example_of
 from wsi_vmamba.detection.objects import paste
 from wsi_vmamba.detection.painted import objects_of, write_painted
 from wsi_vmamba.detection.run_lengths import mask_of_runs
@@ -83,13 +85,34 @@ def test_run_lengths_that_are_none():
         ({"image_id": 8}, "image_id 8 of .* is not in the file"),
         ({"category_id": 1}, "category_id 1 of .* is not in the file"),
         ({"category_id": True}, "every annotation needs .*; category_id is True"),
-        ({"bbox": [1, 1, 0, 3]}, "bbox must be .* with a width and height above 0"),
+        ({"bbox": [1, 1, -1, 3]}, "bbox must be .* with a width and height of 0 or more"),
         ({"bbox": [1, 1, 2]}, "bbox must be"),
     ],
 )
 def test_what_is_wrong_with_an_annotation_is_named(changes, message, tmp_path):
     with pytest.raises(DatasetError, match=message):
         read_coco(*write(tmp_path, [annotation(**changes)]))
+
+
+@pytest.mark.parametrize("y_px", [388.33, 388.0])
+def test_a_box_without_height_is_known_but_not_learned_from(y_px, tmp_path):
+    """COCO's instances_train2017.json has such a box; its tools count it among the known."""
+    x0, x1 = 296.65, 297.68
+    flat = {"bbox": [x0, y_px, 1.03, 0.0], "segmentation": [[x0, y_px, x0, y_px, x1, y_px, x1, y_px]]}
+    images = [{"id": 7, "file_name": "a.png", "width": 500, "height": 400}]
+    square = annotation(id=2, bbox=[10, 20, 30, 40], segmentation=[[10, 20, 40, 20, 40, 60, 10, 60]])
+    data = read_coco(*write(tmp_path, [annotation(**flat), square], images=images))
+    known = data.objects(data.pictures[0])
+    np.testing.assert_allclose(known.boxes[0], [x0, y_px, x1, y_px])
+    _, target = example_of(np.zeros((400, 500, 3), dtype=np.uint8), known, quarters=0, mirrored=False)
+    assert target["boxes"].tolist() == [[10, 20, 40, 60]]
+    for of in ("boxes", "masks"):
+        counter = PrecisionCounter(of=of)
+        counter.add(known, known)
+        found = counter.at(0.5)
+        assert found.known == {1: 2}
+        # Equal scores, the flat one first: rank 1 wrong, rank 2 right, half of the known found.
+        assert found.by_class[1] == pytest.approx(51 / 101 / 2)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +141,20 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path):
     with pytest.raises(DatasetError, match="the lists images, categories, annotations"):
         read_coco(tmp_path / "set.json", tmp_path)
     twice = [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]
-    with pytest.raises(DatasetError, match="the category id 3 is there twice"):
+    with pytest.raises(
+        DatasetError, match="the category id 3 is there twice; give each category an id of its own"
+    ):
         read_coco(*write(tmp_path, [], categories=twice))
     elsewhere = [{"id": 7, "file_name": "b.png", "width": 6, "height": 5}]
     with pytest.raises(
-        MissingDataError, match=r"names 1 pictures, 1 of them are not there, such as .*b\.png"
+        MissingDataError,
+        match=r"names 1 pictures, 1 of them are not there, such as .*b\.png; put them into .*train_pictures",
     ):
         read_coco(*write(tmp_path, [], images=elsewhere))
     small = [{"id": 7, "file_name": "a.png", "width": 5, "height": 5}]
-    with pytest.raises(DatasetError, match=r"a\.png has 6 x 5 px, .* says 5 x 5"):
+    with pytest.raises(
+        DatasetError, match=r"a\.png has 6 x 5 px, .* says 5 x 5; give the picture that was annotated"
+    ):
         read_coco(*write(tmp_path, [], images=small)).pictures[0].pixels()
 
 

@@ -15,12 +15,16 @@ from typer.testing import CliRunner
 
 import wsi_vmamba as wv
 from wsi_vmamba.cli import app
+from wsi_vmamba.config.detector import DetectorConfig
 from wsi_vmamba.datasets.synthetic.nucleus_pictures import paint_nuclei
+from wsi_vmamba.detection import front
 from wsi_vmamba.detection.average_precision import PrecisionCounter
 from wsi_vmamba.detection.coco import read_coco
 from wsi_vmamba.detection.examples import example_of, turned_boxes
 from wsi_vmamba.detection.large import find_in_picture
+from wsi_vmamba.detection.model import Detector, DetectorSpec
 from wsi_vmamba.detection.painted import objects_of, write_painted
+from wsi_vmamba.detection.train import DetectorEpoch
 from wsi_vmamba.errors import ConfigError, MissingDataError, UsageError, WeightsError
 
 WHY = "torchvision is not installed, or not for this torch: pip install 'wsi-vmamba[detection]'"
@@ -69,6 +73,49 @@ def test_without_torchvision_it_is_said_what_to_install(tmp_path, monkeypatch):
         UsageError, match=r"torchvision's, which cannot be imported .*wsi-vmamba\[detection\]"
     ):
         wv.train_detector("painted", out=tmp_path / "d", painted_pictures=1)
+
+
+def test_a_backbone_that_is_no_vmamba_is_refused_with_those_that_are():
+    spec = {"classes": ("a",), "width": 16, "smallest_px": 8, "sides_px": None, "most_objects": 9, "mpp": 0.5}
+    with pytest.raises(
+        UsageError, match=r"VMamba, and null is none; choose from vmamba_base.*vmamba_tiny_s1l8"
+    ):
+        Detector(DetectorSpec(backbone="null", **spec), seed=0)
+
+
+def test_an_interrupted_training_has_its_record(tmp_path, monkeypatch):
+    write_painted(tmp_path / "nuclei", training=1, validation=1, side_px=64, seed=0)
+    data = read_coco(tmp_path / "nuclei" / "train.json", tmp_path / "nuclei" / "train")
+    begun = front.Begun(training=data, validation=data, detector=None, weights="random", device="cpu")
+    config = DetectorConfig(out=str(tmp_path / "out"), epochs=2)
+    report = DetectorEpoch(
+        epoch=1,
+        learning_rate=1.0,
+        train_loss=1.0,
+        box_ap50=0.1,
+        mask_ap50=0.2,
+        box_ap=0.1,
+        mask_ap=0.1,
+        is_best=True,
+    )
+
+    def interrupted(*_, on_epoch, **__):
+        on_epoch(report, None)
+        raise KeyboardInterrupt
+
+    def record():
+        return json.loads((tmp_path / "out" / "detector.run.json").read_text())
+
+    monkeypatch.setattr(front, "save_detector", lambda *_: None)
+    monkeypatch.setattr(front, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        front.run_training(begun, config)
+    assert record()["config"]["epochs"] == 2
+    assert record()["classes"] == list(data.classes)
+    assert "best" not in record()
+    monkeypatch.setattr(front, "train", lambda *_, on_epoch, **__: on_epoch(report, None))
+    front.run_training(begun, config)
+    assert record()["best"]["mask_ap50"] == 0.2
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path):

@@ -39,7 +39,8 @@ class CocoPicture:
         if pixels.shape[:2] != (self.height_px, self.width_px):
             raise DatasetError(
                 f"{self.path} has {pixels.shape[1]} x {pixels.shape[0]} px, {self.source} says {self.width_px} x "
-                f"{self.height_px}"
+                f"{self.height_px}; give the picture that was annotated, or correct width and height in the file if "
+                "the outlines are in the pixels of this one"
             )
         return pixels
 
@@ -55,6 +56,9 @@ class CocoSet:
 
     def objects(self, picture: CocoPicture) -> Objects:
         """The objects of a picture, masks drawn: a pixel belongs to an outline where its centre does.
+
+        Some have a box without area or no pixel at all, as in COCO's own files: they are not learned from, and in
+        average precision they count among the known, as COCO has it, though no box can overlap such a box.
 
         Raises:
             DatasetError: a mask cannot be drawn.
@@ -106,7 +110,9 @@ def read_coco(file: str | Path, pictures: str | Path) -> CocoSet:
     missing = [picture.path for picture in found if not picture.path.is_file()]
     if missing:
         raise MissingDataError(
-            f"{path} names {len(found)} pictures, {len(missing)} of them are not there, such as {missing[0].absolute()}"
+            f"{path} names {len(found)} pictures, {len(missing)} of them are not there, such as "
+            f"{missing[0].absolute()}; put them into {folder.absolute()}, or name the folder that they are in "
+            "(train_pictures, validation_pictures)"
         )
     if not found or not classes:
         raise DatasetError(f"{path}: expected at least one image and one category")
@@ -142,7 +148,10 @@ def _numbered(ids: Sequence[int], what: str, path: Path) -> dict[int, int]:
     places = {number: place for place, number in enumerate(ids)}
     if len(places) < len(ids):
         twice = next(number for number in ids if ids.count(number) > 1)
-        raise DatasetError(f"{path}: the {what} id {twice} is there twice")
+        raise DatasetError(
+            f"{path}: the {what} id {twice} is there twice; give each {what} an id of its own, and correct "
+            f"the {what}_id of the annotations that mean it"
+        )
     return places
 
 
@@ -153,9 +162,9 @@ def _check_annotation(
         if one[name] not in known:
             raise DatasetError(f"{path}: {name} {one[name]} of {_shown(one)} is not in the file")
     box = one["bbox"]
-    if len(box) != 4 or not all(_is_number(value) for value in box) or min(box[2:]) <= 0:
+    if len(box) != 4 or not all(_is_number(value) for value in box) or min(box[2:]) < 0:
         raise DatasetError(
-            f"{path}: bbox must be [left, top, width, height] with a width and height above 0, got {box} in "
+            f"{path}: bbox must be [left, top, width, height] with a width and height of 0 or more, got {box} in "
             f"{_shown(one)}"
         )
 

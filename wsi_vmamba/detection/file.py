@@ -36,12 +36,7 @@ def load_detector(place: str | Path, *, device: str = "cpu") -> Detector:
         MissingDataError: there is none.
         WeightsError: the file is damaged or no detector, or weights are missing.
     """
-    given = Path(place)
-    path = given / FILE if given.is_dir() else given
-    if not path.is_file():
-        raise MissingDataError(
-            f"no detector at {path.absolute()}; train one with `wsi-vmamba detector DATA --out {given}`"
-        )
+    path = detector_file(place)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -59,6 +54,21 @@ def load_detector(place: str | Path, *, device: str = "cpu") -> Detector:
             f"{path}: the weights do not fit the detector that its header describes"
         ) from error
     return detector.to(device).eval()
+
+
+def detector_file(place: str | Path) -> Path:
+    """The file of a detector, given it or the folder it is in.
+
+    Raises:
+        MissingDataError: there is none.
+    """
+    given = Path(place)
+    path = given / FILE if given.is_dir() else given
+    if not path.is_file():
+        raise MissingDataError(
+            f"no detector at {path.absolute()}; train one with `wsi-vmamba detector DATA --out {given}`"
+        )
+    return path
 
 
 def _spec_of(values: dict[str, object]) -> DetectorSpec:

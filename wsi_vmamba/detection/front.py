@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wsi_vmamba.durable import csv_text, require_writable, write_atomic
 from wsi_vmamba.errors import DatasetError, UsageError
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.model.weights import apply_state, read_state
+from wsi_vmamba.provenance import add_to_record, write_run_record
 from wsi_vmamba.training.resolve import choose_device
 
 METRICS, PICTURES = "metrics.csv", "painted"
@@ -122,8 +123,12 @@ def begin(config: DetectorConfig) -> Begun:
 def run_training(
     begun: Begun, config: DetectorConfig, *, on_epoch: Callable[[DetectorEpoch], None] = lambda _: None
 ) -> TrainedDetector:
-    """Train, and keep the best detector and the numbers of every epoch in the folder."""
+    """Train; the record of the run, the best detector and the numbers of every epoch are kept in the folder."""
     out = Path(config.out)
+    # First: a training that is interrupted has left a detector, and what made it must be known.
+    facts = {"device": begun.device, "classes": begun.training.classes, "weights": begun.weights}
+    write_run_record(out, command="detector", config=config, facts=facts)
+    record = (out / "detector.run.json").read_bytes()
     history: list[DetectorEpoch] = []
 
     def keep(report: DetectorEpoch, detector: Detector) -> None:
@@ -142,7 +147,9 @@ def run_training(
         },
     )
     train(begun.detector, begun.training, begun.validation, settings, device=begun.device, on_epoch=keep)
-    return TrainedDetector(folder=out, classes=begun.training.classes, history=tuple(history))
+    trained = TrainedDetector(folder=out, classes=begun.training.classes, history=tuple(history))
+    add_to_record(out, "detector", {"best": asdict(trained.best)}, of=record)
+    return trained
 
 
 def _data(config: DetectorConfig, out: Path) -> tuple[CocoSet, CocoSet]:

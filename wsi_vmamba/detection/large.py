@@ -91,12 +91,7 @@ def find_in_slide(
         UsageError: the detector learned from photographs, or the slide is coarser than its pictures.
         UnreadableSlideError: a part of the slide cannot be read.
     """
-    if detector.spec.mpp is None:
-        raise UsageError(
-            "this detector learned from pictures without a resolution (mpp null), so it has none to read slides at; "
-            "train it with mpp"
-        )
-    plan = _canvas(slide, mpp=mpp, target_mpp=detector.spec.mpp)
+    plan = _canvas(slide, mpp=mpp, target_mpp=require_resolution(detector))
     width, height = plan.width_px, plan.height_px
     windows = tissue_windows(plan, tissue, window_px=window_px, overlap_px=overlap_px)
     objects, n_full = _find(
@@ -108,6 +103,20 @@ def find_in_slide(
         width_px=width, height_px=height, least_score=least_score, report=report,
     )  # fmt: skip
     return SlideObjects(objects=objects, l0_per_px=plan.l0_per_px, n_windows=len(windows), n_full=n_full)
+
+
+def require_resolution(detector: Detector) -> float:
+    """The um per pixel at which a detector reads slides.
+
+    Raises:
+        UsageError: it learned from photographs.
+    """
+    if detector.spec.mpp is None:
+        raise UsageError(
+            "this detector learned from pictures without a resolution (mpp null), so it has none to read slides at; "
+            "train it with mpp"
+        )
+    return detector.spec.mpp
 
 
 def tissue_windows(

@@ -83,7 +83,10 @@ class Detector(nn.Module):
         """
         super().__init__()
         if spec.backbone not in VARIANTS:
-            raise UsageError(f"detectors are built over a VMamba, and {spec.backbone} is none")
+            raise UsageError(
+                f"detectors are built over a VMamba, and {spec.backbone} is none; choose from "
+                f"{', '.join(sorted(VARIANTS))}"
+            )
         require_torchvision()
         vmamba = variant(spec.backbone, num_classes=None, weights=None, seed=seed)
         with torch.random.fork_rng(devices=[]):
