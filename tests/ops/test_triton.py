@@ -50,6 +50,7 @@ TOLERANCES = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(INTERPRETED, reason="already in the interpreter")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the device itself")
 def test_kernels_in_the_interpreter() -> None:

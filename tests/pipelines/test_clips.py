@@ -39,6 +39,7 @@ def write_clips(folder: Path, *, each: int, seed: int) -> None:
         np.savez_compressed(folder / "left" / f"{index}.npz", clip[::-1])
 
 
+@pytest.mark.slow
 def test_direction_of_motion_is_learnt_and_no_single_frame_tells_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
