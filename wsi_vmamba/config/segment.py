@@ -21,7 +21,7 @@ class SegmentConfig(RunConfig):
     """A folder (searched recursively), one slide, or a CSV with the columns slide_id, path, mpp, annotation, split."""
     out: PathText = "masks"
     """Folder for <slide_id>.geojson and <slide_id>.ome.tif; slides that have both are not segmented again."""
-    split: Literal["train", "validation", "test"] | None = None
+    split: Literal["test", "validation", "train"] | None = None
     """Of a CSV, only the slides of this split."""
     annotations: PathText | None = None
     """Folder of outlines or label masks to judge the result by; by default the column annotation of the CSV."""
