@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -274,10 +274,12 @@ def plan_regions(
     Raises:
         UsageError: the slide is more than 1.05 times coarser than the target.
     """
-    level, scale = choose_level(mpp=mpp, levels=levels, target_mpp=spec.target_mpp)
-    downsample = levels[level].downsample
+    canvas = plan_canvas(width_l0=width_l0, height_l0=height_l0, mpp=mpp, levels=levels, spec=spec)
     shares = _tissue_shares(
-        tissue, width_l0=width_l0, height_l0=height_l0, patch_l0=spec.patch_px * scale * downsample
+        tissue,
+        width_l0=width_l0,
+        height_l0=height_l0,
+        patch_l0=spec.patch_px * canvas.scale * canvas.downsample,
     )
     # float32-exact masks still give 0.9999999 for a full patch; compare with a hair of tolerance.
     kept = (shares > 0) & (shares >= spec.min_tissue - 1e-9)
@@ -285,15 +287,35 @@ def plan_regions(
         boxes = [np.argwhere(kept)[:, ::-1].astype(np.int64)] if kept.any() else []
     else:
         boxes = cut_patches(kept, longest=spec.region_patches, worth=max(1, WORTH_PX // spec.patch_px**2))
+    regions = tuple(_region(index, patches, spec) for index, patches in enumerate(boxes))
+    return replace(canvas, regions=regions)
+
+
+def plan_canvas(
+    *, width_l0: int, height_l0: int, mpp: float, levels: Sequence[Level], spec: RegionSpec
+) -> RegionPlan:
+    """Plan the target canvas of a slide, without regions: for whoever reads rectangles of it.
+
+    Args:
+        width_l0: width of the slide in level-0 pixels.
+        height_l0: height of the slide in level-0 pixels.
+        mpp: micrometres per level-0 pixel.
+        levels: the slide's pyramid; read is the coarsest that is as fine as the target.
+        spec: its target_mpp counts.
+
+    Raises:
+        UsageError: the slide is more than 1.05 times coarser than the target.
+    """
+    level, scale = choose_level(mpp=mpp, levels=levels, target_mpp=spec.target_mpp)
     return RegionPlan(
         spec=spec,
         width_l0=width_l0,
         height_l0=height_l0,
         mpp=mpp,
         level=level,
-        downsample=downsample,
+        downsample=levels[level].downsample,
         scale=scale,
-        regions=tuple(_region(index, patches, spec) for index, patches in enumerate(boxes)),
+        regions=(),
     )
 
 

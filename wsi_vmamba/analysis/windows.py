@@ -13,7 +13,7 @@ from wsi_vmamba.config import AnalyseConfig
 from wsi_vmamba.datasets.synthetic import sample_tiles
 from wsi_vmamba.errors import NoTissueError, UsageError
 from wsi_vmamba.pretraining.tissue_places import TissuePlaces
-from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level
+from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_canvas
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.base import Slide
 from wsi_vmamba.slide.resolution import resolve_mpp
@@ -153,7 +153,13 @@ def _of_slide(
     """Squares of a slide around ``at``, else around places of its tissue; white where they leave the slide."""
     with open_slide(path) as slide:
         mpp = resolve_mpp(slide, mpp_override=config.mpp_override).value
-        plan = _plan(slide, mpp=mpp, target_mpp=config.mpp, side_px=side_px)
+        plan = plan_canvas(
+            width_l0=slide.levels[0].width_px,
+            height_l0=slide.levels[0].height_px,
+            mpp=mpp,
+            levels=slide.levels,
+            spec=RegionSpec(target_mpp=config.mpp, region_px=side_px, patch_px=side_px),
+        )
         at = _point(config)
         if at is not None:
             _require_inside(path, at, width=plan.width_l0, height=plan.height_l0)
@@ -164,20 +170,6 @@ def _of_slide(
                 raise NoTissueError(slide.path, "no tissue was found to look at; name a place with --at X Y")
             points = [places.draw(rng) for _ in range(count)]
         return [_around(slide, plan, point, side_px=side_px) for point in points]
-
-
-def _plan(slide: Slide, *, mpp: float, target_mpp: float, side_px: int) -> RegionPlan:
-    level, scale = choose_level(mpp=mpp, levels=slide.levels, target_mpp=target_mpp)
-    return RegionPlan(
-        spec=RegionSpec(target_mpp=target_mpp, region_px=side_px, patch_px=side_px),
-        width_l0=slide.levels[0].width_px,
-        height_l0=slide.levels[0].height_px,
-        mpp=mpp,
-        level=level,
-        downsample=slide.levels[level].downsample,
-        scale=scale,
-        regions=(),
-    )
 
 
 def _around(slide: Slide, plan: RegionPlan, point_l0: tuple[float, float], *, side_px: int) -> Window:

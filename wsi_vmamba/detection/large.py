@@ -13,7 +13,7 @@ from wsi_vmamba.detection.model import Detector
 from wsi_vmamba.detection.objects import Objects
 from wsi_vmamba.detection.windows import Window, cover, merge, whole_objects
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level
+from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_canvas
 from wsi_vmamba.slide import Slide
 from wsi_vmamba.stream import read_target
 from wsi_vmamba.tissue import TissueMask
@@ -91,7 +91,13 @@ def find_in_slide(
         UsageError: the detector learned from photographs, or the slide is coarser than its pictures.
         UnreadableSlideError: a part of the slide cannot be read.
     """
-    plan = _canvas(slide, mpp=mpp, target_mpp=require_resolution(detector))
+    plan = plan_canvas(
+        width_l0=slide.levels[0].width_px,
+        height_l0=slide.levels[0].height_px,
+        mpp=mpp,
+        levels=slide.levels,
+        spec=RegionSpec(target_mpp=require_resolution(detector)),
+    )
     width, height = plan.width_px, plan.height_px
     windows = tissue_windows(plan, tissue, window_px=window_px, overlap_px=overlap_px)
     objects, n_full = _find(
@@ -136,21 +142,6 @@ def tissue_windows(
         return bool(tissue.mask[rows, columns].any())
 
     return tuple(one for one in every if holds(one))
-
-
-def _canvas(slide: Slide, *, mpp: float, target_mpp: float) -> RegionPlan:
-    """The slide at the resolution of the detector, without regions."""
-    level, scale = choose_level(mpp=mpp, levels=slide.levels, target_mpp=target_mpp)
-    return RegionPlan(
-        spec=RegionSpec(target_mpp=target_mpp),
-        width_l0=slide.levels[0].width_px,
-        height_l0=slide.levels[0].height_px,
-        mpp=mpp,
-        level=level,
-        downsample=slide.levels[level].downsample,
-        scale=scale,
-        regions=(),
-    )
 
 
 def _find(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.extraction.tissue_files import FoundTissue, find_tissue
-from wsi_vmamba.regions import RegionPlan, RegionSpec, choose_level, plan_regions
+from wsi_vmamba.regions import RegionPlan, RegionSpec, plan_canvas, plan_regions
 from wsi_vmamba.slide import ResolvedMpp, Slide
 
 
@@ -41,14 +41,10 @@ def plan_without_regions(config: ExtractConfig, slide: Slide, mpp: ResolvedMpp) 
     Raises:
         UsageError: the slide is coarser than the resolution asked for.
     """
-    level, scale = choose_level(mpp=mpp.value, levels=slide.levels, target_mpp=config.target_mpp)
-    return RegionPlan(
-        spec=_spec(config),
+    return plan_canvas(
         width_l0=slide.levels[0].width_px,
         height_l0=slide.levels[0].height_px,
         mpp=mpp.value,
-        level=level,
-        downsample=slide.levels[level].downsample,
-        scale=scale,
-        regions=(),
+        levels=slide.levels,
+        spec=_spec(config),
     )

@@ -83,18 +83,29 @@ def macro_average_precision(
     )
 
 
-def _macro(
-    name: str, of_two: Statistic, labels: ArrayLike, shares: ArrayLike, *, resamples: int, seed: int
-) -> BootstrappedResult:
-    label, share = check_classes(labels, shares)
+def macro_statistic(of_two: Statistic) -> Statistic:
+    """The mean of a metric of two classes over each class (N,) and its column of the probabilities (N, K)."""
 
     def statistic(labels: Labels, shares: Scores, weights: Weights) -> NDArray[np.float64]:
         each = [of_two((labels == k).astype(np.int64), shares[:, k], weights) for k in range(shares.shape[1])]
         mean: NDArray[np.float64] = np.mean(each, axis=0)
         return mean
 
+    return statistic
+
+
+def _macro(
+    name: str, of_two: Statistic, labels: ArrayLike, shares: ArrayLike, *, resamples: int, seed: int
+) -> BootstrappedResult:
+    label, share = check_classes(labels, shares)
     return bootstrapped(
-        name, statistic, label, share, resamples=resamples, seed=seed, settings={"n_classes": share.shape[1]}
+        name,
+        macro_statistic(of_two),
+        label,
+        share,
+        resamples=resamples,
+        seed=seed,
+        settings={"n_classes": share.shape[1]},
     )
 
 

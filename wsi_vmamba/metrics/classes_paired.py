@@ -18,7 +18,7 @@ from wsi_vmamba.metrics.bootstrap import (
     Weights,
     stratified_bootstrap,
 )
-from wsi_vmamba.metrics.classes import check_classes, macro_auc
+from wsi_vmamba.metrics.classes import check_classes, macro_auc, macro_statistic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +82,10 @@ def macro_auc_paired(
         raise MetricError(f"both must have (slides, classes) alike, got {shapes[0]} and {shapes[1]}")
     label, a = check_classes(labels, shares_a)
     _, b = check_classes(labels, shares_b)
-    n_classes = a.shape[1]
+    n_classes, macro = a.shape[1], macro_statistic(auc_statistic)
 
     def statistic(labels: Labels, both: Scores, weights: Weights) -> NDArray[np.float64]:
-        each = [
-            auc_statistic((labels == k).astype(np.int64), both[:, k], weights)
-            - auc_statistic((labels == k).astype(np.int64), both[:, n_classes + k], weights)
-            for k in range(n_classes)
-        ]
-        mean: NDArray[np.float64] = np.mean(each, axis=0)
-        return mean
+        return macro(labels, both[:, :n_classes], weights) - macro(labels, both[:, n_classes:], weights)
 
     spread = stratified_bootstrap(
         statistic, label, np.concatenate([a, b], axis=1), resamples=resamples, seed=seed

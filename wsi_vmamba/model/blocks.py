@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -46,36 +48,60 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
-    """``x += SS2D(norm(x))``, then ``x += MLP(norm2(x))`` where the variant has an MLP."""
+def scan_sizes(config: VMambaConfig, stage: int) -> dict[str, Any]:
+    """What shapes the scan layer of a stage, of a map or of a volume."""
+    return {
+        "d_model": config.dims[stage],
+        "d_inner": config.d_inner(stage),
+        "d_state": config.d_state,
+        "dt_rank": config.dt_rank(stage),
+        "gated": config.gated,
+        "conv_bias": config.conv_bias,
+    }
+
+
+class ResidualBlock(nn.Module):
+    """``x += op(norm(x))``, then ``x += MLP(norm2(x))`` where the variant has an MLP; tokens are channels-last."""
 
     norm2: nn.LayerNorm | None
     mlp: Mlp | None
     #: Of each branch in training; see `set_drop_path`.
     drop_path_rate: float = 0.0
 
-    def __init__(self, config: VMambaConfig, stage: int) -> None:
+    def __init__(self, config: VMambaConfig, stage: int, op: nn.Module) -> None:
         super().__init__()
         d_model = config.dims[stage]
         self.norm = nn.LayerNorm(d_model)
-        self.op = SS2D(
-            d_model=d_model,
-            d_inner=config.d_inner(stage),
-            d_state=config.d_state,
-            dt_rank=config.dt_rank(stage),
-            gated=config.gated,
-            conv_bias=config.conv_bias,
-            share_directions=config.share_directions,
-        )
+        self.op = op
         has_mlp = config.mlp_ratio > 0
         self.norm2 = nn.LayerNorm(d_model) if has_mlp else None
         self.mlp = Mlp(d_model, int(config.mlp_ratio * d_model)) if has_mlp else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
-        if fused.suits_block(x, self):
-            return fused.block(x, self)
+        """Map (B, ..., d_model) -> (B, ..., d_model)."""
         return self._add_mlp(x + self._kept(self.op(self.norm(x))))
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        if self.norm2 is None or self.mlp is None:
+            return x
+        return x + self._kept(self.mlp(self.norm2(x)))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        return drop_path(branch, rate=self.drop_path_rate, training=self.training)
+
+
+class Block(ResidualBlock):
+    """`ResidualBlock` with an SS2D."""
+
+    op: SS2D
+
+    def __init__(self, config: VMambaConfig, stage: int) -> None:
+        op = SS2D(**scan_sizes(config, stage), share_directions=config.share_directions)
+        super().__init__(config, stage, op)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, d_model) -> (B, H, W, d_model)."""
+        return fused.block(x, self) if fused.suits_block(x, self) else super().forward(x)
 
     def before_scan(self, x: Tensor) -> Tensor:
         """What is scanned of a map (B, H, W, d_model): (B, H, W, d_inner)."""
@@ -89,14 +115,6 @@ class Block(nn.Module):
             return fused.after_scan(x, y, self)
         gate = self.op.gate(self.norm(x)) if self.op.gated else None
         return self._add_mlp(x + self._kept(self.op.after_scan(y, gate)))
-
-    def _add_mlp(self, x: Tensor) -> Tensor:
-        if self.norm2 is None or self.mlp is None:
-            return x
-        return x + self._kept(self.mlp(self.norm2(x)))
-
-    def _kept(self, branch: Tensor) -> Tensor:
-        return drop_path(branch, rate=self.drop_path_rate, training=self.training)
 
 
 def patch_embed(config: VMambaConfig) -> nn.Sequential:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from wsi_vmamba.errors import UnreadableSlideError, UnsupportedSlideError
-from wsi_vmamba.slide.base import DamagedArea, Level, Slide
+from wsi_vmamba.slide.base import DamagedArea, Slide
 from wsi_vmamba.slide.location import Location, is_url
 from wsi_vmamba.slide.opening import open_slide
-from wsi_vmamba.slide.scenes import Scene, choose_stack, describe, middle_plane
+from wsi_vmamba.slide.scenes import choose_stack, describe, middle_plane
+from wsi_vmamba.slide.through import SlideThrough
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class FocalStack:
+class FocalStack(SlideThrough):
     """A slide whose pixels are those of its middle plane; ``planes`` are all of them, the first depth first.
 
     Tissue, thumbnail and whatever else wants one picture are of the middle plane.
@@ -32,13 +32,13 @@ class FocalStack:
         """
         self.planes = tuple(planes)
         scenes = {plane.scene.number: plane for plane in planes}
-        self._middle = scenes[middle_plane([plane.scene for plane in planes]).number]
+        super().__init__(scenes[middle_plane([plane.scene for plane in planes]).number])
         for plane in planes:
-            if plane.levels != self._middle.levels:
+            if plane.levels != self._slide.levels:
                 raise UnreadableSlideError(
                     plane.path,
                     f"focal planes must have pyramids of the same sizes; scene {plane.scene.number} has another than "
-                    f"scene {self._middle.scene.number}",
+                    f"scene {self._slide.scene.number}",
                 )
 
     @property
@@ -48,46 +48,6 @@ class FocalStack:
         others = [scene for scene in self.scenes if scene.number not in own]
         read = f"read were {len(self.planes)} focal planes" if len(own) > 1 else "it has one focal plane"
         return f"{read}; the file also holds {describe(others)}; --scene chooses" if others else read
-
-    @property
-    def path(self) -> str:
-        """See `Slide`."""
-        return self._middle.path
-
-    @property
-    def slide_id(self) -> str:
-        """See `Slide`."""
-        return self._middle.slide_id
-
-    @property
-    def reader(self) -> str:
-        """See `Slide`."""
-        return self._middle.reader
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """See `Slide`."""
-        return self._middle.levels
-
-    @property
-    def mpp(self) -> float | None:
-        """See `Slide`."""
-        return self._middle.mpp
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """See `Slide`."""
-        return self._middle.properties
-
-    @property
-    def scene(self) -> Scene:
-        """The middle plane."""
-        return self._middle.scene
-
-    @property
-    def scenes(self) -> tuple[Scene, ...]:
-        """See `Slide`."""
-        return self._middle.scenes
 
     def read_region(
         self,
@@ -100,13 +60,13 @@ class FocalStack:
         out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Read the middle plane; see `Slide`."""
-        return self._middle.read_region(
+        return self._slide.read_region(
             x_l0=x_l0, y_l0=y_l0, level=level, width_px=width_px, height_px=height_px, out=out
         )
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Of the middle plane; see `Slide`."""
-        return self._middle.thumbnail(max_px)
+        return self._slide.thumbnail(max_px)
 
     def damage(self, level: int) -> tuple[DamagedArea, ...]:
         """Of every plane; see `Slide`."""
@@ -116,14 +76,6 @@ class FocalStack:
         """Close every plane."""
         for plane in self.planes:
             plane.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_focal_stack(path: Location, *, reader: str | None = None, scene: int | None = None) -> FocalStack:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +11,9 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import BadTileError
 from wsi_vmamba.geometry import l0_to_level_px, level_to_l0_px
 from wsi_vmamba.slide.averaged import read_thumbnail
-from wsi_vmamba.slide.base import DamagedArea, Level, Slide
+from wsi_vmamba.slide.base import DamagedArea, Slide
 from wsi_vmamba.slide.canvas import WHITE
-from wsi_vmamba.slide.scenes import Scene
+from wsi_vmamba.slide.through import SlideThrough
 
 __all__ = ["DamagedArea", "TolerantSlide"]
 
@@ -23,7 +21,7 @@ __all__ = ["DamagedArea", "TolerantSlide"]
 _SMALLEST_PX = 64
 
 
-class TolerantSlide:
+class TolerantSlide(SlideThrough):
     """Another slide, with white where a tile is damaged.
 
     White is no replacement: whoever reads has to ask `damage` what was damaged, and leave it out. Only damaged
@@ -32,7 +30,7 @@ class TolerantSlide:
 
     def __init__(self, slide: Slide) -> None:
         """Read through ``slide``; closing this closes it."""
-        self._slide = slide
+        super().__init__(slide)
         self._lock = threading.Lock()
         self._damage: set[DamagedArea] = set()
 
@@ -45,46 +43,6 @@ class TolerantSlide:
         """Take in what was found when the same slide was read before, and is not read again."""
         with self._lock:
             self._damage.update(areas)
-
-    @property
-    def path(self) -> str:
-        """As of the slide read through; so are the properties that follow."""
-        return self._slide.path
-
-    @property
-    def slide_id(self) -> str:
-        """See `Slide`."""
-        return self._slide.slide_id
-
-    @property
-    def reader(self) -> str:
-        """See `Slide`."""
-        return self._slide.reader
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """See `Slide`."""
-        return self._slide.levels
-
-    @property
-    def mpp(self) -> float | None:
-        """See `Slide`."""
-        return self._slide.mpp
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """See `Slide`."""
-        return self._slide.properties
-
-    @property
-    def scene(self) -> Scene:
-        """See `Slide`."""
-        return self._slide.scene
-
-    @property
-    def scenes(self) -> tuple[Scene, ...]:
-        """See `Slide`."""
-        return self._slide.scenes
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """The whole slide at low resolution, as `Slide.thumbnail`; what it finds damaged is white and remembered."""
@@ -158,18 +116,6 @@ class TolerantSlide:
         )
         with self._lock:
             self._damage.add(area)
-
-    def close(self) -> None:
-        """Close the slide read through."""
-        self._slide.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _inside(

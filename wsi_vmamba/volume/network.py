@@ -8,45 +8,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wsi_vmamba.errors import UsageError
-from wsi_vmamba.model.blocks import Mlp, downsample, patch_embed
+from wsi_vmamba.model.blocks import ResidualBlock, downsample, patch_embed, scan_sizes
 from wsi_vmamba.model.config import VMambaConfig
-from wsi_vmamba.model.drop_path import drop_path
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import init_linear
 from wsi_vmamba.volume.ss3d import SS3D
 
 
-class VolumeBlock(nn.Module):
-    """``x += SS3D(norm(x))``, then ``x += MLP(norm2(x))`` where the variant has an MLP."""
-
-    #: Of each branch in training; see `set_drop_path`.
-    drop_path_rate: float = 0.0
+class VolumeBlock(ResidualBlock):
+    """`ResidualBlock` with an SS3D: maps are (B, T, H, W, d_model)."""
 
     def __init__(self, config: VMambaConfig, stage: int) -> None:
-        super().__init__()
-        d_model = config.dims[stage]
-        self.norm = nn.LayerNorm(d_model)
-        self.op = SS3D(
-            d_model=d_model,
-            d_inner=config.d_inner(stage),
-            d_state=config.d_state,
-            dt_rank=config.dt_rank(stage),
-            gated=config.gated,
-            conv_bias=config.conv_bias,
-        )
-        has_mlp = config.mlp_ratio > 0
-        self.norm2 = nn.LayerNorm(d_model) if has_mlp else None
-        self.mlp = Mlp(d_model, int(config.mlp_ratio * d_model)) if has_mlp else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, H, W, d_model) -> (B, T, H, W, d_model)."""
-        x = x + self._kept(self.op(self.norm(x)))
-        if self.norm2 is None or self.mlp is None:
-            return x
-        return x + self._kept(self.mlp(self.norm2(x)))
-
-    def _kept(self, branch: Tensor) -> Tensor:
-        return drop_path(branch, rate=self.drop_path_rate, training=self.training)
+        super().__init__(config, stage, SS3D(**scan_sizes(config, stage)))
 
 
 class VolumeStage(nn.Module):
