@@ -26,7 +26,7 @@ def paths(viewer):
         "/", "/static/viewer.js", "/session", "/slides", one, f"{one}/tiles/0/0_0.jpg", f"{one}/thumbnail.jpg",
         f"{one}/region.jpg?x_l0=0&y_l0=0&width_l0=9&height_l0=9", f"{one}/layers", f"{one}/layers/attention",
         f"{one}/layers/attention.png", f"{one}/patches", f"{one}/patches/at?x_l0=1&y_l0=1", f"{one}/patches/0",
-        f"{one}/patches/0/neighbours", f"{one}/drawings", f"{one}/label.jpg", "/nothing",
+        f"{one}/patches/0/neighbours", f"{one}/drawings", f"{one}/label.jpg", f"{one}/coarse", "/nothing",
     ]  # fmt: skip
 
 
