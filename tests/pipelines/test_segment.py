@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -119,7 +123,25 @@ def test_slides_of_the_training_are_named_when_they_are_judged(cohort, segmenter
     assert "2 of these slides (s2, s3) were trained on" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path, monkeypatch):
+KILLED = """
+import json, os, signal, sys
+from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
+from wsi_vmamba.pipelines import train_segmenter
+from wsi_vmamba.segmentation.loop import SegmentationLoop
+
+run_epoch = SegmentationLoop.run_epoch
+
+def run(self):
+    if len(self.history) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_epoch(self)
+
+SegmentationLoop.run_epoch = run
+train_segmenter.run(TrainSegmenterConfig(**json.loads(sys.argv[1])))
+"""
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_bytes(cohort, tmp_path):
     changes = {
         "train_backbone": True,
         "drop_path": 0.2,
@@ -131,17 +153,13 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
     }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_segmenter.run(training(cohort, whole, **changes))
-    write, stopped = train_segmenter.SegmentationJob.fit, []
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(report: object) -> None:
-        stopped.append(report)
-        raise StoppedError
-
-    with pytest.raises(StoppedError), train_segmenter.prepare(training(cohort, parts, **changes)) as job:
-        write(job, on_epoch=stop)
+    asked = training(cohort, parts, **changes).model_dump_json()
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, asked], env=one_thread, check=False)
+    assert done.returncode == -signal.SIGKILL
+    record = parts / "train-segmenter.run.json"
+    before = record.read_bytes()
+    assert "best" not in json.loads(before)
     with pytest.raises(
         TrainingError, match=r"another training \(learning_rate: 0.01 in the checkpoint, 0.1 asked"
     ):
@@ -150,9 +168,11 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
         train_segmenter.run(
             training(cohort, parts, **changes, resume=True, mask=str(write_masks(cohort, tmp_path)))
         )
+    assert record.read_bytes() == before
     assert train_segmenter.run(training(cohort, parts, **changes, resume=True))
     for name in FILES:
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads(record.read_text())["best"]["epoch"] in (1, 2)
     started = resolve_weights("vmamba_pico", "auto").path
     assert started is not None
     trained = read_segmenter(whole).backbone.state_dict()
