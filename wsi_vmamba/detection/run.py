@@ -61,9 +61,10 @@ class DetectRun:
         """
         self.config = config
         self.out = Path(config.out)
-        self.sources = find_sources(config.slides)
         self.device = resolve_device(config.device)
+        # First: whoever exchanges the two arguments is told which is the model.
         self.model = read_detector(config.model, device=self.device)
+        self.sources = find_sources(config.slides)
         self._target_mpp = require_resolution(self.model)
         self.rows: list[DetectedSlide] = []
         made_by = {"model": self.model.fingerprint, **decides(config, free=_FREE)}
