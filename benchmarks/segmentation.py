@@ -98,7 +98,7 @@ def accuracy(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]
         generate_cohort(spec, cohort)
     settings = QUICK if arguments.quick else FULL
     segmenter = folder / "segmenter"
-    wv.segtrain(cohort / "manifest.csv", out=segmenter, resume=True, seed=arguments.seed, **settings)
+    wv.train_segmenter(cohort / "manifest.csv", out=segmenter, resume=True, seed=arguments.seed, **settings)
     rows = [
         scores_of(cohort, segmenter, folder / f"masks-{region_px}", region_px=region_px)
         for region_px in arguments.regions

@@ -6,8 +6,9 @@ import math
 
 from wsi_vmamba import console
 from wsi_vmamba.config.segment import SegmentConfig
+from wsi_vmamba.dense.slides import failures
 from wsi_vmamba.metrics.base import Interval
-from wsi_vmamba.segmentation.run import SCORES, SegmentedSlide, SegmentRun, failures
+from wsi_vmamba.segmentation.run import SCORES, SegmentedSlide, SegmentRun
 from wsi_vmamba.segmentation.scores import SegmentationScores
 
 

@@ -11,7 +11,8 @@
     run.evaluate().auc                       # of the held-out slides; also wv.evaluate(scores="scores.csv", ...)
     run.predict("new.svs").decision          # of a slide without a label; also wv.predict("model.wsivm", "new.svs")
 
-    wv.segtrain("slides.csv", annotations="outlines")  # a segmenter; wv.segment("segmenter", "slides/") uses it
+    wv.train_segmenter("slides.csv")         # outlines of areas to a segmenter; wv.segment("segmenter", "slides/")
+    wv.train_detector("nuclei")              # outlined objects to a detector; wv.detect("detector", "slides/")
 
     wv.make_report(run, out="report.html")   # one HTML file; also of a probe, features or predictions
 
@@ -28,8 +29,7 @@ __version__ = "0.1.0"
 # For type checkers and editors; a test holds these lines, the table and __all__ together.
 if TYPE_CHECKING:
     from wsi_vmamba.analysis.front import analyse
-    from wsi_vmamba.detection.file import load_detector
-    from wsi_vmamba.detection.front import TrainedDetector, train_detector
+    from wsi_vmamba.detection.front import Detections, OpenDetector, detect, load_detector, train_detector
     from wsi_vmamba.evaluation.compare import Comparison
     from wsi_vmamba.evaluation.front import Run, compare, evaluate, open_run, train
     from wsi_vmamba.evaluation.results import Evaluation
@@ -45,7 +45,13 @@ if TYPE_CHECKING:
     from wsi_vmamba.pretraining.front import Pretraining, pretrain
     from wsi_vmamba.probing.front import probe
     from wsi_vmamba.probing.saved import load_probe
-    from wsi_vmamba.segmentation.front import OpenSegmenter, Segmentation, open_segmenter, segment, segtrain
+    from wsi_vmamba.segmentation.front import (
+        OpenSegmenter,
+        Segmentation,
+        load_segmenter,
+        segment,
+        train_segmenter,
+    )
     from wsi_vmamba.slide import open_slide
     from wsi_vmamba.store import FeatureFile, open_features
     from wsi_vmamba.volume.classify import ClipClassifier, load_clip_classifier
@@ -78,8 +84,10 @@ _EXPORTS = {
     # training through pixels
     "region_features": "wsi_vmamba.gradients.region:region_features",
     # detection
-    "TrainedDetector": "wsi_vmamba.detection.front:TrainedDetector",
-    "load_detector": "wsi_vmamba.detection.file:load_detector",
+    "Detections": "wsi_vmamba.detection.front:Detections",
+    "OpenDetector": "wsi_vmamba.detection.front:OpenDetector",
+    "detect": "wsi_vmamba.detection.front:detect",
+    "load_detector": "wsi_vmamba.detection.front:load_detector",
     "train_detector": "wsi_vmamba.detection.front:train_detector",
     # other runtimes
     "OnnxFile": "wsi_vmamba.onnx_file.front:OnnxFile",
@@ -95,9 +103,9 @@ _EXPORTS = {
     # segmentation
     "OpenSegmenter": "wsi_vmamba.segmentation.front:OpenSegmenter",
     "Segmentation": "wsi_vmamba.segmentation.front:Segmentation",
-    "open_segmenter": "wsi_vmamba.segmentation.front:open_segmenter",
+    "load_segmenter": "wsi_vmamba.segmentation.front:load_segmenter",
     "segment": "wsi_vmamba.segmentation.front:segment",
-    "segtrain": "wsi_vmamba.segmentation.front:segtrain",
+    "train_segmenter": "wsi_vmamba.segmentation.front:train_segmenter",
     # reports
     "HtmlReport": "wsi_vmamba.html_report.page:HtmlReport",
     "make_report": "wsi_vmamba.html_report.front:make_report",
@@ -106,11 +114,13 @@ _EXPORTS = {
 __all__ = [
     "ClipClassifier",
     "Comparison",
+    "Detections",
     "Embedding",
     "Evaluation",
     "FeatureFile",
     "HtmlReport",
     "OnnxFile",
+    "OpenDetector",
     "OpenSegmenter",
     "Outcomes",
     "Predictions",
@@ -118,10 +128,10 @@ __all__ = [
     "Run",
     "Segmentation",
     "SlidePrediction",
-    "TrainedDetector",
     "__version__",
     "analyse",
     "compare",
+    "detect",
     "embed",
     "evaluate",
     "export_onnx",
@@ -129,10 +139,10 @@ __all__ = [
     "load_clip_classifier",
     "load_detector",
     "load_probe",
+    "load_segmenter",
     "make_report",
     "open_features",
     "open_run",
-    "open_segmenter",
     "open_slide",
     "predict",
     "predict_all",
@@ -140,9 +150,9 @@ __all__ = [
     "probe",
     "region_features",
     "segment",
-    "segtrain",
     "train",
     "train_detector",
+    "train_segmenter",
 ]
 
 

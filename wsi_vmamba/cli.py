@@ -185,7 +185,7 @@ def _run(name: str, file: Path | None, assignments: list[str] | None, options: d
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        done = import_module(f"wsi_vmamba.pipelines.{name}").run(resolved)
+        done = import_module(f"wsi_vmamba.pipelines.{name.replace('-', '_')}").run(resolved)
         code = EXIT_DONE if done else EXIT_FAILED
     except KeyboardInterrupt:
         again = "with --resume " if "resume" in type(resolved).model_fields else ""

@@ -83,7 +83,7 @@ def test_every_command_takes_set_and_config(name: str, tmp_path: Path):
 
 
 def test_every_command_has_a_recipe_of_its_name(name: str):
-    assert (ROOT / "pipelines" / f"{name}.py").is_file()
+    assert (ROOT / "pipelines" / f"{name.replace('-', '_')}.py").is_file()
 
 
 def test_the_root_help_lists_every_command_under_its_heading():
@@ -105,7 +105,8 @@ def test_every_file_in_the_folder_of_configurations_is_of_a_command():
     made = {Path(file).name for file in generated_files() if file.startswith("configs/")}
     for file in (ROOT / "configs").iterdir():
         if file.name not in made:  # a recipe of a command: finetune-imagenet.yaml
-            resolve_config(COMMANDS[file.stem.partition("-")[0]].load_model(), file=file)
+            command = max((name for name in COMMANDS if file.stem.startswith(f"{name}-")), key=len)
+            resolve_config(COMMANDS[command].load_model(), file=file)
     assert {file.name for file in (ROOT / "configs").iterdir()} >= made
 
 

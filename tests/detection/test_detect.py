@@ -7,15 +7,18 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 
-from wsi_vmamba.config.detector import DetectConfig
+import wsi_vmamba as wv
+from wsi_vmamba.config.detect import DetectConfig
+from wsi_vmamba.detection import run as detection_run
 from wsi_vmamba.detection.large import SlideObjects
 from wsi_vmamba.detection.model import DetectorSpec
 from wsi_vmamba.detection.objects import Cut, make_objects
-from wsi_vmamba.errors import IncompatibleStoreError, MemoryLimitError, StoreError, UsageError
+from wsi_vmamba.errors import ConfigError, IncompatibleStoreError, MemoryLimitError, StoreError, UsageError
 from wsi_vmamba.pipelines import detect
 
 SPEC = {
@@ -28,11 +31,12 @@ class Finder:
     """Finds one object of class b in every slide, unless told to fail; remembers where it looked."""
 
     def __init__(self):
-        self.seen, self.fails = [], {}
+        self.seen, self.fails, self.tissue = [], {}, {}
 
     def __call__(self, detector, slide, tissue, **_):
         name = Path(slide.path).stem
         self.seen.append(name)
+        self.tissue[name] = tissue.mask
         if name in self.fails:
             raise self.fails[name]
         cut = Cut(x_px=1, y_px=2, mask=np.ones((4, 3), dtype=np.bool_))
@@ -41,12 +45,11 @@ class Finder:
 
 
 @pytest.fixture
-def finder(tmp_path, monkeypatch):
-    (tmp_path / "detector.safetensors").write_bytes(b"one")
+def finder(monkeypatch):
     found = Finder()
-    monkeypatch.setattr(detect, "find_in_slide", found)
-    stub = SimpleNamespace(spec=DetectorSpec(**SPEC, mpp=0.5))
-    monkeypatch.setattr(detect, "load_detector", lambda *_, **__: stub)
+    monkeypatch.setattr(detection_run, "find_in_slide", found)
+    found.model = SimpleNamespace(spec=DetectorSpec(**SPEC, target_mpp=0.5), fingerprint="one")
+    monkeypatch.setattr(detection_run, "read_detector", lambda *_, **__: found.model)
     return found
 
 
@@ -61,7 +64,7 @@ def add_slide(tmp_path, name, *, mpp=0.5):
 
 def run(tmp_path, **settings):
     chosen = {"slides": str(tmp_path / "slides"), "segmenter": "all", "device": "cpu", **settings}
-    return detect.run(DetectConfig(detector=str(tmp_path), out=str(tmp_path / "out"), **chosen))
+    return detect.run(DetectConfig(model=str(tmp_path), out=str(tmp_path / "out"), **chosen))
 
 
 def rows(tmp_path):
@@ -99,55 +102,88 @@ def test_a_run_that_is_killed_leaves_the_rows_of_finished_slides_and_its_record(
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "differ"),
     [
-        {"least_score": 0.4},
-        {"window_px": 128},
-        {"overlap_px": 32},
-        {"segmenter": "otsu"},
-        {"mpp_override": 0.4},
-        {},
+        ({"least_score": 0.4}, r"least_score: 0\.5 there, 0\.4 asked"),
+        ({"window_px": 128}, "window_px: 256 there, 128 asked"),
+        ({"overlap_px": 32}, "overlap_px: 64 there, 32 asked"),
+        ({"segmenter": "otsu"}, "segmenter: all there, otsu asked"),
+        ({"mask": "masks"}, "mask: None there, masks asked"),
+        ({"mpp_override": 0.4}, r"mpp_override: None there, 0\.4 asked"),
+        ({}, "another detector"),
     ],
 )
-def test_another_detector_or_other_settings_are_refused_in_the_same_folder(other, tmp_path, finder):
+def test_another_detector_or_other_settings_are_refused_in_the_same_folder(other, differ, tmp_path, finder):
+    if "mask" in other:
+        other = {"mask": str(write_masks(tmp_path, "x", "y"))}
+        differ = "mask: None there, .* asked"
     for name in "xy":
         add_slide(tmp_path, name)
     assert run(tmp_path)
     if not other:
-        (tmp_path / "detector.safetensors").write_bytes(b"two")
-    with pytest.raises(IncompatibleStoreError, match=r"another detector, or other settings .* --overwrite"):
+        finder.model.fingerprint = "two"
+    with pytest.raises(IncompatibleStoreError, match=rf"holds what .*{differ}.* --overwrite"):
         run(tmp_path, **other)
     assert finder.seen == ["x", "y"]
-    # Replaced for the slide of this call, even where it fails; the other's GeoJSON is not taken for one of these.
-    finder.fails = {"x": MemoryLimitError("too large")}
+    # The other slides would stay as the other detector made them.
     one = str(tmp_path / "slides" / "x.tif")
-    assert not run(tmp_path, overwrite=True, slides=one, **other)
+    with pytest.raises(IncompatibleStoreError, match=r"also 1 slides that .* \(y\) and would stay"):
+        run(tmp_path, overwrite=True, slides=one, **other)
+    # Where the replacement of a slide fails, nothing of it is left that could be taken for the new detector's.
+    finder.fails = {"x": MemoryLimitError("too large")}
+    assert not run(tmp_path, overwrite=True, **other)
     assert not (tmp_path / "out" / "x.geojson").exists()
+    assert list(rows(tmp_path)) == ["y"]
     finder.fails = {}
-    assert run(tmp_path, slides=one, **other)
+    assert run(tmp_path, **other)
+    assert list(rows(tmp_path)) == ["y", "x"]
+    assert finder.seen == ["x", "y", "x", "y", "x"]
+
+
+def test_tissue_is_that_of_masks_where_they_are_given(tmp_path, finder):
+    add_slide(tmp_path, "x")
+    assert run(tmp_path, mask=str(write_masks(tmp_path, "x")))
+    seen = finder.tissue["x"]
+    expected = np.zeros(seen.shape, dtype=bool)
+    expected[:, : seen.shape[1] // 2] = True
+    np.testing.assert_array_equal(seen, expected)
+    add_slide(tmp_path, "y")
+    assert not run(tmp_path, mask=str(tmp_path / "masks"))
     assert list(rows(tmp_path)) == ["x"]
-    with pytest.raises(IncompatibleStoreError, match=r"y\.geojson is there, but not in detections\.csv"):
-        run(tmp_path, **other)
-    assert run(tmp_path, overwrite=True, **other)
-    assert list(rows(tmp_path)) == ["x", "y"]
+
+
+def write_masks(tmp_path, *names):
+    """Tissue on the left half of each slide."""
+    (tmp_path / "masks").mkdir()
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, :32] = 255
+    for name in names:
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), mask)
+    return tmp_path / "masks"
 
 
 def test_what_something_else_made_is_refused(tmp_path, finder):
     add_slide(tmp_path, "x")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x.geojson").write_text("{}")
-    with pytest.raises(IncompatibleStoreError, match=r"x\.geojson is there, but not in detections\.csv"):
+    with pytest.raises(
+        IncompatibleStoreError, match=r"something else \(x\.geojson has no detect\.run\.json beside it\) made"
+    ):
         run(tmp_path)
     assert run(tmp_path, overwrite=True)
     record = tmp_path / "out" / "detect.run.json"
-    record.write_text('{"command": "detect"}')  # as before the maker was recorded
+    made = record.read_text()
+    record.write_text('{"command": "detect"}')
     with pytest.raises(IncompatibleStoreError, match="holds what another detector"):
         run(tmp_path)
     record.write_text("{")
     with pytest.raises(StoreError, match=r"detect\.run\.json cannot be read .* --overwrite"):
         run(tmp_path)
-    record.unlink()
-    with pytest.raises(IncompatibleStoreError, match="holds what another detector"):
+    record.write_text(made)
+    assert run(tmp_path)
+    add_slide(tmp_path, "y")
+    (tmp_path / "out" / "y.geojson").write_text("{}")
+    with pytest.raises(IncompatibleStoreError, match=r"y\.geojson is there, but not in detections\.csv"):
         run(tmp_path)
     assert run(tmp_path, overwrite=True)
     (tmp_path / "out" / "detections.csv").write_text("slide_id\nx\n")
@@ -157,6 +193,25 @@ def test_what_something_else_made_is_refused(tmp_path, finder):
         run(tmp_path)
 
 
+def test_python_gives_what_the_command_writes(tmp_path, finder):
+    add_slide(tmp_path, "x")
+    add_slide(tmp_path, "y", mpp=4.0)
+    found = wv.detect(tmp_path, tmp_path / "slides", out=tmp_path / "out", segmenter="all", device="cpu")
+    assert [(row.slide_id, row.outcome, row.counts) for row in found] == [
+        ("x", "done", {"a": 0, "b": 1}), ("y", "failed", {}),
+    ]  # fmt: skip
+    assert (len(found), found.ok, found.folder) == (2, False, tmp_path / "out")
+    assert found.rows[0].objects == 1
+    features = json.loads(found.rows[0].outlines.read_text())["features"]
+    assert [one["properties"]["classification"]["name"] for one in features] == ["b"]
+    assert "train one on pictures as coarse" in found.rows[1].detail
+    again = wv.detect(tmp_path, tmp_path / "slides", out=tmp_path / "out", segmenter="all", device="cpu")
+    assert [row.outcome for row in again] == ["already done", "failed"]
+    assert "already done" in again._repr_html_()
+    with pytest.raises(ConfigError, match="least_scores"):
+        wv.detect(tmp_path, tmp_path / "slides", least_scores=0.5)
+
+
 def test_what_ends_a_slide_does_not_end_the_others(tmp_path, finder, capsys):
     add_slide(tmp_path, "coarse", mpp=4.0)
     for name in ("large", "unwritable", "well"):
@@ -164,10 +219,10 @@ def test_what_ends_a_slide_does_not_end_the_others(tmp_path, finder, capsys):
     finder.fails = {"large": MemoryLimitError("does not fit"), "unwritable": StoreError("no space left")}
     assert not run(tmp_path)
     shown = capsys.readouterr().out
-    assert "coarse: failed: the slide has 4 um per pixel, the target is 0.5" in shown
+    assert "coarse: failed (the slide has 4 um per pixel, the target is 0.5" in shown
     assert "train one on pictures as coarse" in shown
-    assert "large: failed: does not fit" in shown
-    assert "unwritable: failed: no space left" in shown
+    assert "large: failed (does not fit)" in shown
+    assert "unwritable: failed (no space left)" in shown
     assert finder.seen == ["large", "unwritable", "well"]
     assert list(rows(tmp_path)) == ["well"]
 
@@ -181,11 +236,10 @@ def test_a_slide_of_a_manifest_that_is_not_there_is_named_with_its_line(tmp_path
     assert list(rows(tmp_path)) == ["x"]
 
 
-def test_a_detector_of_photographs_is_refused_before_anything_is_written(tmp_path, finder, monkeypatch):
+def test_a_detector_of_photographs_is_refused_before_anything_is_written(tmp_path, finder):
     add_slide(tmp_path, "x")
-    stub = SimpleNamespace(spec=DetectorSpec(**SPEC, mpp=None))
-    monkeypatch.setattr(detect, "load_detector", lambda *_, **__: stub)
-    with pytest.raises(UsageError, match=r"mpp null.*train it with mpp"):
+    finder.model.spec = DetectorSpec(**SPEC, target_mpp=None)
+    with pytest.raises(UsageError, match=r"target_mpp null.*train it with target_mpp"):
         run(tmp_path)
     assert finder.seen == []
     assert not (tmp_path / "out").exists()

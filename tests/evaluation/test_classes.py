@@ -17,7 +17,7 @@ import wsi_vmamba as wv
 from wsi_vmamba.bags import BagLoader, load_bag
 from wsi_vmamba.config import EvaluateConfig, PackConfig, PredictConfig, TrainConfig
 from wsi_vmamba.datasets.camelyon17 import STAGES, stage_of
-from wsi_vmamba.errors import DatasetError, UsageError
+from wsi_vmamba.errors import DatasetError, MetricError, UsageError
 from wsi_vmamba.evaluation.judge import judge_run
 from wsi_vmamba.mil import AGGREGATORS
 from wsi_vmamba.pipelines import evaluate, predict, train
@@ -107,6 +107,59 @@ def test_evaluate_gives_the_probability_of_each_class_and_the_metrics_of_them(ju
     right = np.mean([row["called"] == row["label"] for row in rows])
     assert found["slide_metrics"]["balanced_accuracy"]["accuracy"] == pytest.approx(right)
     assert found["auc"] > 0.9
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_probabilities_made_elsewhere_give_the_figures_of_the_run_to_the_bit(
+    cohort: Path, judged: Path, tmp_path: Path, renamed: bool
+) -> None:
+    """The table that the run wrote is judged by itself; columns are called as labels, or `probability_` and that."""
+    lines = (judged / "slides.csv").read_text()
+    table = tmp_path / "scores.csv"
+    table.write_text(lines.replace("probability_", "") if renamed else lines)
+    columns = [f"{'' if renamed else 'probability_'}{name}" for name in sorted(NAMES)]
+    values = {"scores": str(table), "score_column": columns, "out": str(tmp_path / "out"), "bootstrap": 100}
+    assert evaluate.run(EvaluateConfig.model_validate(values))
+    ours, runs = (json.loads((one / "metrics.json").read_text()) for one in (tmp_path / "out", judged))
+    assert ours["slide_metrics"] == runs["slide_metrics"]
+    assert (ours["value"], ours["ci95"], ours["n_by_class"]) == (
+        runs["value"], runs["ci95"], runs["n_by_class"],
+    )  # fmt: skip
+    for mine, its in zip(read(tmp_path / "out" / "slides.csv"), read(judged / "slides.csv"), strict=True):
+        same = ("slide_id", "label", "probability", "called", *(f"probability_{name}" for name in NAMES))
+        assert [mine[column] for column in same] == [its[column] for column in same]
+    # In the order of the columns: kappa counts steps.
+    found = wv.evaluate(metric="kappa", scores=table, score_column=columns, bootstrap=100)
+    rows = read(judged / "slides.csv")
+    labels, called = ([sorted(NAMES).index(row[key]) for row in rows] for key in ("label", "called"))
+    assert found.slides.headline.value == pytest.approx(
+        cohen_kappa_score(labels, called, weights="quadratic"), abs=1e-12
+    )
+    paired = wv.compare(table, table, score_column=columns, bootstrap=100)
+    assert paired.test.auc_a == runs["auc"]
+
+
+def test_what_columns_of_several_classes_cannot_be_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("slide_id,label,p_a,p_b,p_c\nx,a,0.5,0.25,0.25\ny,b,0.2,0.4,0.4\nz,c,0.1,0.2,0.7\n")
+    three = ["p_a", "p_b", "p_c"]
+
+    def refused(error: type[Exception], words: str, **changes: object) -> None:
+        values = {"scores": str(path), "score_column": three, "bootstrap": 100, **changes}
+        with pytest.raises(error, match=words):
+            wv.evaluate(**values)
+
+    refused(UsageError, "of two classes --score-column is one", score_column=three[:2])
+    refused(UsageError, "every --score-column counts once, got p_a, p_a", score_column=["p_a", "p_a"])
+    refused(UsageError, "none is the positive one; leave out --positive", positive="a")
+    refused(UsageError, "of 3 classes the most probable is called", threshold=0.5)
+    refused(UsageError, r"unknown column of .* 'p_d' .*choose from", score_column=["p_a", "p_b", "p_d"])
+    path.write_text(path.read_text().replace("x,a", "x,d"))
+    refused(MetricError, r"line 2: the label 'd' is of no class; the columns of scores are of a, b, c")
+    path.write_text(path.read_text().replace("x,d,0.5", "x,a,0.9"))
+    refused(MetricError, "1 of 3 rows are no probabilities of classes")
+    path.write_text("slide_id,label,p_a,p_b,p_c\nx,a,0.5,0.25,0.25\nx,b,0.2,0.4,0.4\nz,c,0.1,0.2,0.7\n")
+    refused(MetricError, r"listed more than once \(x\)")
 
 
 def test_two_runs_of_three_classes_are_compared_by_macro_auc(cohort: Path, judged: Path) -> None:

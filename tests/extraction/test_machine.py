@@ -243,7 +243,7 @@ WRITING = {
 }  # fmt: skip
 
 #: A server, outlines, a model, or torchvision.
-LATER = {"download", "segtrain", "segment", "detector", "detect"}
+LATER = {"download", "train-segmenter", "segment", "train-detector", "detect"}
 
 
 @pytest.mark.parametrize("command", WRITING)

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 import wsi_vmamba as wv
 from wsi_vmamba.config import FinetuneConfig
+from wsi_vmamba.crop import middle_square, random_square
 from wsi_vmamba.errors import DatasetError, WeightsError
 from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.model.shipped import resolve_weights
 from wsi_vmamba.pipelines import finetune
 from wsi_vmamba.training.clips import find_clips, read_clip
-from wsi_vmamba.training.crop import random_square
+from wsi_vmamba.training.finetune import judge
+from wsi_vmamba.training.finetune_weights import packed
+from wsi_vmamba.training.tiles import TileSet
+from wsi_vmamba.volume.classify import ClipClassifier
 from wsi_vmamba.volume.pixels import as_picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,3 +141,31 @@ def test_crops_of_a_clip_are_alike_in_all_frames():
     for number, frame in enumerate(frames):
         alone = random_square(np.random.default_rng(5), frame, side_px=16)
         np.testing.assert_array_equal(cut[..., 3 * number : 3 * number + 3], alone)
+
+
+@pytest.mark.parametrize("crop_px", [None, 32])
+def test_a_clip_is_classified_as_it_was_judged_in_training(tmp_path: Path, crop_px: int | None):
+    """Its middle, resized, where training cropped: the loss of the validation clips is that of its probabilities."""
+    config = FinetuneConfig(
+        tiles=str(tmp_path), weights="random", clip_frames=4, frames_per_token=2, crop_px=crop_px
+    )
+    model, _ = finetune.start(config, n_classes=2)
+    model.eval()
+    (tmp_path / "tuned.safetensors").write_bytes(packed(model, config, ["left", "right"]))
+    rng = np.random.default_rng(4)
+    clips = {name: rng.integers(0, 256, (4, 64, 96, 3), dtype=np.uint8) for name in ("left", "right")}
+    for name, clip in clips.items():
+        (tmp_path / "validation" / name).mkdir(parents=True)
+        np.save(tmp_path / "validation" / name / "0.npy", clip)
+    tiles = TileSet.find(tmp_path / "validation", clip_frames=4)
+    loss, _ = judge(model, tiles, batch=2, crop_px=crop_px)
+    classify = wv.load_clip_classifier(tmp_path / "tuned.safetensors", device="cpu")
+    assert classify.crop_px == crop_px
+    shares = [classify(clip)[name] for name, clip in clips.items()]
+    assert -np.log(shares).mean() == pytest.approx(loss, abs=1e-5)
+    if crop_px is not None:
+        middle = [middle_square(as_picture(clip), side_px=crop_px) for clip in clips.values()]
+        alone = ClipClassifier(classify.model, classes=classify.classes, clip_frames=4, device="cpu")
+        frames = [np.stack(np.split(picture, 4, axis=2)) for picture in middle]
+        assert [alone(clip)[name] for clip, name in zip(frames, clips, strict=True)] == shares
+        assert [alone(clip)[name] for name, clip in clips.items()] != shares

@@ -1,9 +1,13 @@
-"""segtrain and segment as a user meets them: outlines in, outlines and label images out, judged."""
+"""train-segmenter and segment as a user meets them: outlines in, outlines and label images out, judged."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +18,7 @@ import torch
 
 import wsi_vmamba as wv
 from wsi_vmamba.config.segment import SegmentConfig
-from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
 from wsi_vmamba.device import resolve_device
 from wsi_vmamba.errors import (
     DatasetError,
@@ -26,10 +30,10 @@ from wsi_vmamba.errors import (
     WeightsError,
 )
 from wsi_vmamba.model.shipped import resolve_weights
-from wsi_vmamba.pipelines import segment, segtrain
+from wsi_vmamba.pipelines import segment, train_segmenter
 from wsi_vmamba.segmentation.annotated import find_annotated
 from wsi_vmamba.segmentation.maps import kind_of_maps, resolve_precision
-from wsi_vmamba.segmentation.model import load_segmenter
+from wsi_vmamba.segmentation.model import read_segmenter
 from wsi_vmamba.segmentation.run import SegmentRun
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,17 +56,17 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, write_dark, write_outlines)
     return folder
 
 
-def training(cohort: Path, out: Path, **changes: object) -> SegtrainConfig:
+def training(cohort: Path, out: Path, **changes: object) -> TrainSegmenterConfig:
     values = {"data": str(cohort / "slides.csv"), "out": str(out), "epochs": 2, "crops": 16, "batch": 4,
               "crop_px": 128, "channels": 16, "validation_crops": 2, "learning_rate": 0.01,
               "warmup_epochs": 0}  # fmt: skip
-    return SegtrainConfig(**{**values, **changes})
+    return TrainSegmenterConfig(**{**values, **changes})
 
 
 @pytest.fixture(scope="module")
 def segmenter(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "segmenter"
-    assert segtrain.run(training(cohort, out))
+    assert train_segmenter.run(training(cohort, out))
     return out
 
 
@@ -119,7 +123,25 @@ def test_slides_of_the_training_are_named_when_they_are_judged(cohort, segmenter
     assert "2 of these slides (s2, s3) were trained on" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path, monkeypatch):
+KILLED = """
+import json, os, signal, sys
+from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
+from wsi_vmamba.pipelines import train_segmenter
+from wsi_vmamba.segmentation.loop import SegmentationLoop
+
+run_epoch = SegmentationLoop.run_epoch
+
+def run(self):
+    if len(self.history) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_epoch(self)
+
+SegmentationLoop.run_epoch = run
+train_segmenter.run(TrainSegmenterConfig(**json.loads(sys.argv[1])))
+"""
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_bytes(cohort, tmp_path):
     changes = {
         "train_backbone": True,
         "drop_path": 0.2,
@@ -130,30 +152,30 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(cohort, tmp_path,
         "validation_crops": 1,
     }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert segtrain.run(training(cohort, whole, **changes))
-    write, stopped = segtrain.SegmentationJob.fit, []
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(report: object) -> None:
-        stopped.append(report)
-        raise StoppedError
-
-    with pytest.raises(StoppedError), segtrain.prepare(training(cohort, parts, **changes)) as job:
-        write(job, on_epoch=stop)
+    assert train_segmenter.run(training(cohort, whole, **changes))
+    asked = training(cohort, parts, **changes).model_dump_json()
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, asked], env=one_thread, check=False)
+    assert done.returncode == -signal.SIGKILL
+    record = parts / "train-segmenter.run.json"
+    before = record.read_bytes()
+    assert "best" not in json.loads(before)
     with pytest.raises(
         TrainingError, match=r"another training \(learning_rate: 0.01 in the checkpoint, 0.1 asked"
     ):
-        segtrain.run(training(cohort, parts, **changes, resume=True, learning_rate=0.1))
+        train_segmenter.run(training(cohort, parts, **changes, resume=True, learning_rate=0.1))
     with pytest.raises(TrainingError, match=r"another training \(mask: None in the checkpoint, "):
-        segtrain.run(training(cohort, parts, **changes, resume=True, mask=str(write_masks(cohort, tmp_path))))
-    assert segtrain.run(training(cohort, parts, **changes, resume=True))
+        train_segmenter.run(
+            training(cohort, parts, **changes, resume=True, mask=str(write_masks(cohort, tmp_path)))
+        )
+    assert record.read_bytes() == before
+    assert train_segmenter.run(training(cohort, parts, **changes, resume=True))
     for name in FILES:
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads(record.read_text())["best"]["epoch"] in (1, 2)
     started = resolve_weights("vmamba_pico", "auto").path
     assert started is not None
-    trained = load_segmenter(whole).backbone.state_dict()
+    trained = read_segmenter(whole).backbone.state_dict()
     fresh = wv_backbone(started)
     assert any(not torch.equal(trained[name], value) for name, value in fresh.items())
 
@@ -184,14 +206,13 @@ def test_pictures_with_label_masks_are_learned(tmp_path, capsys):
                 (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(tmp_path / kind / split / f"{number}.{suffix}"), content.astype(np.uint8))
     out = tmp_path / "segmenter"
-    found = wv.segtrain(
+    found = wv.train_segmenter(
         tmp_path, out=out, outside="unknown", augment="photograph", epochs=2, crops=16, batch=4, crop_px=64,
         channels=16, learning_rate=5e-3,
     )  # fmt: skip
     assert found.classes == ("class 1", "class 2")
     assert found.target_mpp is None
-    assert found.mean_dice is not None
-    assert found.mean_dice > 0.9
+    assert found.best.mean_dice > 0.9
     dark, bright = (found.picture(np.full((70, 50, 3), value, np.uint8)) for value in (60, 190))
     assert dark.shape == (70, 50)
     assert (dark == 1).mean() > 0.9
@@ -202,17 +223,17 @@ def test_pictures_with_label_masks_are_learned(tmp_path, capsys):
 
 def test_what_cannot_be_trained_is_refused(cohort, segmenter, tmp_path, write_outlines):
     with pytest.raises(UsageError, match=r"model\.safetensors is there already; replace it with --overwrite"):
-        segtrain.run(training(cohort, segmenter))
+        train_segmenter.run(training(cohort, segmenter))
     with pytest.raises(UsageError, match="takes the four maps of a VMamba, and null is none"):
-        segtrain.run(training(cohort, tmp_path / "a", backbone="null"))
+        train_segmenter.run(training(cohort, tmp_path / "a", backbone="null"))
     with pytest.raises(MissingDataError, match=r"6 of 6 slides have no outlines and no label mask \(s0, s1"):
-        segtrain.run(training(cohort, tmp_path / "a", data=str(cohort), annotations=str(tmp_path)))
+        train_segmenter.run(training(cohort, tmp_path / "a", data=str(cohort), annotations=str(tmp_path)))
     with pytest.raises(UsageError, match=r"no folder .*nowhere; expected one with <slide_id>\.geojson"):
-        segtrain.run(training(cohort, tmp_path / "a", annotations=str(tmp_path / "nowhere")))
+        train_segmenter.run(training(cohort, tmp_path / "a", annotations=str(tmp_path / "nowhere")))
     with pytest.raises(
         DatasetError, match="the training slides need all classes, and none of these 2 shows fat"
     ):
-        segtrain.run(training(cohort, tmp_path / "a", classes=["tumour", "fat"]))
+        train_segmenter.run(training(cohort, tmp_path / "a", classes=["tumour", "fat"]))
 
 
 def test_outlines_may_lie_beside_slides_and_a_slide_that_was_forgotten_is_named(cohort, tmp_path):
@@ -231,7 +252,7 @@ def test_outlines_may_lie_beside_slides_and_a_slide_that_was_forgotten_is_named(
     )
     (tmp_path / "slides.csv").write_text(rows.replace(f",{cohort}/split", ",split"))
     with pytest.raises(DatasetError, match=r"1 slides have another label than 0 and nothing .* \(s0\)"):
-        segtrain.run(training(tmp_path, tmp_path / "a", classes=["tumour"]))
+        train_segmenter.run(training(tmp_path, tmp_path / "a", classes=["tumour"]))
 
 
 def test_what_is_no_segmenter_is_refused_and_two_are_not_mixed(cohort, segmenter, tmp_path):
@@ -248,7 +269,7 @@ def test_what_is_no_segmenter_is_refused_and_two_are_not_mixed(cohort, segmenter
         segment.run(SegmentConfig(model=str(segmenter), slides=slide, annotations=str(tmp_path)))
     out = tmp_path / "out"
     out.mkdir()
-    (out / "segment.run.json").write_text(json.dumps({"segmenter": "another"}))
+    (out / "segment.run.json").write_text(json.dumps({"made_by": {"model": "another"}}))
     with pytest.raises(IncompatibleStoreError, match="holds what another segmenter made"):
         segment.run(SegmentConfig(model=str(segmenter), slides=slide, out=str(out)))
 
@@ -275,14 +296,15 @@ def two(tmp_path: Path, write_dark, write_outlines) -> Path:
 
 def test_an_interrupted_overwrite_leaves_nothing_of_the_segmenter_before(cohort, segmenter, two, tmp_path):
     other, out = tmp_path / "other", tmp_path / "out"
-    assert segtrain.run(training(cohort, other, epochs=1, crops=4, seed=5))
+    assert train_segmenter.run(training(cohort, other, epochs=1, crops=4, seed=5))
     assert wv.segment(segmenter, two, out=out).ok
     asked = SegmentConfig(model=str(other), slides=str(two), out=str(out), overwrite=True)
     interrupted = SegmentRun(asked).segment()
     assert next(interrupted).slide_id == "a"
     interrupted.close()
     assert (
-        json.loads((out / "segment.run.json").read_text())["segmenter"] == load_segmenter(other).fingerprint
+        json.loads((out / "segment.run.json").read_text())["made_by"]["model"]
+        == read_segmenter(other).fingerprint
     )
     assert [row.outcome for row in wv.segment(other, two, out=out)] == ["already done", "done"]
     # Of some slides only, the others would stay as the segmenter before made them.
@@ -302,6 +324,7 @@ def test_settings_that_decide_are_not_mixed(segmenter, two, tmp_path):
         ({"precision": "bf16"}, "precision: fp32 there, bf16 asked"),
         ({"mpp_override": 0.5}, r"mpp_override: None there, 0\.5 asked"),
         ({"mask": str(two)}, f"mask: None there, {two} asked"),
+        ({"segmenter": "all"}, "segmenter: otsu there, all asked"),
         ({"merge_um": 90.0}, r"merge_um: 150\.0 there, 90\.0 asked"),
         (
             {"region_px": 512, "min_area_um2": 0},
@@ -316,7 +339,9 @@ def test_settings_that_decide_are_not_mixed(segmenter, two, tmp_path):
     assert [row.outcome for row in again] == ["already done"]
     assert [row.outcome for row in wv.segment(segmenter, slide, out=out, overwrite=True)] == ["done"]
     (out / "segment.run.json").write_text("[]")
-    with pytest.raises(StoreError, match=r"segment\.run\.json cannot be read \(it is no record\); remove it"):
+    with pytest.raises(
+        StoreError, match=r"segment\.run\.json cannot be read \(it is no record\); choose another"
+    ):
         wv.segment(segmenter, slide, out=out)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_vmamba.training.crop import middle_square, random_square
+from wsi_vmamba.crop import middle_square, random_square
 from wsi_vmamba.training.mixing import erased, mixed, soft_labels
 from wsi_vmamba.training.tiles import mirror
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.analyse import AnalyseConfig
     from wsi_vmamba.config.base import RunConfig, default_of
     from wsi_vmamba.config.demo import DemoConfig
-    from wsi_vmamba.config.detector import DetectConfig, DetectorConfig
+    from wsi_vmamba.config.detect import DetectConfig
     from wsi_vmamba.config.doctor import DoctorConfig
     from wsi_vmamba.config.endtoend import EndToEndConfig
     from wsi_vmamba.config.evaluate import EvaluateConfig
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from wsi_vmamba.config.report import ReportConfig
     from wsi_vmamba.config.resolve import dump_config, keyword_config, resolve_config, show_settings
     from wsi_vmamba.config.segment import SegmentConfig
-    from wsi_vmamba.config.segtrain import SegtrainConfig
     from wsi_vmamba.config.shard import parse_shard
     from wsi_vmamba.config.show import ShowConfig
     from wsi_vmamba.config.synth import SynthConfig
     from wsi_vmamba.config.train import TrainConfig
+    from wsi_vmamba.config.train_detector import TrainDetectorConfig
+    from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
     from wsi_vmamba.config.view import ViewConfig
     from wsi_vmamba.config.weights import WeightsConfig
 
@@ -50,7 +51,6 @@ __all__ = [
     "CheckConfig",
     "DemoConfig",
     "DetectConfig",
-    "DetectorConfig",
     "DoctorConfig",
     "DownloadConfig",
     "EndToEndConfig",
@@ -70,10 +70,11 @@ __all__ = [
     "ReportConfig",
     "RunConfig",
     "SegmentConfig",
-    "SegtrainConfig",
     "ShowConfig",
     "SynthConfig",
     "TrainConfig",
+    "TrainDetectorConfig",
+    "TrainSegmenterConfig",
     "ViewConfig",
     "WeightsConfig",
     "default_of",

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from wsi_vmamba.config.commands import COMMANDS
 from wsi_vmamba.errors import ConfigError, UnknownNameError
 
 #: A word in pydantic's list of choices.
@@ -71,7 +72,8 @@ def _describe(model: type[RunConfig], error: ValidationError) -> str:
         lines.append(message)
     what = model.__name__
     if what.endswith("Config"):
-        what = f"configuration for {what.removesuffix('Config').lower()}"
+        commands = (name for name, command in COMMANDS.items() if command.model.endswith(f":{what}"))
+        what = f"configuration for {next(commands, what.removesuffix('Config').lower())}"
     return f"invalid {what}: " + "; ".join(lines)
 
 

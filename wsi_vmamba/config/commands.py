@@ -1,4 +1,7 @@
-"""The commands of the program: one line each. The recipe of a command is ``wsi_vmamba.pipelines.<name>:run``."""
+"""The commands of the program: one line each.
+
+The recipe of a command is ``wsi_vmamba.pipelines.<name>:run``, with an underscore for a hyphen.
+"""
 
 from __future__ import annotations
 
@@ -108,13 +111,13 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Train a run's backbone too, on labels of slides, through the pixels of whole regions.",
     ),
-    "detector": Command(
-        "wsi_vmamba.config.detector:DetectorConfig",
+    "train-detector": Command(
+        "wsi_vmamba.config.train_detector:TrainDetectorConfig",
         _TRAIN,
         "Train a detector of outlined objects (FPN and Mask R-CNN over a VMamba) on a data set in COCO's format.",
     ),
     "detect": Command(
-        "wsi_vmamba.config.detector:DetectConfig",
+        "wsi_vmamba.config.detect:DetectConfig",
         _TRAIN,
         "Find the objects of slides with a detector: GeoJSON for QuPath, and counts.",
     ),
@@ -123,8 +126,8 @@ COMMANDS: Mapping[str, Command] = {
         _TRAIN,
         "Pretrain a backbone on slides without labels; the weights are for extract --weights.",
     ),
-    "segtrain": Command(
-        "wsi_vmamba.config.segtrain:SegtrainConfig",
+    "train-segmenter": Command(
+        "wsi_vmamba.config.train_segmenter:TrainSegmenterConfig",
         _TRAIN,
         "Train a segmenter on outlines or label masks: a UPerNet head on a VMamba.",
     ),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from wsi_vmamba.config.base import RunConfig
 from wsi_vmamba.config.fields import RUNS, Metric, PathText, Seed
 from wsi_vmamba.config.marks import Option, SetOnly
+
+
+def _as_list(value: object) -> object:
+    """One column may be written as a word."""
+    return [value] if isinstance(value, str) else value
 
 
 class EvaluateConfig(RunConfig):
@@ -26,8 +31,9 @@ class EvaluateConfig(RunConfig):
     """Which slides of the run's data set are judged."""
     scores: PathText | None = None
     """CSV of slide scores, one line a slide, in place of a run."""
-    score_column: str | None = None
-    """Column of `--scores` that holds the scores."""
+    score_column: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list)
+    """Column of `--scores` that holds the scores; of three classes or more repeated, the probability of each, in their
+    order: the columns are called as the labels, all with the same beginning or with none (probability_luad)."""
     label_column: str = "label"
     """Column of `--scores` that holds the labels."""
     positive: str | None = None
@@ -71,6 +77,12 @@ class EvaluateConfig(RunConfig):
             raise ValueError("scores need --score-column NAME, the column that holds them")
         if self.score_column and not self.scores and not self.compare:
             raise ValueError("--score-column names a column of --scores FILE, which is missing")
+        if len(set(self.score_column)) < len(self.score_column):
+            raise ValueError(f"every --score-column counts once, got {', '.join(self.score_column)}")
+        if len(self.score_column) == 2:
+            raise ValueError(
+                "of two classes --score-column is one, that of the positive class; of more there is one for each"
+            )
         if self.detections and not self.masks:
             raise ValueError("detections need --masks DIR, the level-5 masks of the tumour slides")
         if self.run and (self.scores or self.detections):

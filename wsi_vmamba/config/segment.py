@@ -8,7 +8,7 @@ from pydantic import Field
 
 from wsi_vmamba.config.base import RunConfig, default_of
 from wsi_vmamba.config.extract import PlanConfig
-from wsi_vmamba.config.fields import AnyPrecision, Device, Mpp, PathText, Seed
+from wsi_vmamba.config.fields import AnyPrecision, Device, Mpp, PathText, Seed, Segmenter
 from wsi_vmamba.config.marks import Argument, Option, SetOnly
 
 
@@ -16,7 +16,7 @@ class SegmentConfig(RunConfig):
     """`wsi-vmamba segment`: slides to outlines and label images, judged where the truth is known."""
 
     model: Annotated[PathText, Argument("MODEL")]
-    """Folder or file that `segtrain` wrote."""
+    """Folder or file that `train-segmenter` wrote."""
     slides: Annotated[PathText, Argument()]
     """A folder (searched recursively), one slide, or a CSV with the columns slide_id, path, mpp, annotation, split."""
     out: PathText = "masks"
@@ -33,6 +33,8 @@ class SegmentConfig(RunConfig):
     """Of places closer than this, only the one most likely tumour is a detection, for FROC."""
     mask: PathText | None = None
     """Your own tissue masks, as for `extract`; by default tissue is looked for."""
+    segmenter: Segmenter = default_of(PlanConfig, "segmenter")
+    """What finds the tissue; `all` takes the whole slide."""
     mpp_override: Mpp | None = None
     """Micrometres per level-0 pixel, instead of what the files record."""
     device: Device = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,20 @@ class CocoSet:
     classes: tuple[str, ...]
     pictures: tuple[CocoPicture, ...]
     places: Mapping[int, int]
+
+    def describe(self) -> str:
+        """What it is made of, so that it shows when that changes: the file, and the sizes of the pictures.
+
+        Raises:
+            DatasetError: one of them cannot be read.
+        """
+        try:
+            content = hashlib.sha256(self.source.read_bytes())
+            for picture in self.pictures:
+                content.update(f"{picture.path.name} {picture.path.stat().st_size}\n".encode())
+        except OSError as error:
+            raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
+        return f"{len(self.pictures)}, {content.hexdigest()[:12]}"
 
     def objects(self, picture: CocoPicture) -> Objects:
         """The objects of a picture, masks drawn: a pixel belongs to an outline where its centre does.

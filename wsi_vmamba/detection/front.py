@@ -1,74 +1,125 @@
-"""Detectors from Python: `train_detector`, `load_detector`, and the objects of a picture."""
+"""Detection from Python: `train_detector`, `load_detector` and `detect`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsi_vmamba.config import keyword_config, show_settings
-from wsi_vmamba.config.detector import PAINTED, DetectorConfig
-from wsi_vmamba.detection.coco import CocoSet, read_coco
-from wsi_vmamba.detection.file import FILE, save_detector
-from wsi_vmamba.detection.model import Detector, DetectorSpec
-from wsi_vmamba.detection.painted import write_painted
-from wsi_vmamba.detection.torchvision_parts import require_torchvision
-from wsi_vmamba.detection.train import DetectorEpoch, DetectorSettings, train
-from wsi_vmamba.durable import csv_text, require_writable, write_atomic
-from wsi_vmamba.errors import DatasetError, UsageError
-from wsi_vmamba.model.shipped import resolve_weights
-from wsi_vmamba.model.weights import apply_state, read_state
-from wsi_vmamba.provenance import add_to_record, write_run_record
-from wsi_vmamba.training.resolve import choose_device
+import numpy as np
+from numpy.typing import NDArray
 
-METRICS, PICTURES = "metrics.csv", "painted"
-COLUMNS = tuple(field.name for field in fields(DetectorEpoch))
-_PAINTED_SIDE_PX = 256
-_HEAD = "classifier.head."
+from wsi_vmamba.config import keyword_config, show_settings
+from wsi_vmamba.config.detect import DetectConfig
+from wsi_vmamba.config.train_detector import PAINTED, TrainDetectorConfig
+from wsi_vmamba.dense.rounds import best_of
+from wsi_vmamba.detection.job import prepare
+from wsi_vmamba.detection.large import find_in_picture
+from wsi_vmamba.detection.loop import DetectorEpoch
+from wsi_vmamba.detection.model import Detector, read_detector
+from wsi_vmamba.detection.objects import Objects
+from wsi_vmamba.detection.run import DetectedSlide, DetectRun
+from wsi_vmamba.device import resolve_device
+from wsi_vmamba.encode import check_pixels
+from wsi_vmamba.notebook import table_html
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedDetector:
-    """A finished training.
+class OpenDetector:
+    """A detector that is ready: `picture` takes pixels, `detect` slides.
 
     Attributes:
-        folder: with everything that was written.
-        classes: what it finds.
-        history: its epochs.
+        folder: where it lies.
+        classes: names of what it finds.
+        target_mpp: micrometres per pixel of the pictures that it learned from; None: photographs.
+        history: the epochs of its training, of one that was just trained; else empty.
     """
 
     folder: Path
     classes: tuple[str, ...]
-    history: tuple[DetectorEpoch, ...]
+    target_mpp: float | None
+    history: tuple[DetectorEpoch, ...] = ()
+    _at_work: Detector = field(repr=False)
 
     @property
     def best(self) -> DetectorEpoch:
-        """The epoch whose weights were kept."""
-        return next(epoch for epoch in reversed(self.history) if epoch.is_best)
+        """The epoch whose model was kept, of one that was just trained."""
+        return best_of(self.history)
+
+    def picture(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        window_px: int = 256,
+        overlap_px: int = 64,
+        least_score: float = 0.5,
+    ) -> Objects:
+        """The objects of RGB pixels (H, W, 3) of the scale that it was trained at, from the highest score down.
+
+        Args:
+            pixels: of any size.
+            window_px: side of what is seen at once.
+            overlap_px: what neighbouring windows share; longer objects may be lost.
+            least_score: of what is found.
+
+        Raises:
+            UsageError: no such pixels.
+        """
+        check_pixels(pixels)
+        return find_in_picture(
+            self._at_work, pixels, window_px=window_px, overlap_px=overlap_px, least_score=least_score
+        )
+
+    def detect(self, slides: str | Path, **settings: Any) -> Detections:
+        """See `detect`."""
+        return detect(self.folder, slides, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
-    """A training that is about to begin, for whoever says how it goes."""
+class Detections:
+    """Slides whose objects were found. Iterating gives a `DetectedSlide` for each, failed ones included.
 
-    training: CocoSet
-    validation: CocoSet
-    detector: Detector
-    weights: str
-    device: str
+    Attributes:
+        folder: where their files lie.
+        rows: what became of each.
+    """
+
+    folder: Path
+    rows: tuple[DetectedSlide, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[DetectedSlide]:
+        return iter(self.rows)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every slide was looked at."""
+        return not any(row.failed for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        columns = ("slide", "outcome", "objects", "note or cause")
+        rows = [
+            (row.slide_id, row.outcome, row.objects if row.counts else "", row.detail) for row in self.rows
+        ]
+        return table_html(columns, rows)
 
 
-def train_detector(data: str | Path = PAINTED, **settings: Any) -> TrainedDetector:
-    """Train FPN and Mask R-CNN over a VMamba, as `wsi-vmamba detector` does.
+def train_detector(data: str | Path = PAINTED, **settings: Any) -> OpenDetector:
+    """Train FPN and Mask R-CNN over a VMamba, as `wsi-vmamba train-detector` does.
 
     Args:
         data: folder with train.json and validation.json in COCO's format, or "painted".
-        settings: any setting of `DetectorConfig` by name.
+        settings: any setting of `TrainDetectorConfig` by name.
+
+    Returns:
+        The detector of the best epoch.
 
     Raises:
         ConfigError: an unknown setting, or a value that is wrong.
-        UsageError: torchvision is not installed, the backbone is no VMamba, or there is a detector already.
+        UsageError: torchvision is not installed, the backbone is no VMamba, or there is a model already.
         DatasetError: the data are not in COCO's format.
         TrainingError: loss or gradient is not finite.
 
@@ -76,96 +127,54 @@ def train_detector(data: str | Path = PAINTED, **settings: Any) -> TrainedDetect
         >>> import wsi_vmamba as wv
         >>> wv.train_detector("nuclei", epochs=12).best.mask_ap50  # doctest: +SKIP
     """
-    return run_training(
-        begin(config := keyword_config(DetectorConfig, {**settings, "data": str(data)})), config
+    config = keyword_config(TrainDetectorConfig, {**settings, "data": str(data)})
+    history = prepare(config).fit()
+    return replace(load_detector(config.out, device=config.device), history=history)
+
+
+def load_detector(folder: str | Path, *, device: str = "auto") -> OpenDetector:
+    """Load a detector that `train_detector` wrote.
+
+    Args:
+        folder: where it lies, or the file itself.
+        device: where it computes.
+
+    Raises:
+        WeightsError: there is none, or it is something else or damaged.
+        UsageError: torchvision is not installed.
+    """
+    model = read_detector(folder, device=resolve_device(device))
+    return OpenDetector(
+        folder=Path(folder), classes=model.spec.classes, target_mpp=model.spec.target_mpp, _at_work=model
     )
 
 
-show_settings(train_detector, DetectorConfig)
+def detect(model: str | Path, slides: str | Path, **settings: Any) -> Detections:
+    """Find the objects of slides, as `wsi-vmamba detect` does.
+
+    Args:
+        model: folder or file that `train_detector` wrote.
+        slides: a folder, one slide, or a CSV.
+        settings: any setting of `DetectConfig` by name: ``out=``, ``least_score=``, ``mask=``...
+
+    Returns:
+        What became of each slide, with ``.counts``; the outlines are in the files ``.outlines``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is wrong.
+        WeightsError: there is no such detector.
+        UsageError: there are no slides, torchvision is not installed, or the detector was trained on photographs.
+        IncompatibleStoreError: ``out`` holds what another detector or other settings made.
+
+    Example:
+        >>> import wsi_vmamba as wv
+        >>> [slide.counts for slide in wv.detect("detector", "slides")]  # doctest: +SKIP
+        [{'lymphocyte': 512, 'epithelial': 204, 'spindle': 31}]
+    """
+    run = DetectRun(keyword_config(DetectConfig, {**settings, "model": str(model), "slides": str(slides)}))
+    rows = tuple(run.detect())
+    return Detections(folder=run.out, rows=rows)
 
 
-def begin(config: DetectorConfig) -> Begun:
-    """Read, or paint, the data, and build the detector that a configuration asks for."""
-    require_torchvision()
-    out = Path(config.out)
-    if (out / FILE).exists() and not config.overwrite:
-        raise UsageError(
-            f"{out / FILE} is there already; replace it with --overwrite, or choose another --out"
-        )
-    require_writable(out, option="--out")
-    resolved = resolve_weights(config.backbone, config.weights)
-    training, validation = _data(config, out)
-    detector = Detector(
-        DetectorSpec(
-            backbone=config.backbone,
-            classes=training.classes,
-            width=config.width,
-            smallest_px=config.smallest_px,
-            sides_px=None if config.sides_px is None else (config.sides_px[0], config.sides_px[1]),
-            most_objects=config.most_objects,
-            mpp=config.mpp,
-        ),
-        seed=config.seed,
-    )
-    if resolved.path is not None:
-        state = {k: v for k, v in read_state(resolved.path).items() if not k.startswith(_HEAD)}
-        head = {k: v for k, v in detector.vmamba.state_dict().items() if k.startswith(_HEAD)}
-        apply_state(detector.vmamba, {**state, **head}, source=str(resolved.path))
-    return Begun(
-        training=training,
-        validation=validation,
-        detector=detector,
-        weights=resolved.note,
-        device=choose_device(config.device),
-    )
-
-
-def run_training(
-    begun: Begun, config: DetectorConfig, *, on_epoch: Callable[[DetectorEpoch], None] = lambda _: None
-) -> TrainedDetector:
-    """Train; the record of the run, the best detector and the numbers of every epoch are kept in the folder."""
-    out = Path(config.out)
-    # First: a training that is interrupted has left a detector, and what made it must be known.
-    facts = {"device": begun.device, "classes": begun.training.classes, "weights": begun.weights}
-    write_run_record(out, command="detector", config=config, facts=facts)
-    record = (out / "detector.run.json").read_bytes()
-    history: list[DetectorEpoch] = []
-
-    def keep(report: DetectorEpoch, detector: Detector) -> None:
-        history.append(report)
-        if report.is_best:
-            save_detector(detector, out / FILE)
-        write_atomic(out / METRICS, csv_text(COLUMNS, (astuple(one) for one in history)))
-        on_epoch(report)
-
-    settings = DetectorSettings(
-        falls=tuple(config.falls),
-        **{
-            field.name: getattr(config, field.name)
-            for field in fields(DetectorSettings)
-            if field.name != "falls"
-        },
-    )
-    train(begun.detector, begun.training, begun.validation, settings, device=begun.device, on_epoch=keep)
-    trained = TrainedDetector(folder=out, classes=begun.training.classes, history=tuple(history))
-    add_to_record(out, "detector", {"best": asdict(trained.best)}, of=record)
-    return trained
-
-
-def _data(config: DetectorConfig, out: Path) -> tuple[CocoSet, CocoSet]:
-    if config.data == PAINTED:
-        folder = out / PICTURES
-        count = config.painted_pictures
-        write_painted(
-            folder, training=count, validation=2 + count // 6, side_px=_PAINTED_SIDE_PX, seed=config.seed
-        )
-        return tuple(read_coco(folder / f"{split}.json", folder / split) for split in ("train", "validation"))  # type: ignore[return-value]
-    folder = Path(config.data)
-    training = read_coco(folder / config.train_json, folder / config.train_pictures)
-    validation = read_coco(folder / config.validation_json, folder / config.validation_pictures)
-    if training.classes != validation.classes:
-        raise DatasetError(
-            f"{training.source} and {validation.source} must have the same categories in the same order, got "
-            f"{', '.join(training.classes)} and {', '.join(validation.classes)}"
-        )
-    return training, validation
+show_settings(train_detector, TrainDetectorConfig)
+show_settings(detect, DetectConfig)

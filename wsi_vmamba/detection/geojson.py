@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +9,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_vmamba.dense import qupath
 from wsi_vmamba.detection.objects import Cut, Objects
 from wsi_vmamba.masks.outline import mask_polygons
+from wsi_vmamba.text import printable
 
-#: Colours of the classes in turn, RGB.
-_COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75))
 #: Digits of level-0 coordinates behind the point.
 _DIGITS = 2
 
@@ -40,23 +38,21 @@ def geojson_text(
         objects.boxes, objects.labels.tolist(), objects.cuts, objects.scores.tolist(), strict=True
     ):
         outline = shapely.transform(_outline(box, cut), lambda points: (points * l0_per_px).round(_DIGITS))
-        name = f"wsi-vmamba/{slide_id}/{classes[label]}/{np.round(box, 2).tolist()}"
+        name = classes[label]
         features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
-                "geometry": shapely.geometry.mapping(outline),
-                "properties": {
-                    "objectType": "detection",
-                    "classification": {"name": classes[label], "color": _COLOURS[label % len(_COLOURS)]},
-                    "measurements": {
-                        "score": round(score, 4),
-                        "area um2": round(float(shapely.area(outline)) * mpp_l0**2, 2),
-                    },
+            qupath.feature(
+                outline,
+                kind="detection",
+                about=f"{printable(slide_id)}/detect/{printable(name)}/{np.round(box, 2).tolist()}",
+                class_name=name,
+                colour=qupath.colour_of(label),
+                measurements={
+                    "score": round(score, 4),
+                    "area um2": round(float(shapely.area(outline)) * mpp_l0**2, 2),
                 },
-            }
+            )
         )
-    return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False) + "\n"
+    return qupath.collection(features)
 
 
 def _outline(box: NDArray[np.float64], cut: Cut) -> Any:

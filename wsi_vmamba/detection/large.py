@@ -117,12 +117,12 @@ def require_resolution(detector: Detector) -> float:
     Raises:
         UsageError: it learned from photographs.
     """
-    if detector.spec.mpp is None:
+    if detector.spec.target_mpp is None:
         raise UsageError(
-            "this detector learned from pictures without a resolution (mpp null), so it has none to read slides at; "
-            "train it with mpp"
+            "this detector learned from pictures without a resolution (target_mpp null), so it has none to read slides "
+            "at; train it with target_mpp"
         )
-    return detector.spec.mpp
+    return detector.spec.target_mpp
 
 
 def tissue_windows(

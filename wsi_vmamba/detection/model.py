@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from wsi_vmamba.dense.model_file import ModelFile
 from wsi_vmamba.detection.objects import Cut, Objects, cut_out, make_objects
-from wsi_vmamba.detection.torchvision_parts import mask_rcnn, pyramid, require_torchvision
-from wsi_vmamba.errors import UsageError
+from wsi_vmamba.detection.torchvision_parts import mask_rcnn, pyramid
 from wsi_vmamba.model.build import variant
-from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
+from wsi_vmamba.model.weights import weights_hash
 
 #: Maps of the pyramid: four of the backbone and one more.
 _N_MAPS = 5
@@ -33,7 +33,7 @@ class DetectorSpec:
         smallest_px: side of the smallest anchors.
         sides_px: shorter and longer side that pictures are resized to; None leaves them.
         most_objects: found in one picture at most.
-        mpp: um per pixel of the pictures it learned from; None of photographs.
+        target_mpp: um per pixel of the pictures it learned from; None of photographs.
     """
 
     backbone: str
@@ -42,11 +42,11 @@ class DetectorSpec:
     smallest_px: int
     sides_px: tuple[int, int] | None
     most_objects: int
-    mpp: float | None
+    target_mpp: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values as plain JSON."""
-        return asdict(self)
+
+#: The files of detectors.
+DETECTORS = ModelFile(kind="detector", command="train-detector", spec=DetectorSpec)
 
 
 class PyramidBackbone(nn.Module):
@@ -75,20 +75,13 @@ class PyramidBackbone(nn.Module):
 class Detector(nn.Module):
     """A detector and what it was built from."""
 
-    def __init__(self, spec: DetectorSpec, *, seed: int) -> None:
-        """Draw all weights from ``seed``; the caller's random stream is left alone.
+    def __init__(self, spec: DetectorSpec, vmamba: VMamba, *, seed: int) -> None:
+        """Put new layers, drawn from ``seed``, over a backbone; the caller's random stream is left alone.
 
         Raises:
-            UsageError: torchvision is missing, or the backbone is no VMamba.
+            UsageError: torchvision is missing.
         """
         super().__init__()
-        if spec.backbone not in VARIANTS:
-            raise UsageError(
-                f"detectors are built over a VMamba, and {spec.backbone} is none; choose from "
-                f"{', '.join(sorted(VARIANTS))}"
-            )
-        require_torchvision()
-        vmamba = variant(spec.backbone, num_classes=None, weights=None, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.rcnn = mask_rcnn(
@@ -109,6 +102,15 @@ class Detector(nn.Module):
         found: VMamba = self.rcnn.backbone.vmamba
         return found
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of its weights."""
+        return weights_hash(self)
+
+    def packed(self) -> bytes:
+        """It as a safetensors file."""
+        return DETECTORS.packed(self, self.spec)
+
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The five losses of a batch of images (3, H, W) of 0 to 1, in training mode."""
         found: dict[str, Tensor] = self.rcnn(images, targets)
@@ -119,6 +121,23 @@ class Detector(nn.Module):
         """The objects of images (3, H, W) of 0 to 1, in evaluation mode, from the highest score down."""
         found: list[dict[str, Tensor]] = self.rcnn(images)
         return [_objects(one, least_score) for one in found]
+
+
+def read_detector(place: str | Path, *, device: str = "cpu") -> Detector:
+    """Read a detector, in evaluation mode.
+
+    Args:
+        place: the file, or the folder that it lies in.
+        device: where it shall compute.
+
+    Raises:
+        WeightsError: there is none, it is something else, damaged, or of a newer version.
+        UsageError: torchvision is not installed.
+    """
+    file, spec = DETECTORS.find(place)
+    detector = Detector(spec, variant(spec.backbone, num_classes=1, weights=None, seed=0), seed=0)
+    DETECTORS.fill(detector, file)
+    return detector.to(device).eval()
 
 
 def _objects(found: dict[str, Tensor], least_score: float) -> Objects:

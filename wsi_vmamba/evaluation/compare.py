@@ -109,10 +109,10 @@ def compare(config: EvaluateConfig, *, progress: ShowProgress = unseen) -> Compa
 def _read(config: EvaluateConfig, name: str, progress: ShowProgress) -> ScoredSlides:
     """A column of the given CSV, a CSV with its column, or a run."""
     if config.scores:
-        return read_scored_slides(config, Path(config.scores), name)
+        return read_scored_slides(config, Path(config.scores), [name])
     file, _, column = name.partition(".csv:")
     if column:
-        return read_scored_slides(config, Path(f"{file}.csv"), column)
+        return read_scored_slides(config, Path(f"{file}.csv"), [column])
     path = Path(name)
     if path.suffix.lower() == ".csv":
         if not config.score_column:

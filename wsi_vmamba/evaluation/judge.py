@@ -52,10 +52,10 @@ def judge_files(config: EvaluateConfig) -> Evaluation:
         raise UsageError(
             f"--metric {config.metric} needs --masks DIR and --detections DIR; slide scores have no lesions"
         )
-    if config.metric == KAPPA and config.scores and config.score_column:
+    if config.metric == KAPPA and config.scores and len(config.score_column) == 1:
         return Evaluation(
             metric=KAPPA, slides=None, lesions=None,
-            calls=read_calls(config, Path(config.scores), config.score_column),
+            calls=read_calls(config, Path(config.scores), config.score_column[0]),
         )  # fmt: skip
     slides = lesions = None
     if config.metric not in LESION_METRICS and config.scores and config.score_column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.metrics.panel import Threshold
-from wsi_vmamba.metrics.scores import read_scores
+from wsi_vmamba.metrics.scores import read_class_scores, read_scores
 from wsi_vmamba.metrics.thresholds import choose_threshold
 
 #: Columns that hold the size of the metastasis; the first that is there is taken.
@@ -119,13 +120,22 @@ class ScoredSlides:
         return [label if self.classes is None else self.classes[label] for label in labels.tolist()]
 
 
-def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> ScoredSlides:
+def read_scored_slides(config: EvaluateConfig, path: Path, columns: Sequence[str]) -> ScoredSlides:
     """Read the scores of a CSV; a column of metastasis sizes is used where there is one.
+
+    Args:
+        config: of the evaluation.
+        path: of the CSV.
+        columns: that of the scores, or one of probabilities for each of several classes.
 
     Raises:
         UnknownNameError: there is no such column.
         MetricError: labels or scores are not usable.
+        UsageError: something was asked for that several classes do not have.
     """
+    if len(columns) > 1:
+        return _of_several(config, path, columns)
+    (column,) = columns
     table = read_scores(
         path, score_column=column, label_column=config.label_column, positive=config.positive,
         group_columns=GROUP_COLUMNS,
@@ -137,6 +147,23 @@ def read_scored_slides(config: EvaluateConfig, path: Path, column: str) -> Score
         scores=table.scores,
         groups=table.groups,
         threshold=given_threshold(config),
+    )
+
+
+def _of_several(config: EvaluateConfig, path: Path, columns: Sequence[str]) -> ScoredSlides:
+    if config.positive is not None:
+        raise UsageError("of several classes none is the positive one; leave out --positive")
+    table = read_class_scores(path, score_columns=columns, label_column=config.label_column)
+    return ScoredSlides(
+        source=f"{len(table.labels)} slides of {path} ({', '.join(columns)})",
+        slide_ids=table.slide_ids,
+        labels=table.labels,
+        scores=table.shares.max(axis=1),
+        groups=None,
+        threshold=given_threshold(config, n_classes=len(columns)),
+        classes=table.classes,
+        shares=table.shares,
+        ordered=True,
     )
 
 

@@ -31,6 +31,11 @@ class AnnotatedSlide:
     annotation: Path | None
 
     @property
+    def slide_id(self) -> str:
+        """Its name."""
+        return self.record.slide_id
+
+    @property
     def is_empty(self) -> bool:
         """Whether it is known that nothing is on it: its label is 0, the number or the word, and no file says more."""
         return self.annotation is None and self.record.label == 0 and not self.record.label_name
@@ -130,7 +135,7 @@ def require_known(slides: Sequence[AnnotatedSlide]) -> None:
     Raises:
         MissingDataError: naming them.
     """
-    unknown = [slide.record.slide_id for slide in slides if not slide.is_known]
+    unknown = [slide.slide_id for slide in slides if not slide.is_known]
     if unknown:
         raise MissingDataError(
             f"{len(unknown)} of {len(slides)} slides have no outlines and no label mask ({', '.join(unknown[:5])}); "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import cv2
 import numpy as np
 import shapely
 
+from wsi_vmamba.dense import qupath
 from wsi_vmamba.durable import write_atomic
 from wsi_vmamba.masks.outline import tissue_polygons
 from wsi_vmamba.metrics.detections import Detections
@@ -21,12 +20,8 @@ from wsi_vmamba.segmentation.classes import ClassTable
 from wsi_vmamba.text import printable
 from wsi_vmamba.tissue.mask import TissueMask
 
-#: Colours of classes, in turn; that of tumour is QuPath's.
+#: The colour of tumour is QuPath's.
 _TUMOUR = (200, 0, 0)
-_COLOURS = (
-    (31, 119, 180), (255, 127, 14), (44, 160, 44), (148, 103, 189), (140, 86, 75), (227, 119, 194), (127, 127, 127),
-    (188, 189, 34), (23, 190, 207), (214, 39, 40),
-)  # fmt: skip
 
 
 def geojson_path(folder: Path, slide_id: str) -> Path:
@@ -39,9 +34,13 @@ def image_path(folder: Path, slide_id: str) -> Path:
     return folder / f"{slide_id}.ome.tif"
 
 
-def slides_in(folder: Path) -> list[str]:
-    """Names of the slides of which a folder holds outlines and label image."""
-    return sorted(path.stem for path in folder.glob("*.geojson") if image_path(folder, path.stem).is_file())
+def slides_in(folder: Path) -> dict[str, Path]:
+    """The slides of which a folder holds outlines and label image, with the outlines."""
+    return {
+        path.stem: path
+        for path in sorted(folder.glob("*.geojson"))
+        if image_path(folder, path.stem).is_file()
+    }
 
 
 def detections_path(folder: Path, slide_id: str) -> Path:
@@ -63,8 +62,7 @@ def write_geojson(canvas: Canvas, classes: ClassTable, path: Path, *, slide_id: 
         for number in range(1, len(classes.names) + 1)
         for index, piece in enumerate(_pieces(canvas, number), 1)
     ]
-    collection = {"type": "FeatureCollection", "features": features}
-    write_atomic(path, json.dumps(collection, allow_nan=False, separators=(",", ":")))
+    write_atomic(path, qupath.collection(features))
     return len(features)
 
 
@@ -89,27 +87,18 @@ def _feature(
     """One piece as QuPath's annotation; its id depends on slide, class and number only."""
     polygon, certainty = piece
     name = classes.names[number - 1]
-    about = f"wsi-vmamba/{printable(slide_id)}/segment/{printable(name)}/{index}"
-    return {
-        "type": "Feature",
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, about)),
-        "geometry": shapely.geometry.mapping(polygon),
-        "properties": {
-            "objectType": "annotation",
-            "name": f"{name} {index}",
-            "classification": {"name": name, "color": list(colour_of(classes, number))},
-            "isLocked": False,
-            "measurements": {
-                "area um2": polygon.area * canvas.mpp**2,
-                "mean probability": round(certainty, 4),
-            },
+    return qupath.feature(
+        polygon,
+        kind="annotation",
+        about=f"{printable(slide_id)}/segment/{printable(name)}/{index}",
+        class_name=name,
+        colour=_TUMOUR if number == classes.lesion else qupath.colour_of(number - 1),
+        measurements={
+            "area um2": polygon.area * canvas.mpp**2,
+            "mean probability": round(certainty, 4),
         },
-    }
-
-
-def colour_of(classes: ClassTable, number: int) -> tuple[int, int, int]:
-    """The colour of a class."""
-    return _TUMOUR if number == classes.lesion else _COLOURS[(number - 1) % len(_COLOURS)]
+        name=f"{name} {index}",
+    )
 
 
 def write_label_image(canvas: Canvas, classes: ClassTable, path: Path, *, slide_id: str) -> None:

@@ -1,9 +1,9 @@
-"""Segmentation from Python: `segtrain`, `segment` and `open_segmenter`."""
+"""Segmentation from Python: `train_segmenter`, `segment` and `load_segmenter`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.config import keyword_config, show_settings
 from wsi_vmamba.config.segment import SegmentConfig
-from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
+from wsi_vmamba.dense.rounds import best_of
 from wsi_vmamba.device import resolve_device
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.encode import check_pixels
 from wsi_vmamba.notebook import table_html
 from wsi_vmamba.segmentation.job import prepare
-from wsi_vmamba.segmentation.model import Segmenter, load_segmenter
+from wsi_vmamba.segmentation.loop import SegmentationEpoch
+from wsi_vmamba.segmentation.model import Segmenter, read_segmenter
 from wsi_vmamba.segmentation.predict import RegionSegmenter
 from wsi_vmamba.segmentation.run import SegmentedSlide, SegmentRun
 from wsi_vmamba.segmentation.scores import SegmentationScores
@@ -32,14 +34,19 @@ class OpenSegmenter:
         folder: where it lies.
         classes: names of the classes 1, 2 and so on.
         target_mpp: micrometres per pixel that it was trained at; None: pictures without a scale.
-        mean_dice: on the validation squares, of one that was just trained; else None.
+        history: the rounds of its training, of one that was just trained; else empty.
     """
 
     folder: Path
     classes: tuple[str, ...]
     target_mpp: float | None
-    mean_dice: float | None = None
+    history: tuple[SegmentationEpoch, ...] = ()
     _at_work: RegionSegmenter = field(repr=False)
+
+    @property
+    def best(self) -> SegmentationEpoch:
+        """The round whose model was kept, of one that was just trained."""
+        return best_of(self.history)
 
     def picture(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The number of the class of each pixel of RGB pixels (H, W, 3) of the scale that it was trained at.
@@ -93,12 +100,13 @@ class Segmentation:
         return table_html(columns, rows)
 
 
-def segtrain(data: str | Path, **settings: Any) -> OpenSegmenter:
-    """Train a segmenter on outlines or label masks, as `wsi-vmamba segtrain` does.
+def train_segmenter(data: str | Path, **settings: Any) -> OpenSegmenter:
+    """Train a segmenter on outlines or label masks, as `wsi-vmamba train-segmenter` does.
 
     Args:
         data: a CSV of slides, a folder of slides, or one of pictures with label masks.
-        settings: any setting of `SegtrainConfig` by name: ``annotations=``, ``classes=["tumour"]``, ``epochs=``...
+        settings: any setting of `TrainSegmenterConfig` by name: ``annotations=``, ``epochs=``,
+            ``classes=["tumour"]``...
 
     Returns:
         The segmenter of the best round.
@@ -112,33 +120,30 @@ def segtrain(data: str | Path, **settings: Any) -> OpenSegmenter:
 
     Example:
         >>> import wsi_vmamba as wv
-        >>> segmenter = wv.segtrain("cohort/manifest.csv", out="segmenter")  # doctest: +SKIP
-        >>> segmenter.classes  # doctest: +SKIP
-        ('tumour',)
+        >>> segmenter = wv.train_segmenter("cohort/manifest.csv", out="segmenter")  # doctest: +SKIP
+        >>> segmenter.classes, segmenter.best.mean_dice  # doctest: +SKIP
+        (('tumour',), 0.97)
     """
-    config = keyword_config(SegtrainConfig, {**settings, "data": str(data)})
+    config = keyword_config(TrainSegmenterConfig, {**settings, "data": str(data)})
     require_writable(Path(config.out), option="out")
     with prepare(config) as job:
-        best = job.fit()
-    return open_segmenter(config.out, device=config.device, mean_dice=best.mean_dice)
+        history = job.fit()
+    return replace(load_segmenter(config.out, device=config.device), history=history)
 
 
-def open_segmenter(
-    folder: str | Path, *, device: str = "auto", mean_dice: float | None = None
-) -> OpenSegmenter:
-    """Open a segmenter that `segtrain` wrote.
+def load_segmenter(folder: str | Path, *, device: str = "auto") -> OpenSegmenter:
+    """Load a segmenter that `train_segmenter` wrote.
 
     Args:
         folder: where it lies, or the file itself.
         device: where it computes.
-        mean_dice: what is known of it.
 
     Raises:
         WeightsError: there is none, or it is something else or damaged.
     """
-    model: Segmenter = load_segmenter(folder)
+    model: Segmenter = read_segmenter(folder)
     return OpenSegmenter(
-        folder=Path(folder), classes=model.spec.classes, target_mpp=model.spec.target_mpp, mean_dice=mean_dice,
+        folder=Path(folder), classes=model.spec.classes, target_mpp=model.spec.target_mpp,
         _at_work=RegionSegmenter(model, device=resolve_device(device), precision="fp32"),
     )  # fmt: skip
 
@@ -147,7 +152,7 @@ def segment(model: str | Path, slides: str | Path, **settings: Any) -> Segmentat
     """Segment slides, as `wsi-vmamba segment` does; judge them where it is known what is on them.
 
     Args:
-        model: folder or file that `segtrain` wrote.
+        model: folder or file that `train_segmenter` wrote.
         slides: a folder, one slide, or a CSV.
         settings: any setting of `SegmentConfig` by name: ``out=``, ``annotations=``, ``split="test"``...
 
@@ -171,5 +176,5 @@ def segment(model: str | Path, slides: str | Path, **settings: Any) -> Segmentat
     return Segmentation(folder=run.out, rows=rows, scores=run.judge() if run.can_judge else None)
 
 
-show_settings(segtrain, SegtrainConfig)
+show_settings(train_segmenter, TrainSegmenterConfig)
 show_settings(segment, SegmentConfig)

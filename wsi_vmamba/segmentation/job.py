@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from wsi_vmamba.config import ExtractConfig
-from wsi_vmamba.config.segtrain import SegtrainConfig
-from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
+from wsi_vmamba.dense.rounds import best_of, refuse_existing, restore, run_rounds
+from wsi_vmamba.dense.slides import opened
 from wsi_vmamba.errors import DatasetError, SlideError, UsageError
-from wsi_vmamba.extraction.sources import refuse_unusable, require_there
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.pretraining.weights_file import start
-from wsi_vmamba.provenance import write_run_record
+from wsi_vmamba.provenance import add_to_record, write_run_record
 from wsi_vmamba.records import split_by_patient
 from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated, require_known
 from wsi_vmamba.segmentation.classes import OUTSIDE, ClassTable, classes_of_outlines
 from wsi_vmamba.segmentation.loop import LoopSettings, SegmentationEpoch, SegmentationLoop
-from wsi_vmamba.segmentation.model import FILE, Segmenter, SegmenterSpec
+from wsi_vmamba.segmentation.model import Segmenter, SegmenterSpec
 from wsi_vmamba.segmentation.pictures import PictureSquares, find_pictures, holds_pictures, largest_number
 from wsi_vmamba.segmentation.slides import LabelledSlide, SlideSquares
 from wsi_vmamba.segmentation.squares import Squares
 from wsi_vmamba.segmentation.truth import Nothing, read_truth
-from wsi_vmamba.slide import open_slide, resolve_mpp
-from wsi_vmamba.training.finetune_state import FILE as CHECKPOINT
-from wsi_vmamba.training.finetune_state import load_state, save_state
 from wsi_vmamba.training.resolve import choose_device
 
-METRICS = "metrics.csv"
+COMMAND = "train-segmenter"
 COLUMNS = tuple(one.name for one in fields(SegmentationEpoch))
 #: What may differ when a training is resumed.
 _FREE = ("data", "annotations", "out", "overwrite", "resume", "device")
@@ -53,7 +50,7 @@ class SegmentationJob:
         notes: what was left out of the annotations or repaired, one line each.
     """
 
-    config: SegtrainConfig
+    config: TrainSegmenterConfig
     model: Segmenter
     note: str
     device: str
@@ -79,7 +76,7 @@ class SegmentationJob:
         *,
         on_start: Callable[[int], None] = lambda _: None,
         on_epoch: Callable[[SegmentationEpoch], None] = lambda _: None,
-    ) -> SegmentationEpoch:
+    ) -> tuple[SegmentationEpoch, ...]:
         """Train, keep the model of the best round, and write what was done.
 
         Args:
@@ -87,7 +84,7 @@ class SegmentationJob:
             on_epoch: told of each round when its files are on disk.
 
         Returns:
-            The best round.
+            All rounds.
 
         Raises:
             TrainingError: loss or gradient is not finite, or the checkpoint is of another training.
@@ -96,20 +93,18 @@ class SegmentationJob:
         settings = LoopSettings(**{one.name: getattr(config, one.name) for one in fields(LoopSettings)})
         loop = SegmentationLoop(self.model, self.training, self.validation, settings, device=self.device)
         asked = self._identity()
-        state = load_state(self.out, asked, what="training") if config.resume else None
-        if state is not None:
-            loop.restore(state)
+        if config.resume:
+            restore(loop, self.out, asked)
+        # First: a training that is interrupted leaves a model, and what made it must be known.
+        facts = {
+            "device": self.device, "weights": self.note, "classes": list(self.model.spec.classes), "data": self.about,
+        }  # fmt: skip
+        write_run_record(self.out, command=COMMAND, config=config, facts=facts)
+        record = (self.out / f"{COMMAND}.run.json").read_bytes()
         on_start(len(loop.history))
-        while not loop.finished:
-            report = loop.run_epoch()
-            if report.is_best:
-                write_atomic(self.out / FILE, self.model.packed())
-            rows = (astuple(one) for one in loop.history)
-            write_atomic(self.out / METRICS, csv_text(COLUMNS, rows))
-            save_state(self.out, loop.state(), asked)
-            on_epoch(report)
-        self._record(loop.best)
-        return loop.best
+        run_rounds(loop, self.out, packed=self.model.packed, asked=asked, on_epoch=on_epoch)
+        add_to_record(self.out, COMMAND, {"best": asdict(best_of(loop.history))}, of=record)
+        return tuple(loop.history)
 
     def _identity(self) -> dict[str, Any]:
         settings = self.config.model_dump(mode="json")
@@ -120,15 +115,8 @@ class SegmentationJob:
             "validation data": self.validation.describe(),
         }
 
-    def _record(self, best: SegmentationEpoch) -> None:
-        facts = {
-            "device": self.device, "weights": self.note, "classes": list(self.model.spec.classes),
-            "data": self.about, "best": asdict(best),
-        }  # fmt: skip
-        write_run_record(self.out, command="segtrain", config=self.config, facts=facts)
 
-
-def prepare(config: SegtrainConfig) -> SegmentationJob:
+def prepare(config: TrainSegmenterConfig) -> SegmentationJob:
     """Find slides or pictures, their truth, and the weights to begin with.
 
     Raises:
@@ -137,14 +125,14 @@ def prepare(config: SegtrainConfig) -> SegmentationJob:
         AnnotationError: outlines that cannot be read, or without a class.
         MaskError: a label mask that does not fit.
     """
-    _refuse_existing(config)
+    refuse_existing(Path(config.out), overwrite=config.overwrite, resume=config.resume)
     if config.backbone not in VARIANTS:
         raise UsageError(
             f"a segmenter takes the four maps of a VMamba, and {config.backbone} is none; take a vmamba_..."
         )
     data = Path(config.data)
-    with ExitStack() as opened:
-        found = _pictures(config, data) if holds_pictures(data) else _slides(config, opened)
+    with ExitStack() as open_until:
+        found = _pictures(config, data) if holds_pictures(data) else _slides(config, open_until)
         spec = SegmenterSpec(
             backbone=config.backbone,
             classes=found.classes.names,
@@ -165,7 +153,7 @@ def prepare(config: SegtrainConfig) -> SegmentationJob:
             validation=found.validation,
             about=found.about,
             notes=found.notes,
-            _open=opened.pop_all(),
+            _open=open_until.pop_all(),
         )
 
 
@@ -180,16 +168,7 @@ class _Data:
     notes: tuple[str, ...] = ()
 
 
-def _refuse_existing(config: SegtrainConfig) -> None:
-    out = Path(config.out)
-    there = next((name for name in (FILE, CHECKPOINT) if (out / name).exists()), None)
-    if there and not config.overwrite and not config.resume:
-        raise UsageError(
-            f"{out / there} is there already; replace it with --overwrite, go on with --resume, or choose another --out"
-        )
-
-
-def _pictures(config: SegtrainConfig, folder: Path) -> _Data:
+def _pictures(config: TrainSegmenterConfig, folder: Path) -> _Data:
     if config.annotations is not None:
         raise UsageError("the masks of pictures lie beside them, in annotations/; leave --annotations out")
     training, validation = (find_pictures(folder, split) for split in ("train", "validation"))
@@ -208,7 +187,7 @@ def _pictures(config: SegtrainConfig, folder: Path) -> _Data:
     )  # fmt: skip
 
 
-def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
+def _slides(config: TrainSegmenterConfig, open_until: ExitStack) -> _Data:
     folder = Path(config.annotations) if config.annotations else None
     slides = [one for one in find_annotated(config.data, annotations=folder) if one.record.split != "test"]
     if not slides:
@@ -223,7 +202,7 @@ def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
     classes = ClassTable(names=names, outside=config.outside)
     training, validation = _divided(slides, config)
     labelled = {
-        split: [_labelled(one, classes, config, opened) for one in part]
+        split: [_labelled(one, classes, config, open_until) for one in part]
         for split, part in (("training", training), ("validation", validation))
     }
     _refuse_forgotten(slides, [slide for part in labelled.values() for slide in part])
@@ -240,14 +219,14 @@ def _slides(config: SegtrainConfig, opened: ExitStack) -> _Data:
     return _Data(
         classes=classes, training=squares["training"], validation=squares["validation"], of_slides=True,
         about=f"{len(training)} slides, {len(validation)} for validation",
-        trained_on=tuple(sorted(one.record.slide_id for one in slides)), notes=tuple(notes),
+        trained_on=tuple(sorted(one.slide_id for one in slides)), notes=tuple(notes),
     )  # fmt: skip
 
 
 def _refuse_forgotten(slides: Sequence[AnnotatedSlide], labelled: Sequence[LabelledSlide]) -> None:
     """Refuse slides whose label says that there is something on them, and nothing is outlined."""
     empty = {slide.slide_id for slide in labelled if not set(slide.places_l0) - {OUTSIDE}}
-    odd = [one.record.slide_id for one in slides if one.record.label and one.record.slide_id in empty]
+    odd = [one.slide_id for one in slides if one.record.label and one.slide_id in empty]
     if odd:
         raise DatasetError(
             f"{len(odd)} slides have another label than 0 and nothing of any class is outlined on them "
@@ -261,7 +240,7 @@ def _is_mask(path: Path) -> bool:
 
 
 def _divided(
-    slides: Sequence[AnnotatedSlide], config: SegtrainConfig
+    slides: Sequence[AnnotatedSlide], config: TrainSegmenterConfig
 ) -> tuple[list[AnnotatedSlide], list[AnnotatedSlide]]:
     """Training and validation slides: as their split says, else some patients are set apart."""
     if any(one.record.split == "validation" for one in slides):
@@ -275,20 +254,17 @@ def _divided(
     _, apart = split_by_patient(records, fraction=config.validation_fraction, seed=config.seed)
     names = {record.slide_id for record in apart}
     return (
-        [one for one in slides if one.record.slide_id not in names],
-        [one for one in slides if one.record.slide_id in names],
+        [one for one in slides if one.slide_id not in names],
+        [one for one in slides if one.slide_id in names],
     )
 
 
 def _labelled(
-    one: AnnotatedSlide, classes: ClassTable, config: SegtrainConfig, opened: ExitStack
+    one: AnnotatedSlide, classes: ClassTable, config: TrainSegmenterConfig, open_until: ExitStack
 ) -> LabelledSlide:
     """Open a slide and read what is known of it."""
     source = one.source
-    refuse_unusable(source)
-    require_there(source)
-    slide = opened.enter_context(open_slide(source.path))
-    mpp = resolve_mpp(slide, mpp_override=source.mpp)
+    slide, mpp = open_until.enter_context(opened(source, mpp_override=None))
     truth = (
         Nothing()
         if one.annotation is None

@@ -31,7 +31,7 @@ _ADVICE = "lower the learning rate"
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What shapes a training; the meaning of each is that of the setting of `segtrain` of its name."""
+    """What shapes a training; the meaning of each is that of the setting of `train-segmenter` of its name."""
 
     epochs: int
     crops: int
@@ -120,11 +120,6 @@ class SegmentationLoop:
     def finished(self) -> bool:
         """Whether all rounds are done."""
         return len(self.history) >= self._settings.epochs
-
-    @property
-    def best(self) -> SegmentationEpoch:
-        """The round whose model is kept."""
-        return next(report for report in reversed(self.history) if report.is_best)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here."""

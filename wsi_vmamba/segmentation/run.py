@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.config.segment import SegmentConfig
+from wsi_vmamba.dense.folder import OutputFolder, decides
+from wsi_vmamba.dense.slides import ALREADY_DONE, DONE, SlideRow, each_slide, opened
 from wsi_vmamba.device import resolve_device
-from wsi_vmamba.durable import csv_text, describe_os_error, require_writable, write_atomic
-from wsi_vmamba.errors import (
-    AnnotationError,
-    IncompatibleStoreError,
-    MemoryLimitError,
-    MissingDataError,
-    NoTissueError,
-    SlideError,
-    StoreError,
-    UsageError,
-)
+from wsi_vmamba.durable import csv_text, write_atomic
+from wsi_vmamba.errors import MissingDataError, NoTissueError, SlideError, UsageError
 from wsi_vmamba.extraction.planning import plan_slide
-from wsi_vmamba.extraction.sources import refuse_unusable, require_there
 from wsi_vmamba.metrics.detection_files import read_detections
-from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.regions import RegionPlan
 from wsi_vmamba.segmentation import files
 from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated
@@ -35,11 +23,11 @@ from wsi_vmamba.segmentation.canvas import CELL_PX, Canvas
 from wsi_vmamba.segmentation.classes import OUTSIDE, UNKNOWN
 from wsi_vmamba.segmentation.losses import confusion
 from wsi_vmamba.segmentation.maps import kind_of_maps, resolve_precision
-from wsi_vmamba.segmentation.model import Segmenter, load_segmenter
+from wsi_vmamba.segmentation.model import Segmenter, read_segmenter
 from wsi_vmamba.segmentation.predict import RegionSegmenter
 from wsi_vmamba.segmentation.scores import JudgedSlide, SegmentationScores, froc_slide, score
 from wsi_vmamba.segmentation.truth import Grid, LabelMask, Labels, Nothing, Truth, read_truth
-from wsi_vmamba.slide import ResolvedMpp, Slide, open_slide, resolve_mpp
+from wsi_vmamba.slide import Slide
 
 COMMAND = "segment"
 SCORES, SLIDE_SCORES = "scores.json", "scores.csv"
@@ -49,40 +37,23 @@ _FREE = (
     "model", "slides", "out", "split", "annotations", "device", "precision", "memory_limit_gb", "overwrite",
     "bootstrap", "seed",
 )  # fmt: skip
-#: What ends a slide.
-_FAULTS = (SlideError, StoreError, AnnotationError, MemoryLimitError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentedSlide:
-    """What became of a slide.
+class SegmentedSlide(SlideRow):
+    """What became of a slide, see `SlideRow`.
 
     Attributes:
-        slide_id: its name.
-        outcome: "done", "already done", or "failed".
-        detail: why it failed, or what was noted.
         pieces: outlines that were written; None where that was an earlier run.
         area_um2: area of each class, by name; empty likewise.
         regions: forward passes.
-        seconds: that it took.
-        outlines: its GeoJSON.
         image: its label image.
     """
 
-    slide_id: str
-    outcome: str
-    detail: str = ""
     pieces: int | None = None
     area_um2: dict[str, float] = field(default_factory=dict)
     regions: int = 0
-    seconds: float = 0.0
-    outlines: Path | None = None
     image: Path | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is nothing of it."""
-        return self.outcome == "failed"
 
 
 class SegmentRun:
@@ -99,12 +70,12 @@ class SegmentRun:
         """
         self.config = config
         self.out = Path(config.out)
-        self.model = load_segmenter(config.model) if model is None else model
+        self.model = read_segmenter(config.model) if model is None else model
         spec = self.model.spec
         if spec.target_mpp is None:
             raise UsageError(
                 f"{config.model} was trained on pictures without a scale, so it cannot be laid over slides; use it "
-                "from Python: wv.open_segmenter(FOLDER).picture(pixels)"
+                "from Python: wv.load_segmenter(FOLDER).picture(pixels)"
             )
         folder = Path(config.annotations) if config.annotations else None
         found = find_annotated(config.slides, annotations=folder)
@@ -115,17 +86,21 @@ class SegmentRun:
             raise MissingDataError(
                 f"{folder} has no outlines or label masks of any of these {len(found)} slides"
             )
-        self.fingerprint = self.model.fingerprint
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device=self.device)
         self.rows: list[SegmentedSlide] = []
         self._refuse_own_annotations()
-        require_writable(self.out, option="--out")
-        self._check_folder()
+        made_by = {
+            "model": self.model.fingerprint, **decides(config, free=_FREE), "precision": self.precision,
+        }  # fmt: skip
+        self._folder = OutputFolder(
+            config, command=COMMAND, kind="segmenter", made_by=made_by, overwrite=config.overwrite
+        )
+        self._folder.require_ours([one.slide_id for one in self.slides], there=files.slides_in(self.out))
         self._at_work: RegionSegmenter | None = None
         self._reading = ExtractConfig(
             slides=config.slides, target_mpp=spec.target_mpp, region_px=config.region_px, min_tissue=0.0,
-            mask=config.mask,
+            mask=config.mask, segmenter=config.segmenter,
         )  # fmt: skip
 
     @property
@@ -136,7 +111,7 @@ class SegmentRun:
     @property
     def can_judge(self) -> bool:
         """Whether any slide of which it is known what is on it is segmented."""
-        return any(one.annotation is not None and self._is_done(one.record.slide_id) for one in self.slides)
+        return any(one.annotation is not None and self._is_done(one.slide_id) for one in self.slides)
 
     @property
     def ok(self) -> bool:
@@ -150,22 +125,13 @@ class SegmentRun:
             StoreError: the folder cannot be written to.
         """
         facts = {
-            "segmenter": self.fingerprint, "classes": list(self.model.spec.classes), "device": self.device,
-            "precision": self.precision, "maps": kind_of_maps(self.device),
+            "classes": list(self.model.spec.classes), "device": self.device, "precision": self.precision,
+            "maps": kind_of_maps(self.device),
         }  # fmt: skip
-        if self.config.overwrite:
-            # Before the record: if this is interrupted, nothing old is taken for what the record says.
-            for one in self.slides:
-                _remove(files.geojson_path(self.out, one.record.slide_id))
-            for name in (SCORES, SLIDE_SCORES):
-                _remove(self.out / name)
-        write_run_record(self.out, command=COMMAND, config=self.config, facts=facts)
-        for one in self.slides:
-            started = time.perf_counter()
-            try:
-                row = self._segment(one, started)
-            except _FAULTS as error:
-                row = SegmentedSlide(slide_id=one.record.slide_id, outcome="failed", detail=str(error))
+        outlines = (files.geojson_path(self.out, one.slide_id) for one in self.slides)
+        scores = (self.out / name for name in (SCORES, SLIDE_SCORES))
+        self._folder.begin(facts, replaced=(*outlines, *scores))
+        for row in each_slide(self.slides, self._segment, kind=SegmentedSlide):
             self.rows.append(row)
             yield row
 
@@ -177,7 +143,7 @@ class SegmentRun:
             AnnotationError: outlines that cannot be read.
             MaskError: a label mask that does not fit.
         """
-        there = [one for one in self.slides if one.is_known and self._is_done(one.record.slide_id)]
+        there = [one for one in self.slides if one.is_known and self._is_done(one.slide_id)]
         if not there:
             raise MissingDataError(
                 "none of the segmented slides has outlines or a label mask to be judged by; give --annotations FOLDER"
@@ -207,12 +173,12 @@ class SegmentRun:
             canvas.drop_small(numbers=numbers, min_area_um2=self.config.min_area_um2)
         return canvas
 
-    def _segment(self, one: AnnotatedSlide, started: float) -> SegmentedSlide:
-        slide_id, table = one.record.slide_id, self.model.spec.table
+    def _segment(self, one: AnnotatedSlide) -> SegmentedSlide:
+        slide_id, table = one.slide_id, self.model.spec.table
         outlines, image = files.geojson_path(self.out, slide_id), files.image_path(self.out, slide_id)
-        if self._is_done(slide_id) and not self.config.overwrite:
-            return SegmentedSlide(slide_id=slide_id, outcome="already done", outlines=outlines, image=image)
-        with self._opened(one) as (slide, mpp):
+        if self._is_done(slide_id):
+            return SegmentedSlide(slide_id=slide_id, outcome=ALREADY_DONE, outlines=outlines, image=image)
+        with opened(one.source, mpp_override=self.config.mpp_override) as (slide, mpp):
             try:
                 tissue, plan = plan_slide(self._reading, slide, mpp, slide_id=slide_id)
             except UsageError as error:  # this slide is too coarse; others may do
@@ -233,17 +199,9 @@ class SegmentRun:
             for number, name in enumerate(table.names, 1)
         }
         return SegmentedSlide(
-            slide_id=slide_id, outcome="done", detail="; ".join(tissue.mask.notes), pieces=pieces, area_um2=areas,
-            regions=len(plan.regions), seconds=time.perf_counter() - started, outlines=outlines, image=image,
+            slide_id=slide_id, outcome=DONE, detail="; ".join(tissue.mask.notes), pieces=pieces, area_um2=areas,
+            regions=len(plan.regions), outlines=outlines, image=image,
         )  # fmt: skip
-
-    @contextmanager
-    def _opened(self, one: AnnotatedSlide) -> Iterator[tuple[Slide, ResolvedMpp]]:
-        source = one.source
-        refuse_unusable(source)
-        require_there(source)
-        with open_slide(source.path) as slide:
-            yield slide, resolve_mpp(slide, mpp_override=self.config.mpp_override or source.mpp)
 
     def _is_done(self, slide_id: str) -> bool:
         return (
@@ -252,11 +210,11 @@ class SegmentRun:
         )
 
     def _judged(self, one: AnnotatedSlide) -> JudgedSlide:
-        slide_id, spec = one.record.slide_id, self.model.spec
+        slide_id, spec = one.slide_id, self.model.spec
         table = spec.table
         assert spec.target_mpp is not None
         cell_mpp = CELL_PX * spec.target_mpp
-        with self._opened(one) as (slide, mpp):
+        with opened(one.source, mpp_override=self.config.mpp_override) as (slide, mpp):
             truth: Truth = Nothing()
             if one.annotation is not None:
                 truth = read_truth(one.annotation, slide, table, mpp=mpp.value, finest_mpp=cell_mpp)
@@ -273,61 +231,13 @@ class SegmentRun:
     def _refuse_own_annotations(self) -> None:
         """Refuse to write outlines or a label image where the annotation lies that they are judged by."""
         for one in self.slides:
-            slide_id = one.record.slide_id
+            slide_id = one.slide_id
             made = (files.geojson_path(self.out, slide_id), files.image_path(self.out, slide_id))
             if one.annotation is not None and one.annotation.resolve() in [path.resolve() for path in made]:
                 raise UsageError(
                     f"{one.annotation} says what is on {slide_id}, and would be replaced by what is found; choose "
                     "another --out"
                 )
-
-    def _check_folder(self) -> None:
-        """Refuse to mix what two segmenters made, or one with two settings."""
-        path = self.out / f"{COMMAND}.run.json"
-        if not path.is_file():
-            return
-        ours = {one.record.slide_id for one in self.slides}
-        others = [slide_id for slide_id in files.slides_in(self.out) if slide_id not in ours]
-        if self.config.overwrite and not others:
-            return
-        differ = self._unlike(_read_record(path))
-        if not differ:
-            return
-        what = f"{self.out} holds what {differ} made"
-        if self.config.overwrite:
-            raise IncompatibleStoreError(
-                f"{what}, also {len(others)} slides that are not among these ({', '.join(others[:3])}) and would stay; "
-                "choose another --out, or remove their files"
-            )
-        raise IncompatibleStoreError(f"{what}; choose another --out, or replace it with --overwrite")
-
-    def _unlike(self, record: Mapping[str, Any]) -> str:
-        """In words, what made the folder where that is not what is to be done now; else nothing."""
-        if record.get("segmenter") != self.fingerprint:
-            return "another segmenter"
-        before, now = record.get("config", {}), self.config.model_dump(mode="json")
-        pairs = {name: (before.get(name), value) for name, value in now.items() if name not in _FREE}
-        pairs["precision"] = (record.get("precision"), self.precision)
-        differ = [f"{name}: {then} there, {new} asked" for name, (then, new) in pairs.items() if then != new]
-        return f"other settings ({'; '.join(differ)})" if differ else ""
-
-
-def _read_record(path: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            return record
-        reason = "it is no record"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise StoreError(f"{path} cannot be read ({reason}); remove it, or choose another --out")
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be replaced: {describe_os_error(error)}") from error
 
 
 def _known(truth: Truth, grid: Grid, first: int) -> Labels:
@@ -336,8 +246,3 @@ def _known(truth: Truth, grid: Grid, first: int) -> Labels:
     if first:
         labels[labels == OUTSIDE] = UNKNOWN
     return labels
-
-
-def failures(rows: Sequence[SegmentedSlide]) -> list[tuple[str, str]]:
-    """Slides of which there is nothing, with the cause."""
-    return [(row.slide_id, row.detail) for row in rows if row.failed]

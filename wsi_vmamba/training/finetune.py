@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from wsi_vmamba.crop import middle_square, random_square
 from wsi_vmamba.device import is_gpu
 from wsi_vmamba.errors import DatasetError, TrainingError
 from wsi_vmamba.model.drop_path import set_drop_path
 from wsi_vmamba.model.normalise import normalise
 from wsi_vmamba.model.vmamba import VMamba
-from wsi_vmamba.training.crop import middle_square, random_square
 from wsi_vmamba.training.guard import Watch, diagnose
 from wsi_vmamba.training.mixing import erased, mixed, soft_labels
 from wsi_vmamba.training.optimise import averaged, backbone_groups, rate_share

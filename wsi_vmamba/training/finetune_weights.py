@@ -58,5 +58,7 @@ def packed(model: Classifier, config: FinetuneConfig, classes: Sequence[str]) ->
     if config.clip_frames:
         header |= {"clip_frames": str(config.clip_frames), "frames_per_token": str(config.frames_per_token)}
         header["class_names"] = json.dumps(list(classes))
+        if config.crop_px:
+            header["crop_px"] = str(config.crop_px)
     content: bytes = safetensors.torch.save(tensors, metadata=header)
     return content

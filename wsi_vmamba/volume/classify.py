@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from wsi_vmamba.crop import middle_square
 from wsi_vmamba.device import resolve_device
 from wsi_vmamba.errors import UsageError, WeightsError
 from wsi_vmamba.volume.build import build_volume
 from wsi_vmamba.volume.network import VMamba3D
-from wsi_vmamba.volume.pixels import as_volumes, normalise_clips
+from wsi_vmamba.volume.pixels import as_picture, as_volumes, normalise_clips
 
 
 class ClipClassifier:
@@ -25,12 +26,22 @@ class ClipClassifier:
     Attributes:
         classes: names of the classes, in the order of the probabilities.
         clip_frames: frames of the clips that it was trained on; others are taken too.
+        crop_px: side of the square that the middle of a clip is resized to first, as it was for judging in training;
+            None takes clips whole.
         model: the network.
     """
 
-    def __init__(self, model: VMamba3D, *, classes: Sequence[str], clip_frames: int, device: str) -> None:
+    def __init__(
+        self,
+        model: VMamba3D,
+        *,
+        classes: Sequence[str],
+        clip_frames: int,
+        device: str,
+        crop_px: int | None = None,
+    ) -> None:
         """Take over ``model``; it is moved to ``device`` and put in evaluation mode."""
-        self.classes, self.clip_frames = tuple(classes), clip_frames
+        self.classes, self.clip_frames, self.crop_px = tuple(classes), clip_frames, crop_px
         self.model = model.to(device).eval()
         self._device = device
 
@@ -45,11 +56,12 @@ class ClipClassifier:
         """
         if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3:
             raise UsageError(f"expected uint8 RGB frames (T, H, W, 3), got {clip.dtype} {clip.shape}")
-        pixels = torch.from_numpy(
-            np.ascontiguousarray(clip.transpose(1, 2, 0, 3)).reshape(1, *clip.shape[1:3], -1)
-        )
+        picture = as_picture(clip)
+        if self.crop_px is not None:
+            picture = middle_square(picture, side_px=self.crop_px)
+        pixels = torch.from_numpy(picture)[None].to(self._device)
         with torch.inference_mode():
-            images = normalise_clips(pixels.to(self._device), mean=self.model.mean, std=self.model.std)
+            images = normalise_clips(pixels, mean=self.model.mean, std=self.model.std)
             shares = self.model(as_volumes(images)).float().softmax(dim=1)[0].tolist()
         return dict(zip(self.classes, shares, strict=True))
 
@@ -66,6 +78,7 @@ def load_clip_classifier(weights: str | Path, *, device: str = "auto") -> ClipCl
         model,
         classes=json.loads(facts["class_names"]),
         clip_frames=int(facts["clip_frames"]),
+        crop_px=int(facts["crop_px"]) if "crop_px" in facts else None,
         device=resolve_device(device),
     )
 

@@ -1,4 +1,4 @@
-"""Settings of `detector` and `detect`."""
+"""Settings of `train-detector`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from wsi_vmamba.config.fields import (
     Mpp,
     PathText,
     Seed,
-    Segmenter,
-    Share,
 )
 from wsi_vmamba.config.marks import Argument, SetOnly
 
@@ -27,8 +25,8 @@ _Count = Annotated[int, Field(ge=1)]
 _Side = Annotated[int, Field(ge=32)]
 
 
-class DetectorConfig(RunConfig):
-    """`wsi-vmamba detector`: pictures with outlined objects to a detector, FPN and Mask R-CNN over a VMamba."""
+class TrainDetectorConfig(RunConfig):
+    """`wsi-vmamba train-detector`: pictures with outlined objects to a detector, FPN and Mask R-CNN over a VMamba."""
 
     data: Annotated[PathText, Argument()] = PAINTED
     """Folder with train.json and validation.json in COCO's format and the pictures in train/ and validation/; or
@@ -38,7 +36,7 @@ class DetectorConfig(RunConfig):
     weights: PathText = SHIPPED_WEIGHTS
     """Where the backbone starts: `auto` (shipped with it), `random`, a name of `weights list`, or a file."""
     out: PathText = "detector"
-    """Folder for the detector."""
+    """Folder for the model."""
     epochs: _Count = 12
     """Passes over the training pictures; after each the validation pictures are judged."""
     batch: _Count = 2
@@ -68,7 +66,7 @@ class DetectorConfig(RunConfig):
     they are taken as they are."""
     most_objects: Annotated[_Count, SetOnly()] = 300
     """Most objects that are found in one picture or window."""
-    mpp: Mpp | None = TARGET_MPP
+    target_mpp: Mpp | None = TARGET_MPP
     """Micrometres per pixel of the pictures, at which `detect` reads slides; null for photographs."""
     checkpointing: Annotated[bool, SetOnly()] = False
     """Compute the maps inside blocks again in the backward pass: the same numbers from less memory, in a third more
@@ -86,47 +84,20 @@ class DetectorConfig(RunConfig):
     device: Device = "auto"
     """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
     overwrite: bool = False
-    """Replace an existing detector."""
+    """Replace an existing model."""
+    resume: bool = False
+    """Go on after the last finished round of an interrupted training in `out`, to the same numbers."""
     seed: Seed = 0
     """Seed of new layers, of order and turning, and of painted pictures."""
 
     @model_validator(mode="after")
-    def _sides_are_two(self) -> DetectorConfig:
+    def _fits(self) -> TrainDetectorConfig:
         if self.sides_px is not None and (len(self.sides_px) != 2 or self.sides_px[0] > self.sides_px[1]):
             raise ValueError(
                 f"sides_px is the shorter and the longer side, such as [800, 1333], got {self.sides_px}"
             )
-        return self
-
-
-class DetectConfig(RunConfig):
-    """`wsi-vmamba detect`: the objects of slides, as GeoJSON for QuPath."""
-
-    slides: Annotated[PathText, Argument()] = "slides"
-    """Folder of slides (searched recursively), one slide, or a CSV with slide_id, path and mpp."""
-    detector: PathText = "detector"
-    """Folder that `wsi-vmamba detector` wrote, or the file in it."""
-    out: PathText = "detections"
-    """Folder for <slide_id>.geojson and detections.csv."""
-    least_score: Share = 0.5
-    """Objects of a lower score are left out."""
-    window_px: Annotated[int, Field(ge=64)] = 256
-    """Side of the windows that the detector sees, in pixels of its resolution."""
-    overlap_px: Annotated[int, Field(ge=0)] = 64
-    """What neighbouring windows share: at least the length of the longest object."""
-    segmenter: Segmenter = "otsu"
-    """What finds tissue; windows without any are not looked at. `all` looks at the whole slide."""
-    mpp_override: Mpp | None = None
-    """Micrometres per level-0 pixel, in place of what slides record."""
-    device: Device = "auto"
-    """Where to compute; auto takes a GPU where there is one, cuda:1 is the second."""
-    overwrite: bool = False
-    """Replace the GeoJSON of slides that have one; by default those slides are left alone."""
-
-    @model_validator(mode="after")
-    def _overlap_fits(self) -> DetectConfig:
-        if self.overlap_px >= self.window_px:
+        if self.resume and self.overwrite:
             raise ValueError(
-                f"overlap_px must be less than window_px, got {self.overlap_px} and {self.window_px}"
+                "resume and overwrite exclude each other: go on with the training, or replace it"
             )
         return self

@@ -1,4 +1,4 @@
-"""Settings of `segtrain`."""
+"""Settings of `train-segmenter`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from wsi_vmamba.config.fields import (
 )
 from wsi_vmamba.config.marks import Argument, Option, SetOnly
 
-#: Where `segtrain` writes a model and `segment` looks for it.
+#: Where `train-segmenter` writes a model and `segment` looks for it.
 SEGMENTER = "segmenter"
 _Count = Annotated[int, Field(ge=1)]
 _Scales = Annotated[list[_Count], Field(min_length=1)]
 _Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
 
 
-class SegtrainConfig(RunConfig):
-    """`wsi-vmamba segtrain`: slides with outlines, or pictures with label masks, to a model that segments."""
+class TrainSegmenterConfig(RunConfig):
+    """`wsi-vmamba train-segmenter`: slides with outlines, or pictures with label masks, to a model that segments."""
 
     data: Annotated[PathText, Argument("CSV|FOLDER")] = "slides.csv"
     """A CSV of slides (slide_id, path, annotation, label, split), a folder of slides with `--annotations`, or a folder
@@ -106,7 +106,7 @@ class SegtrainConfig(RunConfig):
     """Seed of the new head, of squares and their order."""
 
     @model_validator(mode="after")
-    def _fits(self) -> SegtrainConfig:
+    def _fits(self) -> TrainSegmenterConfig:
         low, high = self.picture_scale
         if low > high:
             raise ValueError(f"picture_scale is the least and the greatest factor, got {low:g} and {high:g}")

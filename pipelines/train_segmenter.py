@@ -6,14 +6,15 @@ from dataclasses import astuple
 from pathlib import Path
 
 from wsi_vmamba import console
-from wsi_vmamba.config.segtrain import SegtrainConfig
+from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
+from wsi_vmamba.dense.model_file import FILE
+from wsi_vmamba.dense.rounds import best_of
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.segmentation.job import COLUMNS, SegmentationJob, prepare
 from wsi_vmamba.segmentation.loop import SegmentationEpoch
-from wsi_vmamba.segmentation.model import FILE
 
 
-def run(config: SegtrainConfig) -> bool:
+def run(config: TrainSegmenterConfig) -> bool:
     """Train, keep the model of the best round, and say how to use it."""
     require_writable(Path(config.out), option="--out")
     with prepare(config) as job:
@@ -24,9 +25,9 @@ def run(config: SegtrainConfig) -> bool:
                 *numbers, best = astuple(report)
                 add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
 
-            best = job.fit(on_start=lambda done: _say_resumed(job, done), on_epoch=show)
+            best = best_of(job.fit(on_start=lambda done: _say_resumed(job, done), on_epoch=show))
     of_slides = job.model.spec.target_mpp is not None
-    following = f"wsi-vmamba segment {job.out} SLIDES" if of_slides else f'wv.open_segmenter("{job.out}")'
+    following = f"wsi-vmamba segment {job.out} SLIDES" if of_slides else f'wv.load_segmenter("{job.out}")'
     console.say(
         f"best round {best.epoch}: mean Dice {best.mean_dice:.4f}, mean IoU {best.mean_iou:.4f} on the validation "
         f"{'squares' if of_slides else 'pictures'} (it was chosen on them); {job.out / FILE}; next: {following}"
