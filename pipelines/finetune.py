@@ -9,9 +9,8 @@ from typing import Any
 
 from wsi_vmamba import console
 from wsi_vmamba.config import FinetuneConfig
-from wsi_vmamba.console import AddRow, live_table
+from wsi_vmamba.dense.rounds import METRICS, best_of, refuse_existing
 from wsi_vmamba.durable import csv_text, require_writable, write_atomic
-from wsi_vmamba.errors import UsageError
 from wsi_vmamba.provenance import write_run_record
 from wsi_vmamba.training.finetune import Classifier, FinetuneEpoch, FinetuneSettings, finetune
 from wsi_vmamba.training.finetune_state import FILE, identity, load_state, save_state
@@ -19,14 +18,14 @@ from wsi_vmamba.training.finetune_weights import packed, start
 from wsi_vmamba.training.resolve import choose_device
 from wsi_vmamba.training.tiles import TileSet
 
-WEIGHTS, METRICS = "weights.safetensors", "metrics.csv"
+WEIGHTS = "weights.safetensors"
 COLUMNS = tuple(field.name for field in fields(FinetuneEpoch))
 
 
 def run(config: FinetuneConfig) -> bool:
     """Fine-tune, keep the weights of the best epoch, and say how to use them."""
     out = Path(config.out)
-    _refuse_existing(out, config)
+    refuse_existing(out, (WEIGHTS, FILE), overwrite=config.overwrite, resume=config.resume)
     require_writable(out, option="--out")
     training, validation = (
         TileSet.find(Path(config.tiles) / split, clip_frames=config.clip_frames)
@@ -45,15 +44,14 @@ def run(config: FinetuneConfig) -> bool:
     asked = identity(config, training, validation, weights=note)
     state = load_state(out, asked) if config.resume else None
     if config.resume:
-        done = len(state["history"]) if state else 0
-        console.say(f"resuming after epoch {done}" if done else f"nothing to resume in {out}; beginning")
-    with live_table(str(out), [name.replace("_", " ") for name in COLUMNS]) as add:
-        keep = _keeper(out, config, training.classes, add, past=state["history"] if state else [])
+        console.say_resumed(out, len(state["history"]) if state else 0, what="epoch")
+    with console.rounds_table(out, FinetuneEpoch) as show:
+        keep = _keeper(out, config, training.classes, show, past=state["history"] if state else [])
         history = finetune(
             model, training, validation, settings, device=device, on_epoch=keep,
             on_state=lambda new: save_state(out, new, asked), state=state,
         )  # fmt: skip
-    best = next(report for report in reversed(history) if report.is_best)
+    best = best_of(history)
     facts = {"device": device, "classes": training.classes, "weights": note, "best": asdict(best)}
     write_run_record(out, command="finetune", config=config, facts=facts)
     console.say(
@@ -70,19 +68,11 @@ def _next(config: FinetuneConfig, weights: Path) -> str:
     return f"wsi-vmamba extract SLIDES --backbone {config.backbone} --weights {weights}"
 
 
-def _refuse_existing(out: Path, config: FinetuneConfig) -> None:
-    there = next((name for name in (WEIGHTS, FILE) if (out / name).exists()), None)
-    if there and not config.overwrite and not config.resume:
-        raise UsageError(
-            f"{out / there} is there already; replace it with --overwrite, go on with --resume, or choose another --out"
-        )
-
-
 def _keeper(
     out: Path,
     config: FinetuneConfig,
     classes: Sequence[str],
-    add: AddRow,
+    show: Callable[[FinetuneEpoch], None],
     *,
     past: Sequence[Mapping[str, Any]],
 ) -> Callable[[FinetuneEpoch, Classifier], None]:
@@ -94,7 +84,6 @@ def _keeper(
         if report.is_best:
             write_atomic(out / WEIGHTS, packed(trained, config, classes))
         write_atomic(out / METRICS, csv_text(COLUMNS, (astuple(one) for one in history)))
-        *numbers, best = astuple(report)
-        add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
+        show(report)
 
     return keep

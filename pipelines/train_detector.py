@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-
 from wsi_vmamba import console
 from wsi_vmamba.config.train_detector import TrainDetectorConfig
 from wsi_vmamba.dense.model_file import FILE
 from wsi_vmamba.dense.rounds import best_of
-from wsi_vmamba.detection.job import COLUMNS, DetectionJob, prepare
+from wsi_vmamba.detection.job import DetectionJob, prepare
 from wsi_vmamba.detection.loop import DetectorEpoch
 
 
@@ -16,12 +14,7 @@ def run(config: TrainDetectorConfig) -> bool:
     """Train a detector, keep the best epoch, and say how to use it."""
     job = prepare(config)
     _say_what(job)
-    with console.live_table(str(job.out), [name.replace("_", " ") for name in COLUMNS]) as add:
-
-        def show(report: DetectorEpoch) -> None:
-            *numbers, best = astuple(report)
-            add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
-
+    with console.rounds_table(job.out, DetectorEpoch) as show:
         best = best_of(job.fit(on_start=lambda done: _say_resumed(job, done), on_epoch=show))
     of_slides = job.model.spec.target_mpp is not None
     following = f"wsi-vmamba detect {job.out} SLIDES" if of_slides else f'wv.load_detector("{job.out}")'
@@ -42,4 +35,4 @@ def _say_what(job: DetectionJob) -> None:
 
 def _say_resumed(job: DetectionJob, done: int) -> None:
     if job.config.resume:
-        console.say(f"resuming after epoch {done}" if done else f"nothing to resume in {job.out}; beginning")
+        console.say_resumed(job.out, done, what="epoch")

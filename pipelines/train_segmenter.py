@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from pathlib import Path
 
 from wsi_vmamba import console
@@ -10,7 +9,7 @@ from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
 from wsi_vmamba.dense.model_file import FILE
 from wsi_vmamba.dense.rounds import best_of
 from wsi_vmamba.durable import require_writable
-from wsi_vmamba.segmentation.job import COLUMNS, SegmentationJob, prepare
+from wsi_vmamba.segmentation.job import SegmentationJob, prepare
 from wsi_vmamba.segmentation.loop import SegmentationEpoch
 
 
@@ -19,12 +18,7 @@ def run(config: TrainSegmenterConfig) -> bool:
     require_writable(Path(config.out), option="--out")
     with prepare(config) as job:
         _say_what(job)
-        with console.live_table(str(job.out), [name.replace("_", " ") for name in COLUMNS]) as add:
-
-            def show(report: SegmentationEpoch) -> None:
-                *numbers, best = astuple(report)
-                add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
-
+        with console.rounds_table(job.out, SegmentationEpoch) as show:
             best = best_of(job.fit(on_start=lambda done: _say_resumed(job, done), on_epoch=show))
     of_slides = job.model.spec.target_mpp is not None
     following = f"wsi-vmamba segment {job.out} SLIDES" if of_slides else f'wv.load_segmenter("{job.out}")'
@@ -49,4 +43,4 @@ def _say_what(job: SegmentationJob) -> None:
 
 def _say_resumed(job: SegmentationJob, done: int) -> None:
     if job.config.resume:
-        console.say(f"resuming after round {done}" if done else f"nothing to resume in {job.out}; beginning")
+        console.say_resumed(job.out, done, what="round")

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from wsi_vmamba.text import printable, without_commands
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: Notes on one file that are shown one by one.
 _SHOWN_NOTES = 8
@@ -160,6 +165,25 @@ def live_table(
             live.update(_last_rows(title, columns, rows), refresh=True)
 
         yield add
+
+
+@contextmanager
+def rounds_table(
+    folder: Path, report: type[DataclassInstance]
+) -> Iterator[Callable[[DataclassInstance], None]]:
+    """A `live_table` of a training: the numbers of its rounds, and in the last column whether it is the best so far."""
+    with live_table(str(folder), [one.name.replace("_", " ") for one in fields(report)]) as add:
+
+        def show(one: DataclassInstance) -> None:
+            *numbers, best = astuple(one)
+            add([*(f"{n:.4g}" for n in numbers), "*" if best else ""])
+
+        yield show
+
+
+def say_resumed(folder: Path, done: int, *, what: str) -> None:
+    """Say after which round a training goes on; ``what`` a round is called."""
+    say(f"resuming after {what} {done}" if done else f"nothing to resume in {folder}; beginning")
 
 
 def _last_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

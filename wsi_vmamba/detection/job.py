@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from wsi_vmamba.config.train_detector import PAINTED, TrainDetectorConfig
-from wsi_vmamba.dense.rounds import best_of, refuse_existing, restore, run_rounds
+from wsi_vmamba.dense.folder import decides
+from wsi_vmamba.dense.rounds import fit, refuse_existing
 from wsi_vmamba.detection.coco import CocoSet, read_coco
 from wsi_vmamba.detection.loop import DetectorEpoch, DetectorLoop, DetectorSettings
 from wsi_vmamba.detection.model import Detector, DetectorSpec
@@ -18,11 +19,9 @@ from wsi_vmamba.durable import require_writable
 from wsi_vmamba.errors import DatasetError, UsageError
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.pretraining.weights_file import start
-from wsi_vmamba.provenance import add_to_record, write_run_record
 from wsi_vmamba.training.resolve import choose_device
 
 COMMAND = "train-detector"
-COLUMNS = tuple(field.name for field in fields(DetectorEpoch))
 #: What may differ when a training is resumed.
 _FREE = ("data", "out", "overwrite", "resume", "device", "checkpointing")
 _PICTURES, _PAINTED_SIDE_PX = "painted", 256
@@ -76,20 +75,14 @@ class DetectionJob:
         loop = DetectorLoop(
             self.model, self.training, self.validation, DetectorSettings(**settings), device=self.device
         )
-        asked = self._identity()
-        if self.config.resume:
-            restore(loop, self.out, asked)
-        # First: a training that is interrupted leaves a model, and what made it must be known.
         facts = {"device": self.device, "weights": self.note, "classes": list(self.training.classes)}
-        write_run_record(self.out, command=COMMAND, config=self.config, facts=facts)
-        record = (self.out / f"{COMMAND}.run.json").read_bytes()
-        on_start(len(loop.history))
-        run_rounds(loop, self.out, packed=self.model.packed, asked=asked, on_epoch=on_epoch)
-        add_to_record(self.out, COMMAND, {"best": asdict(best_of(loop.history))}, of=record)
-        return tuple(loop.history)
+        return fit(
+            loop, self.config, command=COMMAND, packed=self.model.packed, asked=self._identity(), facts=facts,
+            on_start=on_start, on_epoch=on_epoch,
+        )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json", exclude=set(_FREE)) | {
+        return decides(self.config, free=_FREE) | {
             "start": self.note,
             "classes": list(self.training.classes),
             "training data": self.training.describe(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsi_vmamba.dense.rounds import Loop
 from wsi_vmamba.detection.average_precision import COCO_MOST, COCO_OVERLAPS, PrecisionCounter
 from wsi_vmamba.detection.coco import CocoPicture, CocoSet
 from wsi_vmamba.detection.examples import Turns, batches, image_of
@@ -18,7 +19,7 @@ from wsi_vmamba.detection.model import Detector
 from wsi_vmamba.device import is_gpu
 from wsi_vmamba.errors import TrainingError
 from wsi_vmamba.model.drop_path import set_drop_path
-from wsi_vmamba.training.guard import Watch, diagnose
+from wsi_vmamba.training.guard import diagnose
 from wsi_vmamba.training.optimise import parameter_groups
 
 #: Largest share of all steps that the learning rate rises over.
@@ -77,7 +78,7 @@ class DetectorEpoch:
     is_best: bool
 
 
-class DetectorLoop:
+class DetectorLoop(Loop[DetectorEpoch]):
     """Trains all of a detector in place; `run_epoch` trains one more epoch."""
 
     def __init__(
@@ -98,11 +99,10 @@ class DetectorLoop:
             settings: how.
             device: where to compute.
         """
-        self.history: list[DetectorEpoch] = []
+        super().__init__(DetectorEpoch, epochs=settings.epochs)
         self._detector = detector.to(device)
         self._training, self._validation = training, validation
         self._settings, self._device = settings, device
-        self._watch = Watch()
         set_drop_path(detector.vmamba, settings.drop_path)
         detector.vmamba.grad_checkpointing = settings.checkpointing
         groups = parameter_groups(detector, weight_decay=settings.weight_decay)
@@ -113,25 +113,6 @@ class DetectorLoop:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, partial(_rate_share, settings=settings, steps_per_epoch=steps_per_epoch)
         )
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return len(self.history) >= self._settings.epochs
-
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here."""
-        return {name: part.state_dict() for name, part in self._parts().items()} | {
-            "history": [asdict(one) for one in self.history],
-            "watch": asdict(self._watch),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.history = [DetectorEpoch(**row) for row in state["history"]]
-        self._watch = Watch(**state["watch"])
 
     def run_epoch(self) -> DetectorEpoch:
         """Train on all pictures once, judge, and say how it went.

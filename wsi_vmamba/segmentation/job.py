@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from wsi_vmamba.config import ExtractConfig
 from wsi_vmamba.config.train_segmenter import TrainSegmenterConfig
-from wsi_vmamba.dense.rounds import best_of, refuse_existing, restore, run_rounds
+from wsi_vmamba.dense.folder import decides
+from wsi_vmamba.dense.rounds import fit, refuse_existing
 from wsi_vmamba.dense.slides import opened
 from wsi_vmamba.errors import DatasetError, SlideError, UsageError
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.pretraining.weights_file import start
-from wsi_vmamba.provenance import add_to_record, write_run_record
 from wsi_vmamba.records import split_by_patient
 from wsi_vmamba.segmentation.annotated import AnnotatedSlide, find_annotated, require_known
 from wsi_vmamba.segmentation.classes import OUTSIDE, ClassTable, classes_of_outlines
@@ -28,7 +28,6 @@ from wsi_vmamba.segmentation.truth import Nothing, read_truth
 from wsi_vmamba.training.resolve import choose_device
 
 COMMAND = "train-segmenter"
-COLUMNS = tuple(one.name for one in fields(SegmentationEpoch))
 #: What may differ when a training is resumed.
 _FREE = ("data", "annotations", "out", "overwrite", "resume", "device")
 #: Level-0 resolution at which label masks of slides are read, as a share of the target's: finer is of no use.
@@ -92,23 +91,16 @@ class SegmentationJob:
         config = self.config
         settings = LoopSettings(**{one.name: getattr(config, one.name) for one in fields(LoopSettings)})
         loop = SegmentationLoop(self.model, self.training, self.validation, settings, device=self.device)
-        asked = self._identity()
-        if config.resume:
-            restore(loop, self.out, asked)
-        # First: a training that is interrupted leaves a model, and what made it must be known.
         facts = {
             "device": self.device, "weights": self.note, "classes": list(self.model.spec.classes), "data": self.about,
         }  # fmt: skip
-        write_run_record(self.out, command=COMMAND, config=config, facts=facts)
-        record = (self.out / f"{COMMAND}.run.json").read_bytes()
-        on_start(len(loop.history))
-        run_rounds(loop, self.out, packed=self.model.packed, asked=asked, on_epoch=on_epoch)
-        add_to_record(self.out, COMMAND, {"best": asdict(best_of(loop.history))}, of=record)
-        return tuple(loop.history)
+        return fit(
+            loop, config, command=COMMAND, packed=self.model.packed, asked=self._identity(), facts=facts,
+            on_start=on_start, on_epoch=on_epoch,
+        )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
-        settings = self.config.model_dump(mode="json")
-        return {key: value for key, value in settings.items() if key not in _FREE} | {
+        return decides(self.config, free=_FREE) | {
             "start": self.note,
             "classes": list(self.model.spec.classes),
             "training data": self.training.describe(),

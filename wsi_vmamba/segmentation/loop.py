@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsi_vmamba.dense.rounds import Loop
 from wsi_vmamba.device import is_gpu
 from wsi_vmamba.errors import TrainingError
 from wsi_vmamba.model.drop_path import set_drop_path
@@ -21,7 +22,7 @@ from wsi_vmamba.segmentation.losses import confusion, dice_and_iou, segmentation
 from wsi_vmamba.segmentation.maps import MapSource, images_of, map_source
 from wsi_vmamba.segmentation.model import Segmenter
 from wsi_vmamba.segmentation.squares import AUGMENTS, Augment, Square, Squares
-from wsi_vmamba.training.guard import Watch, diagnose
+from wsi_vmamba.training.guard import diagnose
 from wsi_vmamba.training.optimise import backbone_groups, parameter_groups, rate_share
 
 #: Threads that read squares.
@@ -75,7 +76,7 @@ class SegmentationEpoch:
     is_best: bool
 
 
-class SegmentationLoop:
+class SegmentationLoop(Loop[SegmentationEpoch]):
     """Trains a segmenter in place; `run_epoch` trains one more round."""
 
     def __init__(
@@ -96,12 +97,11 @@ class SegmentationLoop:
             settings: how.
             device: where to compute.
         """
-        self.history: list[SegmentationEpoch] = []
+        super().__init__(SegmentationEpoch, epochs=settings.epochs)
         self._model = model.to(device)
         self._training, self._validation = training, validation
         self._settings = settings
         self._device = device
-        self._watch = Watch()
         self._auxiliary = self._new_auxiliary()
         model.backbone.requires_grad_(settings.train_backbone)
         set_drop_path(model.backbone, settings.drop_path)
@@ -115,25 +115,6 @@ class SegmentationLoop:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: rate_share(step, warmup=warmup, total=settings.epochs * steps)
         )
-
-    @property
-    def finished(self) -> bool:
-        """Whether all rounds are done."""
-        return len(self.history) >= self._settings.epochs
-
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here."""
-        return {name: part.state_dict() for name, part in self._parts().items()} | {
-            "history": [asdict(one) for one in self.history],
-            "watch": asdict(self._watch),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.history = [SegmentationEpoch(**row) for row in state["history"]]
-        self._watch = Watch(**state["watch"])
 
     def run_epoch(self) -> SegmentationEpoch:
         """Train on a round of squares, judge, and say how it went.
