@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -181,7 +182,72 @@ def test_the_usual_remedies_for_the_resolution(tmp_path, coordinates):
         open_slide(descriptor, scene=1)
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "other size", "no picture", "too long", "a pipe"])
+def vips_properties(**properties):
+    """As `vips dzsave` writes them; `level_0_width` stands for `openslide.level[0].width`."""
+    named = {
+        re.sub(r"level_(\d)_", r"openslide.level[\1].", name): value for name, value in properties.items()
+    }
+    listed = "".join(
+        f"<property><name>{name.replace('mpp_', 'openslide.mpp-').replace('slide_', 'slide-')}</name>"
+        f'<value type="VipsRefString">{value}</value></property>'
+        for name, value in named.items()
+    )
+    start = '<?xml version="1.0"?>\n<image xmlns="http://www.vips.ecs.soton.ac.uk//dzsave" version="8.14.2">'
+    return f"{start}<properties>{listed}</properties></image>"
+
+
+#: Of a picture of 40 x 30 px that is level 0 of its slide.
+WHOLE = {"level_0_width": 40, "level_0_height": 30, "level_0_downsample": 1}
+HALVED = {"level_1_width": 40, "level_1_height": 30, "level_1_downsample": "2.0"}
+
+
+@pytest.mark.parametrize(
+    ("found", "mpp", "source"),
+    [
+        ({"mpp_x": "0.2524", "mpp_y": "0.2526", "slide_level": 0, **WHOLE}, 0.2525, "openslide.mpp-x"),
+        ({"mpp_x": "0.2524", "mpp_y": "0.2526", "slide_level": 1, **HALVED}, 0.505, "openslide.mpp-x"),
+        # Cut or scaled after it was read: libvips' own numbers go with it.
+        (
+            {"mpp_x": "0.25", "mpp_y": "0.25", "level_0_width": 80, "xres": "2000", "yres": "2000"},
+            0.5,
+            "xres",
+        ),
+        ({"xres": "3961,96", "yres": "3961.96"}, 1000 / 3961.96, "xres"),
+        ({"xres": "1", "yres": "1"}, None, None),
+        ({"xres": "2.8346", "yres": "2.8346"}, None, None),
+        ({"xres": "0", "yres": "nan"}, None, None),
+        ({"xres": "4000"}, None, None),
+    ],
+)
+def test_the_resolution_that_vips_leaves_among_the_tiles(tmp_path, coordinates, pack, found, mpp, source):
+    descriptor, _ = cut(tmp_path / "a", coordinates(40, 30))
+    (tmp_path / "a" / "HE_files" / "vips-properties.xml").write_text(vips_properties(**found))
+    with open_slide(pack(descriptor)) as slide:
+        assert slide.mpp == pytest.approx(mpp)
+        assert slide.properties.get("mpp_source") == (source and f"{source} in vips-properties.xml")
+
+
+@pytest.mark.parametrize("harm", ["cut", "no XML", "entities", "a folder", "a pipe", "too long"])
+def test_properties_of_vips_that_cannot_be_read_are_as_good_as_none(tmp_path, coordinates, harm):
+    descriptor, _ = cut(tmp_path, coordinates(40, 30))
+    path, whole = tmp_path / "HE_files" / "vips-properties.xml", vips_properties(xres=4000, yres=4000)
+    if harm == "a folder":
+        path.mkdir()
+    elif harm == "a pipe":
+        os.mkfifo(path)
+    else:
+        entities = whole.replace("?>", '?><!DOCTYPE a [<!ENTITY b "4000">]>', 1).replace(">4000<", ">&b;<")
+        long = whole.replace("<properties>", f"<properties><!--{' ' * (16 << 20)}-->")
+        texts = {"cut": whole[:-20], "no XML": "xres=4000", "entities": entities, "too long": long}
+        path.write_text(texts[harm])
+    with open_slide(descriptor) as slide:
+        assert slide.mpp is None
+        assert slide.read_region(x_l0=0, y_l0=0, level=0, width_px=40, height_px=30).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(
+    "harm", ["cut", "gone", "other size", "no picture", "too long", "a pipe", "a folder"]
+)
 def test_a_damaged_tile(tmp_path, coordinates, harm):
     picture = coordinates(101, 77)
     descriptor, _ = cut(tmp_path, picture)
@@ -190,6 +256,8 @@ def test_a_damaged_tile(tmp_path, coordinates, harm):
     tile.unlink()
     if harm == "a pipe":
         os.mkfifo(tile)
+    elif harm == "a folder":
+        tile.mkdir()
     elif harm == "other size":
         Image.fromarray(picture[:30, :30]).save(tile)
     elif harm != "gone":

@@ -43,6 +43,9 @@ class TileFiles(Protocol):
             UnreadableSlideError: the slide went away or is closed.
         """
 
+    def beside(self, name: str, *, max_bytes: int) -> bytes | None:
+        """A file that lies among the folders of the levels; None where there is none that can be read."""
+
     def close(self) -> None:
         """Let go of the files."""
 
@@ -96,26 +99,38 @@ class FolderFiles:
 
     def read(self, number: int, name: str, *, max_bytes: int) -> bytes | None:
         """The file of a tile; see `TileFiles`."""
+        return self._read(f"{number}/{name}", max_bytes)
+
+    def beside(self, name: str, *, max_bytes: int) -> bytes | None:
+        """A file among the folders of the levels; see `TileFiles`."""
+        try:
+            return self._read(name, max_bytes)
+        except DamagedTileError:
+            return None
+
+    def _read(self, name: str, max_bytes: int) -> bytes | None:
         if self._closed:
             raise _closed_error(self._path)
         try:
-            # Not to hang where a tile is a named pipe.
-            descriptor = os.open(self._tiles / str(number) / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            # Not to hang where it is a named pipe.
+            descriptor = os.open(self._tiles / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self._tiles.is_dir():
                 raise UnreadableSlideError(self._path, "it went away while it was read") from error
             return None
         except OSError as error:
             raise DamagedTileError(f"its file cannot be opened ({error.strerror})") from error
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedTileError("there is something else than a file in its place")
             _check_bytes(status.st_size, max_bytes)
-            try:
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read(max_bytes)
-            except OSError as error:
-                raise failed_read(self._path, error) from error
+        except OSError as error:
+            raise failed_read(self._path, error) from error
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Refuse further reads."""
@@ -166,6 +181,13 @@ class ZipFiles:
         """The file of a tile; see `TileFiles`."""
         entry = self._entries.get(f"{number}/{name}")
         return None if entry is None else self._inflate(entry, max_bytes)
+
+    def beside(self, name: str, *, max_bytes: int) -> bytes | None:
+        """A file among the folders of the levels; see `TileFiles`."""
+        try:
+            return self._inflate(self._entries[name], max_bytes) if name in self._entries else None
+        except DamagedTileError:
+            return None
 
     def _inflate(self, entry: zipfile.ZipInfo, max_bytes: int) -> bytes:
         _check_bytes(entry.file_size, max_bytes)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.errors import BadTileError, UnreadableSlideError
 from wsi_vmamba.slide.base import Level
-from wsi_vmamba.slide.canvas import WHITE, CanvasSlide
+from wsi_vmamba.slide.canvas import WHITE, CanvasSlide, RecordedMpp
 from wsi_vmamba.slide.deepzoom.decode import decode_picture_tile, encoded_picture_tile
 from wsi_vmamba.slide.deepzoom.descriptor import Descriptor, read_descriptor
 from wsi_vmamba.slide.deepzoom.files import TileFiles, open_files
+from wsi_vmamba.slide.deepzoom.vips import MAX_PROPERTIES_BYTES, PROPERTIES, recorded_mpp
 from wsi_vmamba.slide.jpeg import DamagedTileError
 from wsi_vmamba.slide.scenes import only_scene
 from wsi_vmamba.slide.tile_cache import TILES
@@ -29,7 +30,8 @@ class DeepZoomSlide(CanvasSlide):
 
     Of each tile its own square is shown; the pixels that it shares with its neighbours are theirs. A tile that is
     missing is damage, as an incomplete copy leaves it, unless the descriptor lists the parts that are covered
-    (DisplayRects) and it lies in none of them: that is white. Deep Zoom records no resolution.
+    (DisplayRects) and it lies in none of them: that is white. Deep Zoom records no resolution; `vips dzsave` leaves one
+    beside the tiles, see `vips`.
     """
 
     def __init__(self, path: str | Path, *, scene: int | None = None) -> None:
@@ -59,7 +61,7 @@ class DeepZoomSlide(CanvasSlide):
             path,
             reader="deepzoom",
             levels=tuple(_level(descriptor, number) for number in self._numbers),
-            mpp=None,
+            mpp=_mpp(descriptor, self._files),
             properties={
                 "format": "Deep Zoom",
                 "codec": descriptor.suffix,
@@ -150,6 +152,12 @@ class DeepZoomSlide(CanvasSlide):
         """Let go of the files; further reads are errors."""
         self._files.close()
         TILES.forget(self._token)
+
+
+def _mpp(descriptor: Descriptor, files: TileFiles) -> RecordedMpp | None:
+    text = files.beside(PROPERTIES, max_bytes=MAX_PROPERTIES_BYTES)
+    size = {"width_px": descriptor.width_px, "height_px": descriptor.height_px}
+    return None if text is None else recorded_mpp(text, **size)
 
 
 def _stored_levels(path: str | Path, descriptor: Descriptor, files: TileFiles) -> list[int]:
