@@ -4,6 +4,7 @@ small slides that are quick to make, and the extract command on them."""
 from __future__ import annotations
 
 import csv
+import gc
 import importlib
 import json
 import os
@@ -23,10 +24,19 @@ if TYPE_CHECKING:
 
     from wsi_vmamba.config import ExtractConfig
 
+# Libraries read it once, when they are imported. Tests run beside each other, one to a core, and threads of several
+# processes that wait for each other on the same cores take twice the time; so do the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 #: Side of the patches of made-up features, in level-0 pixels.
 PATCH_L0 = 256
 GOLDEN = Path(__file__).with_name("golden")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: the garbage collector need not look through it each time."""
+    gc.freeze()
 
 
 def _folder(variable: str, default: str) -> Path:
