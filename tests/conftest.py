@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from wsi_vmamba.config import ExtractConfig
 
-# Libraries read it once, when they are imported. Tests run beside each other, one to a core, and threads of several
-# processes that wait for each other on the same cores take twice the time; so do the commands that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests run beside each other, one process to a core, and torch's threads spin while they wait: several processes with
+# several threads took twice the CPU time. Here, for torch reads it once; the commands that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Side of the patches of made-up features, in level-0 pixels.
@@ -68,14 +68,13 @@ def large_golden() -> Path:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tensors of tests are slower on several threads, much slower where other programs run beside."""
+def two_threads() -> Iterator[None]:
+    """Torch, and the kernels that ask it how many threads to use, on two."""
     import torch  # most tests need none, and it is slow to import
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

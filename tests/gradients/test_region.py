@@ -21,8 +21,6 @@ from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = VMambaConfig(depths=(1, 1), dims=(16, 32), num_classes=2)
 VANILLA = {
     "gated": True,
