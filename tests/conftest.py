@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Tests run beside each other, one process to a core, and torch's threads spin while they wait: several processes with
 # several threads took twice the CPU time. Here, for torch reads it once; the commands that tests start inherit it.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Side of the patches of made-up features, in level-0 pixels.

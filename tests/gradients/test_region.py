@@ -114,6 +114,13 @@ def test_float32_is_float64_to_rounding(kind: str, training: bool):
         assert worst < 1e-4, (strip_rows, name)
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
+def test_two_threads_of_torch_and_of_the_kernels_give_the_same_to_rounding():
+    assert torch.get_num_threads() == 2
+    test_float32_is_float64_to_rounding("s1", training=True)
+
+
 def test_nothing_is_kept_without_gradients_and_the_numbers_are_the_same():
     model = build(SMALL, torch.float64)
     pixels = noise(24, 40)

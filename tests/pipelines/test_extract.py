@@ -58,7 +58,7 @@ def test_every_slide_ends_as_features_and_a_second_run_skips_them(slides: Path, 
 
 
 def test_a_system_without_proc_and_affinity_gives_the_same_features(
-    slides: Path, tmp_path: Path, monkeypatch
+    slides: Path, tmp_path: Path, monkeypatch, two_threads
 ):
     """As macOS is; what psutil asks the system for is its own matter."""
     read_text = Path.read_text
