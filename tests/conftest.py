@@ -4,6 +4,7 @@ small slides that are quick to make, and the extract command on them."""
 from __future__ import annotations
 
 import csv
+import gc
 import importlib
 import json
 import os
@@ -23,10 +24,19 @@ if TYPE_CHECKING:
 
     from wsi_vmamba.config import ExtractConfig
 
+# Tests run beside each other, one process to a core, and torch's threads spin while they wait: several processes with
+# several threads took twice the CPU time. Here, for torch reads it once; the commands that tests start inherit it.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 ROOT = Path(__file__).resolve().parents[1]
 #: Side of the patches of made-up features, in level-0 pixels.
 PATCH_L0 = 256
 GOLDEN = Path(__file__).with_name("golden")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: the garbage collector need not look through it each time."""
+    gc.freeze()
 
 
 def _folder(variable: str, default: str) -> Path:
@@ -58,14 +68,13 @@ def large_golden() -> Path:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tensors of tests are slower on several threads, much slower where other programs run beside."""
+def two_threads() -> Iterator[None]:
+    """Torch, and the kernels that ask it how many threads to use, on two."""
     import torch  # most tests need none, and it is slow to import
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

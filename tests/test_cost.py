@@ -15,8 +15,6 @@ from wsi_vmamba.extraction.front import extract
 from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.provenance import add_to_record
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_sleep_is_wall_time_and_work_is_both():
     watch = Stopwatch()

@@ -26,8 +26,6 @@ from wsi_vmamba.training import EpochReport, TrainSettings, load_run, predict, t
 from wsi_vmamba.training.model import feature_moments
 from wsi_vmamba.training.slides import class_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SOURCE = FeatureSource(model="null", weights_hash="00", target_mpp=0.5, patch_px=256)
 QUICK = TrainSettings(epochs=6, hidden_dim=16, patience=6, learning_rate=5e-4)
 

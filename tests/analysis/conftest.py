@@ -12,8 +12,6 @@ from wsi_vmamba.model.config import VMambaConfig
 from wsi_vmamba.model.ss2d import SS2D
 from wsi_vmamba.model.vmamba import VMamba
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def small_network() -> Callable[..., Network]:

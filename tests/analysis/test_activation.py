@@ -12,8 +12,6 @@ from wsi_vmamba.analysis.windows import Window
 from wsi_vmamba.errors import UnknownNameError
 from wsi_vmamba.ops.reference import ss2d_scan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def window(side_px: int, point_px: tuple[int, int]) -> Window:
     pixels = np.random.default_rng(1).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)

@@ -19,8 +19,6 @@ from wsi_vmamba.model import ss2d
 from wsi_vmamba.model.ss2d import SS2D
 from wsi_vmamba.probing.tiles import find_tiles
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def pictures(count: int = 2, side_px: int = 32) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (count, side_px, side_px, 3), dtype=np.uint8)

@@ -13,8 +13,6 @@ from wsi_vmamba.errors import MemoryLimitError
 from wsi_vmamba.model.ss2d import SS2D
 from wsi_vmamba.model.variants import VARIANTS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def pictures(count: int, side_px: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (count, side_px, side_px, 3), dtype=np.uint8)

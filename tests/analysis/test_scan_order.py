@@ -12,8 +12,6 @@ from wsi_vmamba.analysis.turns import TURNS
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.model.ss2d import SS2D
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def pictures(count: int = 2, side_px: int = 64) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (count, side_px, side_px, 3), dtype=np.uint8)

@@ -108,7 +108,6 @@ def play(blocks: list[Block], folder: Path) -> None:
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "MPLBACKEND": "Agg",
-        "OMP_NUM_THREADS": "1",
     }
     ended = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("play_blocks.py"))],

@@ -16,7 +16,6 @@ from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.training.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FILES = (
     "checkpoint.pt", "best.safetensors", "model.json", "metrics.csv", "splits.csv", "evaluation/slides.csv",
 )  # fmt: skip

@@ -31,7 +31,6 @@ from wsi_vmamba.view.patches import load_columns, load_table
 from wsi_vmamba.view.result_sources import prediction_source, run_source
 from wsi_vmamba.view.run_model import RunModel
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("lusc", "luad", "normal")
 DIM = 6
 

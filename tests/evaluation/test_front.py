@@ -16,8 +16,6 @@ from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import ConfigError, MetricError, TrainingError, UsageError
 from wsi_vmamba.pipelines import evaluate, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = {"dataset": "csv", "epochs": 3, "learning_rate": 2e-3}
 #: Files of a run that hold no time, no path and no command line.
 RUN_FILES = ("best.safetensors", "metrics.csv", "model.json", "splits.csv")

@@ -21,8 +21,6 @@ from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.store import FeatureWriter, open_features
 from wsi_vmamba.training import Prediction
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DIM = 4
 
 

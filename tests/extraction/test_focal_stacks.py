@@ -25,7 +25,6 @@ from wsi_vmamba.stream import StreamStats
 from wsi_vmamba.training.reference import DECISIVE, Origin
 from wsi_vmamba.volume.build import build_volume
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 #: Two regions of 2 x 2 patches.
 SETTINGS = {
     "backbone": "vmamba_pico", "precision": "fp32", "segmenter": "all", "patch_px": 64, "region_px": 128,

@@ -21,8 +21,6 @@ from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = VMambaConfig(depths=(1, 1), dims=(16, 32), num_classes=2)
 VANILLA = {
     "gated": True,
@@ -114,6 +112,13 @@ def test_float32_is_float64_to_rounding(kind: str, training: bool):
         assert off(got.double(), features) < 1e-5, strip_rows
         worst, name = furthest({key: value.double() for key, value in found.items()}, gradients)
         assert worst < 1e-4, (strip_rows, name)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
+def test_two_threads_of_torch_and_of_the_kernels_give_the_same_to_rounding():
+    assert torch.get_num_threads() == 2
+    test_float32_is_float64_to_rounding("s1", training=True)
 
 
 def test_nothing_is_kept_without_gradients_and_the_numbers_are_the_same():

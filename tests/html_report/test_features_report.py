@@ -14,8 +14,6 @@ import wsi_vmamba as wv
 from wsi_vmamba.html_report.extracted import Extracted
 from wsi_vmamba.html_report.suspicions import Cohort
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COLUMNS = ("slide_id", "outcome", "detail", "remedy", "regions", "patches", "left_out", "seconds", "decode_s", "wait_s",
            "stream_s")  # fmt: skip
 

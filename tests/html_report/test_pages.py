@@ -13,8 +13,6 @@ from PIL import Image
 import wsi_vmamba as wv
 from wsi_vmamba.html_report import markup
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,8 +22,6 @@ from wsi_vmamba.metrics.detections import Detections, FrocSlide
 from wsi_vmamba.metrics.froc import RATES, froc
 from wsi_vmamba.metrics.lesions import find_lesions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def found(run: wv.Run) -> wv.Evaluation:

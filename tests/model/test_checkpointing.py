@@ -10,7 +10,6 @@ from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.model.build import vmamba
 from wsi_vmamba.model.drop_path import set_drop_path
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIGS = {
     "second generation": VMambaConfig(depths=(1, 3), dims=(16, 32), num_classes=3),
     "vanilla": VMambaConfig(

@@ -10,8 +10,6 @@ from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.model.drop_path import drop_path, set_drop_path
 from wsi_vmamba.model.vmamba import VMamba
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = VMambaConfig(depths=(1, 2, 2), dims=(8, 16, 16), num_classes=2)
 
 

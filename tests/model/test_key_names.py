@@ -19,8 +19,6 @@ from wsi_vmamba.model.recognise import config_of, recognise
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.model.vmamba import VMamba
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = VMambaConfig(depths=(1, 2), dims=(16, 24), d_state=2, num_classes=3)
 VANILLA = VMambaConfig(
     depths=(1, 1), dims=(16, 24), ssm_ratio=2.0, d_state=4, mlp_ratio=0.0, gated=True, conv_bias=True, patch_embed=1,

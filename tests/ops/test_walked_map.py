@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba import ops
-from wsi_vmamba.ops import cpu, packing, walked_map
+from wsi_vmamba.ops import cpu, packing, walked_map, whole_map
 
 if TYPE_CHECKING:
     from conftest import ScanCase
@@ -133,6 +133,23 @@ def test_operator_walks_small_maps_and_sweeps_large_ones(
         grads = torch.autograd.grad(y, inputs, case.grad_y.to(dtype))
         for name, got, expected in zip(NAMES, grads, case.grads, strict=True):
             assert error(got, expected) <= (5e-6 if dtype == torch.float32 else 4e-2), name
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("state", [1, 3], ids=["walked", "swept"])
+def test_operator_takes_the_threads_of_torch_for_maps_that_are_worth_it(
+    cases: Callable[..., ScanCase], state: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, threads = [], whole_map._threads
+    monkeypatch.setattr(whole_map, "_threads", lambda *asked: taken.append(threads(*asked)) or taken[-1])
+    case = cases((1, 60, 60, 64, 2, state))
+    inputs = [t.clone().requires_grad_() for t in case.inputs]
+    y = ops.ss2d_scan(*inputs)
+    assert error(y.detach(), case.y) <= 1e-6
+    grads = torch.autograd.grad(y, inputs, case.grad_y)
+    for name, got, expected in zip(NAMES, grads, case.grads, strict=True):
+        assert error(got, expected) <= 5e-6, name
+    assert taken == [2, 2]
 
 
 def test_empty_batch_has_empty_gradients(cases: Callable[..., ScanCase]) -> None:

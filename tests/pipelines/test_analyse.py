@@ -18,8 +18,6 @@ from wsi_vmamba.analysis.directions_of_scan import SCANS
 from wsi_vmamba.cli import app
 from wsi_vmamba.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:

@@ -23,8 +23,6 @@ from wsi_vmamba.training.tiles import TileSet
 from wsi_vmamba.volume.classify import ClipClassifier
 from wsi_vmamba.volume.pixels import as_picture
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def drifting(rng: np.random.Generator, *, frames: int = 4, side: int = 32) -> NDArray[np.uint8]:
     """A random texture that drifts to the right."""

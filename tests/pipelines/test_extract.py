@@ -58,7 +58,7 @@ def test_every_slide_ends_as_features_and_a_second_run_skips_them(slides: Path, 
 
 
 def test_a_system_without_proc_and_affinity_gives_the_same_features(
-    slides: Path, tmp_path: Path, monkeypatch
+    slides: Path, tmp_path: Path, monkeypatch, two_threads
 ):
     """As macOS is; what psutil asks the system for is its own matter."""
     read_text = Path.read_text
@@ -141,7 +141,7 @@ def test_the_run_record_says_what_made_the_features(slides: Path, tmp_path: Path
     assert "scan_kernel" not in record  # this encoder has no scan
 
 
-def test_the_kernel_is_recorded_of_encoders_that_scan(one_thread):
+def test_the_kernel_is_recorded_of_encoders_that_scan():
     for name, weights, scans in (("vmamba_pico", "random", True), ("null", "auto", False)):
         settings = ExtractConfig(slides="slides", backbone=name, weights=weights, device="cpu")
         facts = describe_encoder(settings, load_encoder(settings))

@@ -22,7 +22,6 @@ from wsi_vmamba.store import open_features
 from wsi_vmamba.training.finetune_state import save_state
 
 OUTPUTS = ("metrics.csv", "weights.safetensors")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

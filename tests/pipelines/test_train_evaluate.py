@@ -20,8 +20,6 @@ from wsi_vmamba.pipelines import evaluate, train
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import load_run, predict
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DIM = 8
 
 

@@ -19,8 +19,6 @@ from wsi_vmamba.model.shipped import shipped_files
 from wsi_vmamba.model.variants import VARIANTS
 from wsi_vmamba.pipelines import weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -15,8 +15,6 @@ import wsi_vmamba as wv
 from wsi_vmamba.errors import IncompatibleStoreError
 from wsi_vmamba.store import open_features
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAME = "hf-hub:lab/encoder:class+mean"
 STATE = {"scale": torch.tensor([2.0, 3.0, 4.0]), "cls_token": torch.zeros(1)}
 LESION = (203, 117, 391, 309)

@@ -19,8 +19,6 @@ from wsi_vmamba.prediction.slide_prediction import read_prediction
 from wsi_vmamba.report.heatmap import colour_of
 from wsi_vmamba.slide import READERS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 #: Off the grid of 32 px on every side.
 LESION = (203, 117, 391, 309)
 MPP, PATCH_PX = 0.5, 32

@@ -14,8 +14,6 @@ import pytest
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.prediction.inputs import find_inputs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LESION = (203, 117, 391, 309)
 
 

@@ -16,8 +16,6 @@ from wsi_vmamba.errors import TrainingError, UsageError, WeightsError
 from wsi_vmamba.model import build_backbone
 from wsi_vmamba.prediction.packed import _KEY, _digest, _read
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LESION = (203, 117, 391, 309)
 
 

@@ -31,8 +31,6 @@ from wsi_vmamba.tabular.folder import DESCRIPTION
 from wsi_vmamba.training import load_run, predict
 from wsi_vmamba.training.reference import REFERENCE, read_reference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LESION = (203, 117, 391, 309)
 
 

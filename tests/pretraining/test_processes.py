@@ -40,7 +40,7 @@ with joined("cpu") as (ranks, device):
 
 
 def start(settings, *, rank=None, world=2, port=0):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = dict(os.environ)
     if rank is not None:
         told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
         environment |= {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}

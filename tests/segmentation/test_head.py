@@ -15,8 +15,6 @@ from wsi_vmamba.segmentation.maps import StripMaps, TorchMaps, kind_of_maps, res
 from wsi_vmamba.segmentation.model import Segmenter, SegmenterSpec
 from wsi_vmamba.segmentation.predict import RegionSegmenter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def settings(**changes: object) -> HeadSettings:
     values = {"dims": (8, 16, 24, 32), "outputs": 3, "channels": 12, "pool_scales": (1, 2, 3), "crop_tokens": 4,

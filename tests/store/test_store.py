@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -469,22 +470,30 @@ def dead_pid() -> int:
     return child.pid
 
 
-def test_a_discarded_partial_is_gone_though_threads_still_write_into_it(tmp_path):
+def test_a_discarded_partial_is_gone_though_threads_still_write_into_it(tmp_path, monkeypatch):
     """As zarr's do on a full disk: one write is reported as failed while others are on their way."""
     partial = partial_folder.PartialFolder(tmp_path / "s.zarr")
-    begun = threading.Event()
+    another = threading.Event()
 
     def write_late():
-        for number in range(200):
+        for number in range(50):
             target = partial.path / "features" / "c" / str(number)
             with contextlib.suppress(FileNotFoundError, FileExistsError):  # removed between two steps
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(b"late")
-            begun.set()
+            another.set()
+
+    def until_it_wrote_again(_seconds):
+        """However slowly it writes; rounds of removal that find nothing begin when it is done."""
+        another.clear()
+        while writer.is_alive() and not another.wait(0.01):
+            pass
 
     writer = threading.Thread(target=write_late)
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=until_it_wrote_again)
+    monkeypatch.setattr(partial_folder, "time", clock)
     writer.start()
-    begun.wait()
+    another.wait()
     partial.discard()
     writer.join()
     assert list(tmp_path.iterdir()) == []

@@ -17,8 +17,6 @@ from wsi_vmamba.training.finetune import FinetuneEpoch, FinetuneSettings, finetu
 from wsi_vmamba.training.optimise import rate_share
 from wsi_vmamba.training.tiles import TileSet, turn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ONE_STEP = FinetuneSettings(
     epochs=1, warmup_epochs=0, batch=8, learning_rate=1e-3, layer_decay=0.5, weight_decay=0.0, gradient_clip=1.0,
     seed=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -36,8 +35,7 @@ train(records, lambda r: bags[r.slide_id], settings, Path(sys.argv[1]), resume=T
 
 
 def start(folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", TRAIN, str(folder)], env=environment)
+    return subprocess.Popen([sys.executable, "-c", TRAIN, str(folder)])
 
 
 def epochs_done(folder) -> int:

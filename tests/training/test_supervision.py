@@ -11,8 +11,6 @@ from wsi_vmamba.mil import SUPERVISIONS
 from wsi_vmamba.records import SlideRecord
 from wsi_vmamba.training import TrainSettings, load_run, predict, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LESION = 6
 
 

@@ -24,7 +24,6 @@ from wsi_vmamba.weights.web import download
 
 State = dict[str, Tensor]
 Save = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def features(weights: str | Path) -> Tensor:

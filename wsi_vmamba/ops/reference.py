@@ -57,8 +57,9 @@ def selective_scan(
         decay = torch.exp(step * rates)
         drive = step * B[:, :, None, :, piece] * u[..., piece].view(*grouped, 1, -1)
         states: list[Tensor] = []
-        for t in range(decay.shape[-1]):
-            h = decay[..., t] * h + drive[..., t]
+        # Unbound at once: the gradient of each token taken by its index would be a tensor of all tokens.
+        for kept, added in zip(decay.unbind(-1), drive.unbind(-1), strict=True):
+            h = kept * h + added
             states.append(h)
         y = torch.einsum("bgdnl,bgnl->bgdl", torch.stack(states, dim=-1), C[..., piece])
         outputs.append(y.reshape(batch, channels, -1))

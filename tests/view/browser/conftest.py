@@ -128,7 +128,6 @@ def served(target: Path, *options: str) -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
         found = next(
