@@ -185,7 +185,7 @@ def test_a_codec_that_nobody_knows_is_named(tmp_path, coordinates):
     facts = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
     facts["compressor"] = {"id": "imagecodecs_jpeg", "level": 95}
     (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(facts))
-    with pytest.raises(UnreadableSlideError, match="compressed with 'imagecodecs_jpeg'.*write it again"):
+    with pytest.raises(UnreadableSlideError, match=r"compressed with 'imagecodecs_jpeg'.*write it again"):
         open_slide(tmp_path / "a.zarr")
 
 
