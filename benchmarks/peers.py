@@ -150,14 +150,9 @@ def _fresh(folder: Path) -> Path:
 
 
 def _make_slides(folder: Path) -> dict[str, Path]:
-    slides = {name: folder / f"tissue-{side}.tif" for name, side in SIDES_PX.items()}
-    missing = {name: path for name, path in slides.items() if not path.exists()}
-    if missing:
-        from support.repeated_slide import write_slide
+    from support.repeated_slide import made_slide
 
-        for name, path in missing.items():
-            write_slide(path, side_px=SIDES_PX[name])
-    return slides
+    return {name: made_slide(folder, "tissue", (side, side)) for name, side in SIDES_PX.items()}
 
 
 # -- figures ------------------------------------------------------------------------------------------------------

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from support.repeated_slide import LARGE_PX, made_slide
 
 REGION_PX, READ_PX = 10_000, 256
 #: (width, height) of the slides in pixels: 0.4, 0.5 and 6.0 gigapixels. The last two are 5 and 60 regions of one size,
 #: 9,984 px, so that only the number of regions tells them apart.
-SIZES_PX = {"compare": (20_000, 20_000), "small": (5 * 9_984, 9_984), "large": (10 * 9_984, 6 * 9_984)}
+SIZES_PX = {"compare": (20_000, 20_000), "small": (5 * 9_984, 9_984), "large": LARGE_PX}
 #: Corners of the regions read; the last lies on no tile's corner.
 REGIONS = ((0, 0), (10_000, 0), (4_321, 7_654))
 #: The square that the small reads cover.
@@ -176,7 +177,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def _against_openslide(part: str, folder: Path, turns: int) -> dict[str, Any]:
-    slide = _slide(folder, "compare")
+    slide = made_slide(folder, "compare", SIZES_PX["compare"])
     ours, theirs = _best_of(turns, ("reads", slide, part, "native"), ("reads", slide, part, "openslide"))
     return {
         "native": ours,
@@ -187,7 +188,7 @@ def _against_openslide(part: str, folder: Path, turns: int) -> dict[str, Any]:
 
 
 def _pipeline(_: str, folder: Path, turns: int) -> dict[str, Any]:
-    slide = _slide(folder, "small")
+    slide = made_slide(folder, "small", SIZES_PX["small"])
     bare, null = _best_of(turns, ("decoding", slide), ("extraction", slide, "null"))
     (pico,) = _best_of(1, ("extraction", slide, "vmamba_pico"))
     return {
@@ -202,7 +203,8 @@ def _pipeline(_: str, folder: Path, turns: int) -> dict[str, Any]:
 
 def _growth(_: str, folder: Path, __: int) -> dict[str, Any]:
     small, large = (
-        _best_of(1, ("extraction", _slide(folder, name), "null"))[0] for name in ("small", "large")
+        _best_of(1, ("extraction", made_slide(folder, name, SIZES_PX[name]), "null"))[0]
+        for name in ("small", "large")
     )
     return {"small": small, "large": large, "growth": large["peak_bytes"] / small["peak_bytes"] - 1}
 
@@ -221,17 +223,6 @@ def _in_a_process(measure: str, slide: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
-
-
-def _slide(folder: Path, name: str) -> Path:
-    from support.repeated_slide import write_slide
-
-    width_px, height_px = SIZES_PX[name]
-    path = folder / f"{name}-{width_px}x{height_px}.tif"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_slide(path, width_px=width_px, height_px=height_px)
-    return path
 
 
 # -- what is printed ----------------------------------------------------------------------------------------------

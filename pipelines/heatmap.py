@@ -9,6 +9,7 @@ from wsi_vmamba.errors import DatasetError, SlideError, StoreError
 from wsi_vmamba.prediction.heatmaps.formats import save
 from wsi_vmamba.prediction.heatmaps.heatmap import Heatmap
 from wsi_vmamba.prediction.heatmaps.wanted import Wanted, default_folder, find_wanted
+from wsi_vmamba.text import printable
 
 
 def run(config: HeatmapConfig) -> bool:
@@ -34,4 +35,4 @@ def _write(one: Wanted, config: HeatmapConfig) -> None:
     heatmap: Heatmap = one.load().heatmap(layer=config.layer, slide=one.slide)
     for name in dict.fromkeys(config.format):
         path = save(heatmap, default_folder(config), name=name, bands=config.levels)
-        console.say(f"{heatmap.slide_id}: {heatmap.patches.quantity}: {path}")
+        console.say(f"{printable(heatmap.slide_id)}: {heatmap.patches.quantity}: {printable(str(path))}")

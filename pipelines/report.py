@@ -9,6 +9,7 @@ from wsi_vmamba.config import ReportConfig
 from wsi_vmamba.durable import require_writable
 from wsi_vmamba.html_report.front import FILE, build_report, target_of
 from wsi_vmamba.html_report.kinds import kind_of
+from wsi_vmamba.text import printable
 
 
 def run(config: ReportConfig) -> bool:
@@ -19,5 +20,6 @@ def run(config: ReportConfig) -> bool:
     require_writable(out.absolute().parent, option="--out")
     found = build_report(config, progress=console.progress)
     found.save(out)
-    console.say(f"{found.kind} {found.title}: {out} ({len(found.html.encode()) / 1e6:.1f} MB)")
+    size_mb = len(found.html.encode()) / 1e6
+    console.say(f"{found.kind} {printable(found.title)}: {printable(str(out))} ({size_mb:.1f} MB)")
     return True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from wsi_vmamba import console
 from wsi_vmamba.config import ViewConfig
+from wsi_vmamba.text import printable
 from wsi_vmamba.view.app import build_app
 from wsi_vmamba.view.catalogue import Catalogue
 from wsi_vmamba.view.context import Context
@@ -43,7 +44,7 @@ def run(config: ViewConfig) -> bool:
             probe=_probe(config),
         )
         address = address_of(config.host, port, token=access.token)
-        console.say(f"{source.kind} {source.title}: {address}")
+        console.say(f"{source.kind} {printable(source.title)}: {address}")
         if not is_loopback(config.host):
             console.warn("whoever has this address sees these slides; it travels unencrypted")
         console.say("Ctrl-C ends it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,10 +17,24 @@ _TILE_PX = 512
 _QUALITY = 80
 #: Micrometres per level-0 pixel.
 MPP = 0.5
+#: Of what reading and viewing are measured on: 6.0 gigapixels, 60 regions of 9,984 px.
+LARGE_PX = (10 * 9_984, 6 * 9_984)
 
 
-def write_slide(path: Path, *, width_px: int, height_px: int) -> None:
-    """Write a slide with levels of 1, 4 and 16, tiles of 512 px, YCbCr 4:2:0 as scanners do.
+def made_slide(
+    folder: Path, name: str, size_px: tuple[int, int], *, factors: Sequence[int] = (1, 4, 16)
+) -> Path:
+    """The slide of that name and (width, height) in a folder, made where it is not there yet."""
+    width_px, height_px = size_px
+    path = folder / f"{name}-{width_px}x{height_px}.tif"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_slide(path, width_px=width_px, height_px=height_px, factors=factors)
+    return path
+
+
+def write_slide(path: Path, *, width_px: int, height_px: int, factors: Sequence[int] = (1, 4, 16)) -> None:
+    """Write a slide with a level for each factor, tiles of 512 px, YCbCr 4:2:0 as scanners do.
 
     The levels are not reductions of each other, which no reader can tell and no figure here depends on.
     """
@@ -28,7 +42,7 @@ def write_slide(path: Path, *, width_px: int, height_px: int) -> None:
     pictures = [_jpeg(_tissue(generator)) for _ in range(_PICTURES)]
     partial = path.with_suffix(".partial")
     with tifffile.TiffWriter(partial, bigtiff=True) as tif:
-        for factor in (1, 4, 16):
+        for factor in factors:
             width, height = width_px // factor, height_px // factor
             per_cm = 10_000 / MPP / factor
             tif.write(

@@ -125,6 +125,8 @@ def test_what_does_not_do_is_refused_with_what_would(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"pixel 10, 120 is outside .*x is to be below 200 and y below 120"):
         find_windows(config(path, at=(10, 120)), side_px=64, count=1)
     (tmp_path / "bad.png").write_bytes(b"none")
+    with pytest.raises(DatasetError, match=r"no such picture: .*absent\.png"):
+        find_windows(config(tmp_path / "absent.png"), side_px=64, count=1)
     with pytest.raises(DatasetError, match="cannot be decoded"):
         find_windows(config(tmp_path / "bad.png"), side_px=64, count=1)
     tifffile.imwrite(tmp_path / "s.tif", by_place(128, 128), tile=(64, 64), photometric="rgb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+import wsi_vmamba as wv
 from wsi_vmamba.bags import load_bag
 from wsi_vmamba.config import EvaluateConfig, TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError
@@ -121,6 +123,19 @@ def test_one_fold_is_still_judged_alone_and_compared_with_all(cohort: Path, tmp_
 def test_training_slides_of_folds_are_refused(cohort: Path, tmp_path: Path):
     with pytest.raises(UsageError, match=r"--split validation \(out-of-fold\)"):
         judge(cohort, tmp_path, split="train")
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_fold_that_is_not_there_is_named(cohort: Path, tmp_path: Path, missing: int):
+    """Without the first one it was taken for a run of its own, without another for one that was never trained."""
+    shutil.copytree(cohort / "runs" / "cv", tmp_path / "cv")
+    shutil.rmtree(tmp_path / "cv" / f"fold-{missing}")
+    with pytest.raises(
+        TrainingError, match=rf"has \d folds, and .*fold-{missing}/model.json is not there; copy"
+    ):
+        judge(cohort, tmp_path / "judged", run=str(tmp_path / "cv"))
+    with pytest.raises(TrainingError, match=rf"fold-{missing}/model.json is not there"):
+        wv.predict(tmp_path / "cv", str(cohort / "features"))
 
 
 @pytest.mark.slow

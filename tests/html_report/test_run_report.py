@@ -252,5 +252,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path, cohort: Path):
         wv.make_report(tmp_path, progress=False)
     with pytest.raises(UsageError, match="no such folder"):
         wv.make_report(tmp_path / "absent", progress=False)
+    with pytest.raises(UsageError, match=r"cohort.csv is a file; give the folder"):
+        wv.make_report(cohort / "cohort.csv", progress=False)
     with pytest.raises(UsageError, match="a folder of features; leave it out"):
         wv.make_report(cohort / "features", compare=["x"], progress=False)

@@ -221,6 +221,23 @@ def test_what_cannot_be_drawn_is_said(tmp_path, run, train_run, make_slide, invo
     assert "no finished run" in str(refused.exception)
 
 
+def test_a_line_end_in_a_name_is_said_as_an_escape(tmp_path, run, make_slide, invoke):
+    slide = make_slide(tmp_path / "two\nlines.tif", lesion=LESION)
+    said = invoke("heatmap", run.path, slide, "--format", "csv", "--out", tmp_path / "maps").output
+    assert "two\\x0alines: " in said
+    assert "two\nlines" not in said
+
+
+def test_a_folder_of_features_is_no_run_and_a_slide_that_is_not_there_is_told_from_how_many(
+    tmp_path, cohort, run, invoke
+):
+    refused = invoke("heatmap", cohort / "features")
+    assert "neither a folder of predictions nor of a run" in str(refused.exception)
+    assert invoke("predict", run.path, cohort / "features", "--out", tmp_path / "p").exit_code == 0
+    refused = invoke("heatmap", tmp_path / "p", "elsewhere")
+    assert "there are s00, s01, s02, s03, s04 and 7 more" in str(refused.exception)
+
+
 def test_another_slide_than_the_predicted_one_is_not_drawn_under_its_colours(
     tmp_path, run, make_slide, painted
 ):

@@ -284,6 +284,8 @@ def test_what_is_no_run_and_what_is_nothing_to_predict(tmp_path, run, cohort, ma
     (tmp_path / "text.txt").write_text("no slide")
     with pytest.raises(TrainingError, match="no finished run at"):
         wv.predict(tmp_path / "empty", cohort / "features" / "s01.zarr")
+    with pytest.raises(TrainingError, match="no finished run at"):  # the wrong way round
+        wv.predict(cohort / "slides", run.path)
     with pytest.raises(UsageError, match="is empty; expected slides, or feature files"):
         run.predict(tmp_path / "empty")
     with pytest.raises(UsageError, match="no such file or folder"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import zipfile
 
 import numpy as np
@@ -176,6 +177,16 @@ def test_damaged_metadata_and_missing_level(tmp_path, coordinates):
     (path / "zarr.json").write_text("{ half")
     with pytest.raises(UnreadableSlideError, match="metadata are damaged"):
         open_slide(path)
+
+
+def test_a_codec_that_nobody_knows_is_named(tmp_path, coordinates):
+    """JPEG among them, which other programs write with imagecodecs."""
+    zarr.create_array(tmp_path / "a.zarr", data=coordinates(100, 100), zarr_format=2)
+    facts = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
+    facts["compressor"] = {"id": "imagecodecs_jpeg", "level": 95}
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(facts))
+    with pytest.raises(UnreadableSlideError, match=r"compressed with 'imagecodecs_jpeg'.*write it again"):
+        open_slide(tmp_path / "a.zarr")
 
 
 def test_closed_slide(tmp_path, coordinates):

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.slide.dicom_slides import write_dicom
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.memory import ArraySlide
 from wsi_vmamba.view.pyramid import view_levels
@@ -230,6 +231,7 @@ def test_zarr_is_tiled_by_its_chunks(view, tmp_path, picture):
     viewer = view(tmp_path)
     slide = page(viewer, "z")
     assert (slide["levels"][0]["tile_width"], slide["reader"]) == (256, "zarr")
+    assert not slide["levels"][0]["passthrough"]
     np.testing.assert_allclose(whole_level(viewer, slide, 0), pixels, atol=6)
 
 
@@ -252,6 +254,17 @@ def test_deep_zoom_tiles_are_passed_with_their_overlap(view, tmp_path, picture):
     np.testing.assert_allclose(whole_level(viewer, slide, 0), pixels, atol=6)
     assert tile(viewer, slide, 0, 2, 1).headers["tile-source"] == "file"
     np.testing.assert_allclose(whole_level(viewer, slide, 1).shape, (225, 300, 3))
+
+
+def test_frames_of_dicom_are_passed_and_padded_ones_are_cut(view, tmp_path, picture):
+    pixels = picture(300, 200)
+    write_dicom(tmp_path / "d.dcm", pixels, tile=128, photometric="RGB")
+    viewer = view(tmp_path)
+    slide = page(viewer, "d")
+    assert [(each["tile_width"], each["passthrough"]) for each in slide["levels"]] == [(128, True)]
+    np.testing.assert_allclose(whole_level(viewer, slide, 0), pixels, atol=6)
+    sources = [tile(viewer, slide, 0, column, row).headers["tile-source"] for row, column in np.ndindex(2, 3)]
+    assert sources == ["file", "file", "decoded", "decoded", "decoded", "decoded"]
 
 
 def test_many_threads_read_one_slide_at_once(tmp_path, picture, write_slide):

@@ -120,15 +120,22 @@ def holds_folds(folder: Path) -> bool:
     """Whether the folder is that of a cross-validation.
 
     Raises:
-        TrainingError: of one that is not finished.
+        TrainingError: of one that is not finished, or of which a fold is not there.
     """
-    if (folder / MODEL).exists() or not fold_folder(folder, 1).is_dir():
+    if (folder / MODEL).exists() or not any(folder.glob("fold-*/")):
         return False
     if not (folder / RECORD).is_file():
         raise TrainingError(
             f"the cross-validation in {folder} is not finished; go on with `wsi-vmamba train ... --resume`, or judge "
             f"one of its runs: --run {fold_folder(folder, 1)}"
         )
+    folds = train_config_of(folder).folds or 0
+    for number in range(1, folds + 1):
+        if not (fold_folder(folder, number) / MODEL).is_file():
+            raise TrainingError(
+                f"the cross-validation in {folder} has {folds} folds, and {fold_folder(folder, number) / MODEL} is not "
+                "there; copy the folder again, or name one of its runs"
+            )
     return True
 
 

@@ -55,7 +55,8 @@ def kind_of(folder: Path) -> str:
         UsageError: there is no such folder, or nothing in it that a report can be made of.
     """
     if not folder.is_dir():
-        raise UsageError(f"no such folder: {folder}; give that of a run, a probe, features or predictions")
+        what = f"{folder} is a file" if folder.exists() else f"no such folder: {folder}"
+        raise UsageError(f"{what}; give the folder of a run, a probe, features or predictions")
     found = folder_kinds.kind_of(folder)
     if found == folder_kinds.FEATURES and folder_kinds.is_feature_file(folder):
         raise UsageError(f"{folder} is one feature file; give the folder that it lies in")

@@ -194,10 +194,11 @@ def prepare(config: PredictConfig) -> PredictionRun:
         TrainingError: there is no finished run, or it is damaged.
         UsageError: nothing to predict is there, or no threshold is known.
     """
-    inputs = find_inputs(config.slides, ids_from_path=config.ids_from_path)
+    # The model first: who gives run and slides the wrong way round is told so.
     model = load_model(
         Path(config.run), trained_on=None if config.trained_on is None else Path(config.trained_on)
     )
+    inputs = find_inputs(config.slides, ids_from_path=config.ids_from_path)
     predictor = Predictor(model, threshold=config.threshold)
     if inputs.sources:
         extract = extract_config(model, config, out=Path(config.out) / folder.FEATURES)

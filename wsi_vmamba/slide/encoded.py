@@ -36,6 +36,9 @@ class EncodedTiles(HasColourProfile, Protocol):
     def tile_overlap_px(self) -> int:
         """Pixels that a stored tile has of each of its neighbours; 0 for most formats."""
 
+    def has_encoded_tiles(self, level: int) -> bool:
+        """Whether tiles of a level may be handed out; False where all of them have to be decoded."""
+
     def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
         """A stored tile as a JPEG file, with its overlap, or None where it has to be decoded.
 

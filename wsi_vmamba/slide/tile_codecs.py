@@ -83,16 +83,19 @@ def _decode_jpeg(data: bytes, form: TileFormat, width_px: int, height_px: int) -
     return _as_hwc(decode_jpeg(data, tables=form.jpeg_tables, stored=stored_colours(form)))
 
 
+def is_shown_jpeg(form: TileFormat) -> bool:
+    """Whether tiles are JPEG of a kind that browsers show as it is."""
+    return form.compression == JPEG and form.photometric != MIN_IS_WHITE and form.samples in (1, 3)
+
+
 def encoded_jpeg(
     data: bytes, form: TileFormat, *, width_px: int, height_px: int, icc_profile: bytes | None
 ) -> bytes | None:
-    """One tile as a JPEG file, not decoded; None where it is no JPEG of exactly that size, or not shown by browsers.
+    """One tile of `is_shown_jpeg` as a JPEG file, not decoded; None where it is not of exactly that size.
 
     Raises:
         DamagedTileError: the data are visibly damaged.
     """
-    if form.compression != JPEG or form.photometric == MIN_IS_WHITE or form.samples not in (1, 3):
-        return None
     found = jpeg_size(data)
     if found != (width_px, height_px, form.samples):
         return None

@@ -23,6 +23,8 @@ def read_tile(path: Path) -> NDArray[np.uint8]:
     try:
         content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         decoded = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    except FileNotFoundError as error:
+        raise DatasetError(f"no such picture: {path}") from error
     except (OSError, cv2.error) as error:
         raise DatasetError(f"{path}: the tile cannot be read ({error})") from error
     if decoded is None:

@@ -109,6 +109,10 @@ class SlidePicture:
         """Whether a level is shown from the coarse picture."""
         return self._made.is_coarse(level)
 
+    def passes(self, level: int) -> bool:
+        """Whether tiles of a level are shown as they lie in the file, but for some at its edges."""
+        return self._stored.has_encoded(self.levels[level])
+
     def read_on(self, *, seconds: float) -> None:
         """Go on reading the coarse picture for about so long, if there is one that is not complete.
 

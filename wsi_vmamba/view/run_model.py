@@ -71,12 +71,14 @@ class RunModel:
 
     def _load(self) -> list[Run]:
         if self._runs is None:
+            from wsi_vmamba.evaluation.fold_scores import holds_folds
+            from wsi_vmamba.evaluation.run_scores import train_config_of
             from wsi_vmamba.training import load_run
             from wsi_vmamba.training.folders import fold_folder
 
             folders = [self._folder]
-            if fold_folder(self._folder, 1).is_dir():
-                numbers = range(1, 1 + sum(1 for _ in self._folder.glob("fold-*")))
+            if holds_folds(self._folder):
+                numbers = range(1, 1 + (train_config_of(self._folder).folds or 0))
                 folders = [fold_folder(self._folder, number) for number in numbers]
             self._runs = [load_run(each) for each in folders]
         return self._runs

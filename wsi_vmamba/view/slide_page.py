@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from wsi_vmamba.slide import Slide
-from wsi_vmamba.slide.encoded import EncodedTiles
 from wsi_vmamba.view.catalogue import Item, summary
 from wsi_vmamba.view.picture import SlidePicture
 from wsi_vmamba.view.pyramid import ViewLevel
@@ -57,8 +56,6 @@ def coarse_facts(picture: SlidePicture) -> dict[str, Any]:
 
 
 def _level(number: int, level: ViewLevel, picture: SlidePicture) -> dict[str, Any]:
-    slide = picture.slide
-    stored = None if level.source is None else slide.levels[level.source].stored_px
     return {
         "level": number,
         "width": level.width_px,
@@ -68,8 +65,7 @@ def _level(number: int, level: ViewLevel, picture: SlidePicture) -> dict[str, An
         "tile_height": level.tile_height_px,
         "columns": level.columns,
         "rows": level.rows,
-        "passthrough": isinstance(slide, EncodedTiles)
-        and stored == (level.tile_width_px, level.tile_height_px),
+        "passthrough": picture.passes(number),
         "made": level.source is None,
         "coarse": picture.is_coarse(number),
     }

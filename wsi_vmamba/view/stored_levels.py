@@ -36,13 +36,22 @@ class StoredLevels:
         sides = (level.tile_width_px, level.tile_height_px)
         return level.source is not None and self._slide.levels[level.source].stored_px == sides
 
+    def has_encoded(self, level: ViewLevel) -> bool:
+        """Whether tiles of a level may be shown as they lie in the file."""
+        return (
+            self._encoded is not None
+            and level.source is not None
+            and self.has_grid(level)
+            and self._encoded.has_encoded_tiles(level.source)
+        )
+
     def encoded(self, level: ViewLevel, *, column: int, row: int) -> bytes | None:
         """A tile's data as they lie in the file, if they can be shown so.
 
         Raises:
             BadTileError: they are damaged.
         """
-        if self._encoded is None or level.source is None or not self.has_grid(level):
+        if self._encoded is None or level.source is None or not self.has_encoded(level):
             return None
         return self._encoded.encoded_tile(level=level.source, column=column, row=row)
 
@@ -57,10 +66,9 @@ class StoredLevels:
     def decodes_small(self, level: ViewLevel, shrink: int) -> bool:
         """Whether tiles of a level can be decoded at a fraction of their size."""
         return (
-            self._encoded is not None
-            and shrink <= LEAST_SHRUNK
+            shrink <= LEAST_SHRUNK
             and not self.overlap_px
-            and self.has_grid(level)
+            and self.has_encoded(level)
             and level.tile_width_px % shrink == 0
             and level.tile_height_px % shrink == 0
         )

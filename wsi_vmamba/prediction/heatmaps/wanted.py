@@ -15,6 +15,10 @@ from wsi_vmamba.prediction.slide_prediction import SlidePrediction, read_predict
 from wsi_vmamba.slide.canvas import slide_id_of
 from wsi_vmamba.slide.location import is_url, place_of
 from wsi_vmamba.slide.same_name import near_names
+from wsi_vmamba.training.folders import RECORD
+
+#: Predictions that are named where one is missing.
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,10 @@ def find_wanted(config: HeatmapConfig) -> list[Wanted]:
     if place.is_dir() and not any(place.iterdir()):
         raise UsageError(f"{place.absolute()} is empty; give a folder that `train` or `predict` made")
     if not config.slides:
+        if place.is_dir() and not (place / RECORD).is_file():
+            raise UsageError(
+                f"{place} is neither a folder of predictions nor of a run; give what `predict` left, or a run"
+            )
         raise UsageError(f"{place} is no folder of predictions; give the slides that it is to predict")
     settings = {"mpp_override": config.mpp_override, "weights": config.weights, "device": config.device}
     call: Callable[..., SlidePrediction] = predict
@@ -68,7 +76,8 @@ def _predicted(place: Path, slides: list[str]) -> list[Wanted]:
         name = given if given in there else str(slide_id_of(place_of(given)))
         if name not in there:
             near = near_names([name], there)
-            hint = f"; but {near}" if near else f"; there are {', '.join([*there][:5])}"
+            more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+            hint = f"; but {near}" if near else f"; there are {', '.join([*there][:_NAMED])}{more}"
             raise UsageError(f"{place} has no prediction of {given}{hint}")
         wanted.append(
             Wanted(

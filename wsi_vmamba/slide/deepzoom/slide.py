@@ -127,6 +127,10 @@ class DeepZoomSlide(CanvasSlide):
             raise DamagedTileError(f"its file {number}/{name} is not there; is the copy incomplete?")
         return data
 
+    def has_encoded_tiles(self, level: int) -> bool:
+        """Whether tiles may be handed out, which are all of one kind; see `EncodedTiles`."""
+        return self._descriptor.suffix.lower() in {"jpg", "jpeg"}
+
     def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
         """A stored tile as a JPEG file, with its overlap; see `EncodedTiles`."""
         number = self._numbers[level]

@@ -9,11 +9,15 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
+from functools import lru_cache
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_vmamba.text import printable
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _PREAMBLE = 128
 _MAGIC = b"DICM"
@@ -22,15 +26,18 @@ _HEADER_BYTES = 1 << 17
 _EXPLICIT, _DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _SYNTAX, _IMAGE_TYPE, _SERIES = 0x00020010, 0x00080008, 0x0020000E
+_ORGANISATION = 0x00209311
 _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS = 0x00280004, 0x00280008, 0x00280010, 0x00280011
 _MATRIX_COLUMNS, _MATRIX_ROWS = 0x00480006, 0x00480007
-_WANTED = frozenset(
-    {_SYNTAX, _IMAGE_TYPE, _SERIES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _MATRIX_COLUMNS, _MATRIX_ROWS}
-)
+_WANTED = frozenset({
+    _SYNTAX, _IMAGE_TYPE, _SERIES, _ORGANISATION, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _MATRIX_COLUMNS, _MATRIX_ROWS,
+})  # fmt: skip
 #: Values longer than this are not kept; none of those wanted is.
 _LONGEST_VALUE = 1 << 12
+#: The places of 100,000 frames take less.
+_MAX_VALUE_BYTES = 1 << 27
 #: What OpenSlide takes for the pixels of a slide.
-_SLIDE_TYPE = "VOLUME"
+SLIDE_TYPE = "VOLUME"
 _GLASS_TYPES = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL"})
 _VALUES_1 = frozenset({"ORIGINAL", "DERIVED"})
 
@@ -43,6 +50,7 @@ class DicomHeader:
         syntax: UID of the transfer syntax, how the frames are stored.
         image_type: its values, such as ("ORIGINAL", "PRIMARY", "VOLUME", "NONE").
         series: UID of the series.
+        organisation: how the frames tile the picture, such as "TILED_FULL".
         photometric: what the samples are.
         frames: number of frames.
         frame_px: (width, height) of a frame.
@@ -53,6 +61,7 @@ class DicomHeader:
     syntax: str
     image_type: tuple[str, ...]
     series: str
+    organisation: str
     photometric: str
     frames: int
     frame_px: tuple[int, int]
@@ -76,6 +85,13 @@ def series_uid(path: Path) -> str | None:
 
 def read_header(path: Path) -> DicomHeader:
     """Read what is wanted of a header; damage ends it early, and what came before it counts."""
+    state = path.stat()
+    return _read_header(path, state.st_mtime_ns, state.st_size)
+
+
+# A slide is a folder of files, and opening it looks at each: so would opening each of many slides of one folder.
+@lru_cache(maxsize=4096)
+def _read_header(path: Path, _modified_ns: int, _size_bytes: int) -> DicomHeader:
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     values, is_whole = _elements(head)
@@ -99,12 +115,43 @@ def read_header(path: Path) -> DicomHeader:
         syntax=text(_SYNTAX),
         image_type=tuple(part.strip() for part in text(_IMAGE_TYPE).split("\\") if part.strip()),
         series=text(_SERIES),
+        organisation=text(_ORGANISATION),
         photometric=text(_PHOTOMETRIC),
         frames=number(_FRAMES),
         frame_px=(number(_COLUMNS), number(_ROWS)),
         matrix_px=(number(_MATRIX_COLUMNS), number(_MATRIX_ROWS)),
         is_whole=is_whole,
     )
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What pydicom raises on damaged headers, found by flipping bytes of sound ones and cutting them."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        InvalidDicomError, BytesLengthException, EOFError, OSError, struct.error, ValueError, LookupError, TypeError,
+        AttributeError, OverflowError, NotImplementedError, RecursionError, zlib.error,
+    )  # fmt: skip
+
+
+class _BoundedReader(BufferedReader):
+    """A file of which no value is read that is longer than any of a slide's header, whatever length it claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(_MAX_VALUE_BYTES if size is None or size < 0 else min(size, _MAX_VALUE_BYTES))
+
+
+def read_up_to_pixels(path: Path, tags: list[int]) -> tuple[Dataset, int]:
+    """Elements of a header, however long it is, and where the element of the pixels begins.
+
+    Raises:
+        Exception: one of `unreadable`.
+    """
+    from pydicom import dcmread
+
+    with warnings.catch_warnings(action="ignore"), _BoundedReader(FileIO(path)) as file:
+        found = dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
+        return found, file.tell()
 
 
 def describe(header: DicomHeader) -> str:
@@ -132,10 +179,10 @@ def remedy(header: DicomHeader) -> str:
     if not header.is_whole:
         return "its header is damaged or cut short; copy it again"
     if flavour in _GLASS_TYPES:
-        return f"it is the {flavour.lower()} of the glass; name the file of the series whose ImageType is {_SLIDE_TYPE}"
+        return f"it is the {flavour.lower()} of the glass; name the file of the series whose ImageType is {SLIDE_TYPE}"
     problems = []
-    if flavour != _SLIDE_TYPE:
-        problems.append(f"OpenSlide wants {_SLIDE_TYPE} as the third value of ImageType")
+    if flavour != SLIDE_TYPE:
+        problems.append(f"OpenSlide wants {SLIDE_TYPE} as the third value of ImageType")
     elif header.image_type[0] not in _VALUES_1:
         problems.append(f"ImageType begins with {header.image_type[0]}, DICOM knows ORIGINAL and DERIVED")
     problems.append(
@@ -149,7 +196,6 @@ def _elements(head: bytes) -> tuple[dict[int, Any], bool]:
     """Raw values of the wanted elements, by tag, and whether the header goes on behind the last of them."""
     # It takes a while to import, and most slides are no DICOM.
     from pydicom.dataelem import RawDataElement
-    from pydicom.errors import BytesLengthException, InvalidDicomError
     from pydicom.filereader import read_partial
 
     is_whole = False
@@ -170,12 +216,7 @@ def _elements(head: bytes) -> tuple[dict[int, Any], bool]:
             )
             syntax = str(found.file_meta.get("TransferSyntaxUID", ""))
             elements: list[Any] = [found.get_item(tag) for tag in _WANTED if tag in found]
-    # What pydicom raises on damaged headers, found by flipping bytes of sound ones and cutting them.
-    except (
-        InvalidDicomError, BytesLengthException, EOFError, OSError, struct.error, ValueError, LookupError, TypeError,
-        AttributeError,
-        OverflowError, NotImplementedError, RecursionError, zlib.error,
-    ):  # fmt: skip
+    except unreadable():
         return {}, False
     # Raw, as they are stored: pydicom would check and convert them. One that is cut short says nothing.
     values = {

@@ -18,16 +18,19 @@ from wsi_vmamba.slide.aperio import aperio_contradiction
 from wsi_vmamba.slide.base import Level, VendorLayoutError
 from wsi_vmamba.slide.canvas import CanvasSlide, RecordedMpp, pyramid
 from wsi_vmamba.slide.compose import lay_over_white
+from wsi_vmamba.slide.jpeg import DamagedTileError
 from wsi_vmamba.slide.lengths import read_number, um_per_unit
 from wsi_vmamba.slide.openslide.dicom import describe, is_dicom, read_header, remedy
+from wsi_vmamba.slide.openslide.frames import DicomFrames
 from wsi_vmamba.slide.openslide.limits import check_limits, check_size
 from wsi_vmamba.slide.openslide.pixels import check_pixels
+from wsi_vmamba.slide.openslide.series import check_series
 from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM, disagreement
 from wsi_vmamba.slide.scenes import Scene, only_scene
 from wsi_vmamba.slide.tiff.layout import scenes_for_openslide
 
-#: What OpenSlide calls a TIFF without a vendor.
-GENERIC_TIFF = "generic-tiff"
+#: What OpenSlide calls a TIFF without a vendor, and DICOM.
+GENERIC_TIFF, DICOM = "generic-tiff", "dicom"
 #: Rows decoded at a time, so that the RGBA copy stays small beside the result.
 _STRIP_ROWS = 1024
 
@@ -54,10 +57,12 @@ class OpenSlideSlide(CanvasSlide):
         """
         only_scene(path, scene, reader="openslide")
         check_limits(path)
+        check_series(path)
         self._handle: openslide.OpenSlide | None = _open(path)
         width_px, height_px = self._handle.dimensions
         check_size(path, width_px=width_px, height_px=height_px)
         self._lock = threading.Lock()
+        self._dicom_frames: DicomFrames | None = None
         recorded = _properties(self._handle)
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
@@ -89,6 +94,42 @@ class OpenSlideSlide(CanvasSlide):
         except openslide.OpenSlideError:
             return None
         return None if profile is None else bytes(profile.tobytes())
+
+    @property
+    def tile_overlap_px(self) -> int:
+        """None is shared."""
+        return 0
+
+    def has_encoded_tiles(self, level: int) -> bool:
+        """Whether frames of a level may be handed out, of DICOM alone; see `EncodedTiles`."""
+        frames = self._frames()
+        return frames is not None and frames.has_level(level)
+
+    def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
+        """A frame as a JPEG file; see `EncodedTiles`."""
+        frames = self._frames()
+        if frames is None:
+            return None
+        try:
+            return frames.jpeg(level=level, column=column, row=row, icc_profile=self.icc_profile)
+        except DamagedTileError as error:
+            width, height = self.levels[level].stored_px or (0, 0)
+            raise BadTileError(
+                self.path,
+                f"level {level}, tile (col, row) ({column}, {row}): {error}",
+                box_px=(column * width, row * height, width, height),
+            ) from error
+
+    def _frames(self) -> DicomFrames | None:
+        """Where the frames of a DICOM slide lie; None of other formats."""
+        if self.properties["vendor"] != DICOM:
+            return None
+        with self._lock:
+            if self._handle is None:
+                raise UnreadableSlideError(self.path, "the slide is closed; open it again to read")
+            if self._dicom_frames is None:
+                self._dicom_frames = DicomFrames(Path(self.path), self.levels)
+            return self._dicom_frames
 
     def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
         downsample = self._native_downsamples[level]
@@ -150,6 +191,8 @@ class OpenSlideSlide(CanvasSlide):
         """Release the file once running reads are done with it; further reads are errors."""
         with self._lock:
             self._handle = None
+            if self._dicom_frames is not None:
+                self._dicom_frames.close()
 
 
 def _with_tiles(levels: tuple[Level, ...], recorded: Mapping[str, str]) -> tuple[Level, ...]:

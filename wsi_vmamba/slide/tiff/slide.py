@@ -26,6 +26,7 @@ from wsi_vmamba.slide.tile_codecs import (
     MIN_IS_WHITE,
     decode_tile,
     encoded_jpeg,
+    is_shown_jpeg,
     jpeg2000_size,
 )
 from wsi_vmamba.slide.workers import run_all
@@ -203,11 +204,17 @@ class TiffSlide(CanvasSlide):
         except OSError as error:
             raise failed_read(self.path, error) from error
 
+    def has_encoded_tiles(self, level: int) -> bool:
+        """Whether tiles of a level may be handed out; see `EncodedTiles`."""
+        table = self._tables[level]
+        is_plain = table.planes == 1 and table.opacity is None and table.form.samples == table.colours
+        return is_plain and is_shown_jpeg(table.form)
+
     def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
         """A stored tile as a JPEG file of its part of the picture; see `EncodedTiles`."""
-        table = self._tables[level]
-        if table.planes != 1 or table.opacity is not None or table.form.samples != table.colours:
+        if not self.has_encoded_tiles(level):
             return None
+        table = self._tables[level]
         left, top = column * table.tile_width_px, row * table.tile_height_px
         size_px = (
             min(table.tile_width_px, table.width_px - left),

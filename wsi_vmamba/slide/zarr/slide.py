@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from numcodecs.errors import UnknownCodecError
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.errors import NodeNotFoundError
@@ -78,6 +79,12 @@ class ZarrSlide(CanvasSlide):
             raise
         except NodeNotFoundError as error:
             raise UnreadableSlideError(path, _nothing_there(path, self._store)) from error
+        except UnknownCodecError as error:
+            raise UnreadableSlideError(
+                path,
+                f"its chunks are compressed with {error.codec_id}, which neither zarr nor numcodecs knows by itself; "
+                "write it again with one of theirs, such as blosc or zstd",
+            ) from error
         except self._network as error:
             raise UnreadableSlideError(path, f"cannot be read: {in_words(error)}") from error
         except unusable as error:
