@@ -201,6 +201,10 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_bytes(cohor
         return subprocess.run(command, check=False).returncode
 
     assert run("whole", 100) == 0
+    # Here, on as many threads (`one_thread`), the same is trained: nothing that a process holds beside them counts.
+    assert endtoend.run(config(cohort, tmp_path, name="here", epochs=3))
+    for name in ("backbone.safetensors", "best.safetensors", "metrics.csv"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     # Two slides an epoch: on the second of the first epoch, of the second and, resumed behind that, of the third.
     for steps, done in ((1, 0), (3, 1), (3, 2)):
         assert run("parts", steps, *(["--resume"] if done else [])) == -signal.SIGKILL
