@@ -201,7 +201,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_bytes(cohor
         return subprocess.run(command, check=False).returncode
 
     assert run("whole", 100) == 0
-    # Here, on as many threads (`one_thread`), the same is trained: nothing that a process holds beside them counts.
+    # In this process, with one thread as there, the same is trained: nothing else that a process holds counts.
     assert endtoend.run(config(cohort, tmp_path, name="here", epochs=3))
     for name in ("backbone.safetensors", "best.safetensors", "metrics.csv"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -91,13 +92,25 @@ def test_frames_in_several_pieces_are_left_to_the_reader(tmp_path, table):
         assert passed(slide, 0, 0) is None
 
 
-def test_a_frame_of_another_size_or_that_lies_elsewhere_is_not_passed(tmp_path):
+def test_a_frame_of_another_size_is_not_passed(tmp_path):
     other = list(jpeg_frames(picture(), TILE, photometric="RGB"))
     other[0] = next(jpeg_frames(picture(32, 32), 32, photometric="RGB"))
     path = write_dicom(tmp_path / "a.dcm", picture(), photometric="RGB", frames=other)
     with open_slide(path) as slide:
         assert passed(slide, 0, 0) is None
         assert passed(slide, 1, 0) is not None
+
+
+def test_frames_that_share_a_place_or_lie_across_the_grid_are_left_to_the_reader(tmp_path):
+    twice = write_dicom(tmp_path / "a.dcm", picture(), order=[7, 1, 7])
+    across = write_dicom(tmp_path / "b.dcm", picture(), order=[7, 1, 0], series="1.2.3")
+    dataset = pydicom.dcmread(across)
+    place = dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSlideSequence[0]
+    place.ColumnPositionInTotalImagePixelMatrix += 5
+    dataset.save_as(across)
+    for path in (twice, across):
+        with open_slide(path) as slide:
+            assert passed(slide, 1, 0) is None
 
 
 def test_damage_is_said_and_names_the_tile(tmp_path):

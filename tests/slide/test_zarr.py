@@ -179,13 +179,18 @@ def test_damaged_metadata_and_missing_level(tmp_path, coordinates):
         open_slide(path)
 
 
-def test_a_codec_that_nobody_knows_is_named(tmp_path, coordinates):
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_codec_that_nobody_knows_is_named(tmp_path, coordinates, zarr_format):
     """JPEG among them, which other programs write with imagecodecs."""
-    zarr.create_array(tmp_path / "a.zarr", data=coordinates(100, 100), zarr_format=2)
-    facts = json.loads((tmp_path / "a.zarr" / ".zarray").read_text())
-    facts["compressor"] = {"id": "imagecodecs_jpeg", "level": 95}
-    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(facts))
-    with pytest.raises(UnreadableSlideError, match=r"compressed with 'imagecodecs_jpeg'.*write it again"):
+    zarr.create_array(tmp_path / "a.zarr", data=coordinates(100, 100), zarr_format=zarr_format)
+    path = tmp_path / "a.zarr" / {2: ".zarray", 3: "zarr.json"}[zarr_format]
+    facts = json.loads(path.read_text())
+    if zarr_format == 2:
+        facts["compressor"] = {"id": "imagecodecs_jpeg", "level": 95}
+    else:
+        facts["codecs"] = [{"name": "imagecodecs_jpeg", "configuration": {"level": 95}}]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UnreadableSlideError, match=r"compressed in a way .*imagecodecs_jpeg.*write it again"):
         open_slide(tmp_path / "a.zarr")
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 from tests.slide.dicom_slides import write_dicom
 from wsi_vmamba.slide import open_slide
 from wsi_vmamba.slide.memory import ArraySlide
+from wsi_vmamba.view.made_parts import MadeParts
+from wsi_vmamba.view.picture import SlidePicture
 from wsi_vmamba.view.pyramid import view_levels
 
 
@@ -88,6 +90,22 @@ def test_whole_tiles_are_the_bytes_of_the_file_and_edges_are_cropped(view, tmp_p
     scan = path.read_bytes()[offset : offset + length].partition(b"\xff\xda")[2]
     assert inside.body.endswith(scan)
     assert seen(edge).shape == (128, 44, 3)
+
+
+@pytest.mark.parametrize(("kib", "carried"), [(1, True), (33, False)])
+def test_a_colour_profile_is_in_every_tile_or_in_none(tmp_path, picture, kib, carried):
+    profile = bytes(range(256)) * 4 * kib
+    tifffile.imwrite(
+        tmp_path / "a.tif", picture(300, 200), photometric="rgb", compression="jpeg", tile=(128, 128),
+        extratags=[(34675, 7, len(profile), profile, True)],
+    )  # fmt: skip
+    with open_slide(tmp_path / "a.tif") as slide:
+        shown = SlidePicture(slide, made=MadeParts(4 << 20))
+        tiles = [shown.tile(level=0, column=column, row=0) for column in range(3)]
+        assert [tile.source for tile in tiles] == ["file", "file", "decoded"]
+        found = [Image.open(io.BytesIO(tile.data)).info.get("icc_profile") for tile in tiles]
+        assert found == [profile if carried else None] * 3
+        assert shown.carries_icc == carried
 
 
 def test_small_levels_that_are_missing_are_made_of_what_is_there(view, tmp_path, picture, write_slide):

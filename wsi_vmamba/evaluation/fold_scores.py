@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wsi_vmamba.bags import Bag
-from wsi_vmamba.config import EvaluateConfig, TrainConfig
+from wsi_vmamba.config import EvaluateConfig
 from wsi_vmamba.errors import TrainingError, UsageError
 from wsi_vmamba.evaluation.run_scores import (
     Scored,
@@ -56,7 +56,7 @@ def score_again(
     """
     train_config = train_config_of(folder)
     features = Path(config.features or train_config.features)
-    runs = _runs_of(folder, train_config) if holds_folds(folder) else [load_run(folder)]
+    runs = runs_of(folder)
     each = [
         score_split(config.split, train_config, run, features, change=change, progress=progress)
         for run in runs
@@ -84,7 +84,7 @@ def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress 
         )
     train_config = train_config_of(folder)
     features = Path(config.features or train_config.features)
-    runs = _runs_of(folder, train_config)
+    runs = runs_of(folder)
 
     def score_each(split: str) -> list[list[Scored]]:
         return [score_split(split, train_config, run, features, progress=progress) for run in runs]
@@ -112,8 +112,16 @@ def score_folds(config: EvaluateConfig, folder: Path, *, progress: ShowProgress 
     )  # fmt: skip
 
 
-def _runs_of(folder: Path, train_config: TrainConfig) -> list[Run]:
-    return [load_run(fold_folder(folder, number)) for number in range(1, (train_config.folds or 0) + 1)]
+def runs_of(folder: Path) -> list[Run]:
+    """The runs of a cross-validation, fold by fold; of any other run itself.
+
+    Raises:
+        TrainingError: it is not finished, or a part of it is not there.
+    """
+    if not holds_folds(folder):
+        return [load_run(folder)]
+    folds = train_config_of(folder).folds or 0
+    return [load_run(fold_folder(folder, number)) for number in range(1, folds + 1)]
 
 
 def holds_folds(folder: Path) -> bool:
@@ -122,14 +130,16 @@ def holds_folds(folder: Path) -> bool:
     Raises:
         TrainingError: of one that is not finished, or of which a fold is not there.
     """
-    if (folder / MODEL).exists() or not any(folder.glob("fold-*/")):
+    if (folder / MODEL).exists() or not any(folder.glob("fold-[0-9]*/")):
         return False
     if not (folder / RECORD).is_file():
         raise TrainingError(
             f"the cross-validation in {folder} is not finished; go on with `wsi-vmamba train ... --resume`, or judge "
             f"one of its runs: --run {fold_folder(folder, 1)}"
         )
-    folds = train_config_of(folder).folds or 0
+    folds = train_config_of(folder).folds
+    if not folds:
+        return False
     for number in range(1, folds + 1):
         if not (fold_folder(folder, number) / MODEL).is_file():
             raise TrainingError(

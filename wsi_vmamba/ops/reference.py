@@ -57,7 +57,7 @@ def selective_scan(
         decay = torch.exp(step * rates)
         drive = step * B[:, :, None, :, piece] * u[..., piece].view(*grouped, 1, -1)
         states: list[Tensor] = []
-        # Unbound at once: the gradient of each token taken by its index would be a tensor of all tokens.
+        # Unbound at once: the gradient of each token taken by its index would be a tensor of all tokens of the piece.
         for kept, added in zip(decay.unbind(-1), drive.unbind(-1), strict=True):
             h = kept * h + added
             states.append(h)

@@ -14,11 +14,11 @@ from torch import Tensor
 from wsi_vmamba.bags import Bag, BagLoader, FeatureSource
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError, WsiVmambaError
-from wsi_vmamba.evaluation.fold_scores import holds_folds
+from wsi_vmamba.evaluation.fold_scores import holds_folds, runs_of
 from wsi_vmamba.evaluation.run_scores import train_config_of
 from wsi_vmamba.tabular.folder import holds_tabular_run
-from wsi_vmamba.training import Prediction, load_run, predict
-from wsi_vmamba.training.folders import RECORD, fold_folder
+from wsi_vmamba.training import Prediction, predict
+from wsi_vmamba.training.folders import RECORD
 from wsi_vmamba.training.model import SlideClassifier, average
 from wsi_vmamba.training.reference import Reference, read_reference
 from wsi_vmamba.training.reference_slides import reference_of
@@ -102,15 +102,14 @@ def load_model(path: Path, *, trained_on: Path | None = None) -> TrainedModel:
             f"{path} is a classifier of rows of numbers (csv_features), which are not made of slides here; score its "
             "slides with `wsi-vmamba evaluate`"
         )
-    folds = holds_folds(path)
+    holds_folds(path)  # says first what a cross-validation lacks
     if not (path / RECORD).is_file():
         raise TrainingError(
             f"no finished run at {path.absolute()} ({RECORD} is not there); give the folder of one that `wsi-vmamba "
             "train` made, or a file that `wsi-vmamba pack` made of one"
         )
     config = train_config_of(path)
-    numbers = range(1, (config.folds or 0) + 1) if folds else ()
-    runs = [load_run(fold_folder(path, number)) for number in numbers] or [load_run(path)]
+    runs = runs_of(path)
     reference, missing = _reference(path, config, runs, trained_on)
     return TrainedModel(
         path=path,

@@ -90,6 +90,16 @@ def with_icc(jpeg: bytes, icc_profile: bytes | None) -> bytes:
     return jpeg[:2] + b"".join(icc_segments(icc_profile)) + jpeg[2:] if icc_profile else jpeg
 
 
+def without_icc(jpeg: bytes) -> bytes:
+    """Leave out the colour profile that a JPEG file carries."""
+    parts, position = [jpeg[:2]], 2
+    for marker, content, length in segments(jpeg):
+        position = content + length
+        if marker != _ICC or not jpeg.startswith(_ICC_HEAD, content):
+            parts.append(bytes((0xFF, marker)) + jpeg[content - 2 : position])
+    return b"".join([*parts, jpeg[position:]])
+
+
 def icc_segments(profile: bytes) -> list[bytes]:
     """A colour profile as the APP2 segments of a JPEG; none where it is longer than they can hold."""
     pieces = [profile[at : at + _ICC_PART_BYTES] for at in range(0, len(profile), _ICC_PART_BYTES)]
@@ -107,4 +117,4 @@ def _is_note(marker: int) -> bool:
     return 0xE0 <= marker <= 0xEF or marker == 0xFE
 
 
-__all__ = ["EncodedTiles", "HasColourProfile", "icc_segments", "standalone_jpeg", "with_icc"]
+__all__ = ["EncodedTiles", "HasColourProfile", "icc_segments", "standalone_jpeg", "with_icc", "without_icc"]

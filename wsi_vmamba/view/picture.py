@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsi_vmamba.errors import BadTileError, UsageError
 from wsi_vmamba.geometry import l0_to_level_px
 from wsi_vmamba.slide import Slide
-from wsi_vmamba.slide.encoded import HasColourProfile, with_icc
+from wsi_vmamba.slide.encoded import HasColourProfile, with_icc, without_icc
 from wsi_vmamba.view.coarse import CoarsePicture
 from wsi_vmamba.view.made_levels import Keep, MadeLevels
 from wsi_vmamba.view.made_parts import MadeParts, Part
@@ -110,7 +110,7 @@ class SlidePicture:
         return self._made.is_coarse(level)
 
     def passes(self, level: int) -> bool:
-        """Whether tiles of a level are shown as they lie in the file, but for some at its edges."""
+        """Whether tiles of a level may be shown as they lie in the file, but for some at its edges."""
         return self._stored.has_encoded(self.levels[level])
 
     def read_on(self, *, seconds: float) -> None:
@@ -141,6 +141,10 @@ class SlidePicture:
             pixels = stripes(left_px=left, top_px=top, width_px=right - left, height_px=bottom - top)
             return Tile(data=self._encode(pixels), source="file", is_damaged=True)
         if data is not None:
+            if (
+                self.icc_bytes > MAX_ICC_BYTES
+            ):  # no tile has it then, or colours would change from one to the next
+                data = without_icc(data)
             return Tile(data=data, source="file", is_damaged=False)
         is_passing = self._is_passing(level)
         pixels, is_damaged = self._read(level, box)

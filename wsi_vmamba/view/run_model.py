@@ -71,14 +71,7 @@ class RunModel:
 
     def _load(self) -> list[Run]:
         if self._runs is None:
-            from wsi_vmamba.evaluation.fold_scores import holds_folds
-            from wsi_vmamba.evaluation.run_scores import train_config_of
-            from wsi_vmamba.training import load_run
-            from wsi_vmamba.training.folders import fold_folder
+            from wsi_vmamba.evaluation.fold_scores import runs_of
 
-            folders = [self._folder]
-            if holds_folds(self._folder):
-                numbers = range(1, 1 + (train_config_of(self._folder).folds or 0))
-                folders = [fold_folder(self._folder, number) for number in numbers]
-            self._runs = [load_run(each) for each in folders]
+            self._runs = runs_of(self._folder)
         return self._runs

@@ -51,6 +51,7 @@ class DeepZoomSlide(CanvasSlide):
         try:
             self._descriptor = read_descriptor(str(path), self._files.descriptor)
             self._numbers = _stored_levels(path, self._descriptor, self._files)
+            mpp = _mpp(self._descriptor, self._files)
         except UnreadableSlideError:
             self._files.close()
             raise
@@ -61,7 +62,7 @@ class DeepZoomSlide(CanvasSlide):
             path,
             reader="deepzoom",
             levels=tuple(_level(descriptor, number) for number in self._numbers),
-            mpp=_mpp(descriptor, self._files),
+            mpp=mpp,
             properties={
                 "format": "Deep Zoom",
                 "codec": descriptor.suffix,

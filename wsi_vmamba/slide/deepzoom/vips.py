@@ -6,7 +6,6 @@ read by OpenSlide, OpenSlide's properties and the level that was read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import defusedxml
@@ -25,15 +24,17 @@ MAX_PROPERTIES_BYTES = 16 << 20
 def recorded_mpp(text: bytes, *, width_px: int, height_px: int) -> RecordedMpp | None:
     """Micrometres per pixel of a picture of that size; None where the properties do not tell.
 
-    OpenSlide's count where the picture is the level that they describe. One that was cut or scaled afterwards has
-    another size; libvips keeps its own numbers up to date then. Those are 1 px/mm, or a printer's, where nothing
-    was known.
+    OpenSlide's count where the picture is the level that they describe. One that was cut or scaled afterwards is left
+    without: libvips does not change ``xres`` when it scales. Where OpenSlide did not read the picture, libvips' own
+    numbers count; they are 1 px/mm, or a printer's, where nothing was known.
     """
     try:
         found = _properties(text)
     except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError, LookupError):
         return None  # tiles do not need it, and a resolution is asked for
-    return _of_openslide(found, width_px, height_px) or _of_vips(found)
+    if "openslide.mpp-x" in found:
+        return _of_openslide(found, width_px, height_px)
+    return _of_vips(found)
 
 
 def _properties(text: bytes) -> dict[str, str]:
@@ -59,6 +60,6 @@ def _of_vips(found: Mapping[str, str]) -> RecordedMpp | None:
     per_mm = [read_number(found.get(name, "")) for name in ("xres", "yres")]
     um = [1000 / number for number in per_mm if number]
     low, high = MPP_RANGE
-    if len(um) != len(per_mm) or not all(math.isfinite(each) and low <= each <= high for each in um):
+    if len(um) != len(per_mm) or not all(low <= each <= high for each in um):
         return None
     return RecordedMpp(x=um[0], y=um[1], source=f"xres in {PROPERTIES}")

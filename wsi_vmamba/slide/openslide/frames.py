@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.base import Level
 from wsi_vmamba.slide.encoded import standalone_jpeg
 from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, jpeg_size
@@ -30,6 +31,8 @@ _ITEM, _ITEM_HEAD_BYTES = b"\xfe\xff\x00\xe0", 8
 _PIXELS, _PIXELS_HEAD_BYTES = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff", 12
 _PER_FRAME, _OFFSETS = 0x52009230, 0x7FE00001
 _SINGLE = {"TotalPixelMatrixFocalPlanes": 0x00480303, "NumberOfOpticalPaths": 0x00480302}
+#: What a frame may have beyond its pixels, uncompressed: headers, colour profiles.
+_HEADER_BYTES = 4 << 20
 #: The place of each frame is parsed by pydicom, 10,000 a second.
 _MOST_PLACED_FRAMES = 20_000
 
@@ -67,6 +70,7 @@ class DicomFrames:
         volumes = [each for each in series_of(path) if each[1].image_type[2:3] == (SLIDE_TYPE,)]
         self._files = {number: _file_of(level, volumes) for number, level in enumerate(levels)}
         self._found: dict[int, _Frames | None] = {}
+        self._path, self._closed = path, False
         self._lock = threading.Lock()
 
     def has_level(self, level: int) -> bool:
@@ -84,18 +88,23 @@ class DicomFrames:
         about = self._levels[level]
         if frames is None or about.stored_px is None:
             return None
-        start = int(frames.items[row * frames.columns + column])
         width, height = about.stored_px
-        is_whole = (column + 1) * width <= about.width_px and (row + 1) * height <= about.height_px
-        if start < 0 or not is_whole:
+        if (column + 1) * width > about.width_px or (row + 1) * height > about.height_px:
             return None
-        data = _read_frame(frames, start)
+        start = int(frames.items[row * frames.columns + column])
+        if start < 0:
+            return None
+        data = _read_frame(frames, start, max_bytes=4 * width * height + _HEADER_BYTES)
         if data is None or jpeg_size(data) != (width, height, 3):
             return None
         return standalone_jpeg(data, tables=None, stored=frames.colours, icc_profile=icc_profile)
 
     def _frames(self, level: int) -> _Frames | None:
+        if level in self._found:  # without waiting for another level that is being looked at
+            return self._found[level]
         with self._lock:
+            if self._closed:
+                raise UnreadableSlideError(self._path, "the slide is closed; open it again to read")
             if level not in self._found:
                 named = self._files[level]
                 self._found[level] = None if named is None else _look(*named, self._levels[level])
@@ -104,6 +113,7 @@ class DicomFrames:
     def close(self) -> None:
         """Release the files; further reads are errors."""
         with self._lock:
+            self._closed = True
             for frames in self._found.values():
                 if frames is not None:
                     frames.file.close()
@@ -140,10 +150,12 @@ def _items(path: Path, header: DicomHeader, level: Level) -> NDArray[np.int64] |
     found, pixels_at = read_up_to_pixels(path, [_PER_FRAME, _OFFSETS, *_SINGLE.values()])
     if any(int(found.get(name) or 1) != 1 for name in _SINGLE):
         return None
-    with path.open("rb") as stream:
-        starts = _starts(stream, pixels_at, header.frames, found.get("ExtendedOffsetTable"))
     width, height = header.frame_px
     columns, rows = -(-level.width_px // width), -(-level.height_px // height)
+    if not 0 < header.frames <= columns * rows:
+        return None
+    with path.open("rb") as stream:
+        starts = _starts(stream, pixels_at, header.frames, found.get("ExtendedOffsetTable"))
     if starts is None:
         return None
     if header.organisation == "TILED_FULL":
@@ -208,15 +220,15 @@ def _walk(stream: BinaryIO, at: int, frames: int) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def _read_frame(frames: _Frames, start: int) -> bytes | None:
+def _read_frame(frames: _Frames, start: int, *, max_bytes: int) -> bytes | None:
     """The data of the item at ``start``; None where the item after it belongs to the same frame.
 
     Raises:
-        DamagedTileError: it does not lie in the file.
+        DamagedTileError: it does not lie in the file, or is larger than ``max_bytes``.
     """
     file = frames.file
-    try:
-        with file.reading():
+    with file.reading():
+        try:
             head = file.read_at(start, _ITEM_HEAD_BYTES) if start < file.size_bytes else b""
             if head[:4] != _ITEM or len(head) < _ITEM_HEAD_BYTES:
                 raise DamagedTileError("its data are not where the file says; it was cut short or damaged")
@@ -224,9 +236,13 @@ def _read_frame(frames: _Frames, start: int) -> bytes | None:
             end = begin + struct.unpack_from("<I", head, 4)[0]
             if end > file.size_bytes:
                 raise DamagedTileError("its data should go on behind the end of the file; it was cut short")
+            if end - begin > max_bytes:
+                raise DamagedTileError(
+                    f"it has {end - begin} bytes, expected at most {max_bytes} for a tile of its size"
+                )
             data = file.read_at(begin, end - begin + len(_ITEM))
-    except OSError as error:
-        raise failed_read(file.path, error) from error
+        except OSError as error:
+            raise failed_read(file.path, error) from error
     place = np.searchsorted(frames.starts, end)
     is_frame = place < len(frames.starts) and frames.starts[place] == end
     return data[: end - begin] if is_frame or data[end - begin :] != _ITEM else None

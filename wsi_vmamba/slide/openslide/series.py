@@ -22,10 +22,27 @@ _MAX_TILES = 1 << 23
 
 
 def series_of(path: Path) -> list[tuple[Path, DicomHeader]]:
-    """The files of the series of a DICOM file that lie beside it, which OpenSlide takes for one slide, and itself."""
-    series = read_header(path).series
-    beside = ((each, read_header(each)) for each in sorted(path.parent.iterdir()) if is_dicom(each))
+    """The files of the series of a DICOM file that lie beside it, which OpenSlide takes for one slide, and itself.
+
+    Raises:
+        UnreadableSlideError: the system cannot read them.
+    """
+    try:
+        series = read_header(path).series
+        beside = [found for each in sorted(path.parent.iterdir()) if (found := _header_of(each)) is not None]
+    except OSError as error:
+        raise UnreadableSlideError(
+            path, f"the files beside it cannot be looked at ({error.strerror})"
+        ) from error
     return [(each, header) for each, header in beside if header.series == series]
+
+
+def _header_of(path: Path) -> tuple[Path, DicomHeader] | None:
+    """A file with its header; None of what is no DICOM, or went away meanwhile."""
+    try:
+        return (path, read_header(path)) if is_dicom(path) else None
+    except FileNotFoundError:
+        return None
 
 
 def check_series(path: str | Path) -> None:
@@ -45,8 +62,13 @@ def check_series(path: str | Path) -> None:
             tiles = -(-width // frame_width) * -(-height // frame_height)
             if tiles > _MAX_TILES:
                 raise UnreadableSlideError(file, f"it claims {tiles} tiles, more than any glass has")
-        state = file.stat()
-        problem = _problem(file, header.organisation.startswith(_SPARSE), state.st_mtime_ns, state.st_size)
+        try:
+            state = file.stat()
+            problem = _problem(
+                file, header.organisation.startswith(_SPARSE), state.st_mtime_ns, state.st_size
+            )
+        except OSError as error:
+            raise UnreadableSlideError(file, f"cannot read the file ({error.strerror})") from error
         if problem:
             raise UnreadableSlideError(file, f"{problem}; it is damaged, copy it again")
 
@@ -60,7 +82,9 @@ def _problem(path: Path, is_sparse: bool, _modified_ns: int, size_bytes: int) ->
         tables = [found[tag].value or b"" for tag in (_OFFSETS, _LENGTHS) if tag in found]
         has_places = _PLACES in found
         largest = max((int(np.frombuffer(each, dtype="<u8").max(initial=0)) for each in tables), default=0)
-    except unreadable():
+    except unreadable() as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's word, not the header's
         return "its header cannot be read"
     if is_sparse and not has_places:
         return f"its frames are {_SPARSE} and it does not say where each lies"

@@ -6,11 +6,13 @@ import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL.ImageCms import PyCMSError
 
 from wsi_vmamba.errors import BadTileError, SceneError, UnreadableSlideError, UnsupportedSlideError
 from wsi_vmamba.geometry import level_to_l0_px
@@ -85,19 +87,19 @@ class OpenSlideSlide(CanvasSlide):
             scenes=scenes,
         )
 
-    @property
+    @cached_property
     def icc_profile(self) -> bytes | None:
         """The colour profile as the file records it; None where it has none or it cannot be read."""
         handle = self._handle
         try:
             profile = None if handle is None else handle.color_profile
-        except openslide.OpenSlideError:
+        except (openslide.OpenSlideError, PyCMSError):
             return None
         return None if profile is None else bytes(profile.tobytes())
 
     @property
     def tile_overlap_px(self) -> int:
-        """None is shared."""
+        """No pixels are shared: 0."""
         return 0
 
     def has_encoded_tiles(self, level: int) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from numcodecs.errors import UnknownCodecError
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.errors import NodeNotFoundError
@@ -47,6 +46,8 @@ _BOMB_FLOOR_BYTES = 1 << 32
 _DAMAGE = (
     RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, zipfile.BadZipFile
 )  # fmt: skip
+#: What zarr and numcodecs raise of a codec that they lack: two classes of one name, which older versions have not.
+_UNKNOWN_CODEC = "UnknownCodecError"
 
 
 class ZarrSlide(CanvasSlide):
@@ -79,15 +80,15 @@ class ZarrSlide(CanvasSlide):
             raise
         except NodeNotFoundError as error:
             raise UnreadableSlideError(path, _nothing_there(path, self._store)) from error
-        except UnknownCodecError as error:
-            raise UnreadableSlideError(
-                path,
-                f"its chunks are compressed with {error.codec_id}, which neither zarr nor numcodecs knows by itself; "
-                "write it again with one of theirs, such as blosc or zstd",
-            ) from error
         except self._network as error:
             raise UnreadableSlideError(path, f"cannot be read: {in_words(error)}") from error
         except unusable as error:
+            if type(error).__name__ == _UNKNOWN_CODEC:
+                raise UnreadableSlideError(
+                    path,
+                    f"its chunks are compressed in a way that neither zarr nor numcodecs knows by itself ({error}); "
+                    "write it again with one of theirs, such as blosc or zstd",
+                ) from error
             raise UnreadableSlideError(
                 path, f"not a zarr picture, or its metadata are damaged ({error})"
             ) from error
