@@ -118,35 +118,35 @@ def runs_of(folder: Path) -> list[Run]:
     Raises:
         TrainingError: it is not finished, or a part of it is not there.
     """
-    if not holds_folds(folder):
-        return [load_run(folder)]
-    folds = train_config_of(folder).folds or 0
-    return [load_run(fold_folder(folder, number)) for number in range(1, folds + 1)]
+    return [load_run(each) for each in folders_of_folds(folder) or [folder]]
 
 
 def holds_folds(folder: Path) -> bool:
-    """Whether the folder is that of a cross-validation.
+    """Whether the folder is that of a cross-validation; raises what `folders_of_folds` does."""
+    return bool(folders_of_folds(folder))
+
+
+def folders_of_folds(folder: Path) -> list[Path]:
+    """The folders of the runs of a cross-validation, in order; none where the folder is of something else.
 
     Raises:
-        TrainingError: of one that is not finished, or of which a fold is not there.
+        TrainingError: it is not finished, or a fold of it is not there.
     """
     if (folder / MODEL).exists() or not any(folder.glob("fold-[0-9]*/")):
-        return False
+        return []
     if not (folder / RECORD).is_file():
         raise TrainingError(
             f"the cross-validation in {folder} is not finished; go on with `wsi-vmamba train ... --resume`, or judge "
             f"one of its runs: --run {fold_folder(folder, 1)}"
         )
-    folds = train_config_of(folder).folds
-    if not folds:
-        return False
-    for number in range(1, folds + 1):
-        if not (fold_folder(folder, number) / MODEL).is_file():
+    found = [fold_folder(folder, number) for number in range(1, (train_config_of(folder).folds or 0) + 1)]
+    for each in found:
+        if not (each / MODEL).is_file():
             raise TrainingError(
-                f"the cross-validation in {folder} has {folds} folds, and {fold_folder(folder, number) / MODEL} is not "
+                f"the cross-validation in {folder} has {len(found)} folds, and {each / MODEL} is not "
                 "there; copy the folder again, or name one of its runs"
             )
-    return True
+    return found
 
 
 def _average(items: Sequence[Scored]) -> Scored:

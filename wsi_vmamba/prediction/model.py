@@ -14,10 +14,10 @@ from torch import Tensor
 from wsi_vmamba.bags import Bag, BagLoader, FeatureSource
 from wsi_vmamba.config import TrainConfig
 from wsi_vmamba.errors import TrainingError, UsageError, WsiVmambaError
-from wsi_vmamba.evaluation.fold_scores import holds_folds, runs_of
+from wsi_vmamba.evaluation.fold_scores import folders_of_folds
 from wsi_vmamba.evaluation.run_scores import train_config_of
 from wsi_vmamba.tabular.folder import holds_tabular_run
-from wsi_vmamba.training import Prediction, predict
+from wsi_vmamba.training import Prediction, load_run, predict
 from wsi_vmamba.training.folders import RECORD
 from wsi_vmamba.training.model import SlideClassifier, average
 from wsi_vmamba.training.reference import Reference, read_reference
@@ -102,14 +102,14 @@ def load_model(path: Path, *, trained_on: Path | None = None) -> TrainedModel:
             f"{path} is a classifier of rows of numbers (csv_features), which are not made of slides here; score its "
             "slides with `wsi-vmamba evaluate`"
         )
-    holds_folds(path)  # says first what a cross-validation lacks
+    folders = folders_of_folds(path) or [path]
     if not (path / RECORD).is_file():
         raise TrainingError(
             f"no finished run at {path.absolute()} ({RECORD} is not there); give the folder of one that `wsi-vmamba "
             "train` made, or a file that `wsi-vmamba pack` made of one"
         )
     config = train_config_of(path)
-    runs = runs_of(path)
+    runs = [load_run(each) for each in folders]
     reference, missing = _reference(path, config, runs, trained_on)
     return TrainedModel(
         path=path,

@@ -7,6 +7,7 @@ nor a text with a patient's name travels with a tile.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from wsi_vmamba.slide.jpeg import Colours, check_whole, frame_of, segments
@@ -17,6 +18,8 @@ _ICC, _ICC_HEAD = 0xE2, b"ICC_PROFILE\0"
 #: A segment's length is 16 bits and counts itself; a part of a profile has two bytes of numbering.
 _ICC_PART_BYTES = 0xFFFF - 2 - len(_ICC_HEAD) - 2
 _ICC_MOST_PARTS = 255
+#: What a tile's file may have beyond its pixels, uncompressed: headers, colour profiles, descriptions.
+_TILE_HEADER_BYTES = 4 << 20
 
 
 @runtime_checkable
@@ -75,14 +78,12 @@ def standalone_jpeg(
         parts.append(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([stored.value[0] or 0]))
     if icc_profile:
         parts += icc_segments(icc_profile)
-    position = 2
-    for marker, content, length in segments(whole):
-        position = content + length
-        own_profile = marker == _ICC and whole.startswith(_ICC_HEAD, content) and not icc_profile
-        if own_profile or not _is_note(marker):
-            parts.append(bytes((0xFF, marker)) + whole[content - 2 : position])
-    parts.append(whole[position:])
-    return b"".join(parts)
+    return b"".join(parts) + _after_start(
+        whole,
+        lambda marker, content: (
+            not _is_note(marker) or (_is_profile(whole, marker, content) and not icc_profile)
+        ),
+    )
 
 
 def with_icc(jpeg: bytes, icc_profile: bytes | None) -> bytes:
@@ -92,12 +93,7 @@ def with_icc(jpeg: bytes, icc_profile: bytes | None) -> bytes:
 
 def without_icc(jpeg: bytes) -> bytes:
     """Leave out the colour profile that a JPEG file carries."""
-    parts, position = [jpeg[:2]], 2
-    for marker, content, length in segments(jpeg):
-        position = content + length
-        if marker != _ICC or not jpeg.startswith(_ICC_HEAD, content):
-            parts.append(bytes((0xFF, marker)) + jpeg[content - 2 : position])
-    return b"".join([*parts, jpeg[position:]])
+    return jpeg[:2] + _after_start(jpeg, lambda marker, content: not _is_profile(jpeg, marker, content))
 
 
 def icc_segments(profile: bytes) -> list[bytes]:
@@ -112,9 +108,37 @@ def icc_segments(profile: bytes) -> list[bytes]:
     return found
 
 
+def most_tile_bytes(*, width_px: int, height_px: int) -> int:
+    """More than the file of any tile of that size has, headers and colour profiles included."""
+    return 4 * width_px * height_px + _TILE_HEADER_BYTES
+
+
+def _after_start(jpeg: bytes, keeps: Callable[[int, int], bool]) -> bytes:
+    """What follows the start mark, with those segments that are kept: asked by marker and where the content begins."""
+    parts, position = [], 2
+    for marker, content, length in segments(jpeg):
+        position = content + length
+        if keeps(marker, content):
+            parts.append(bytes((0xFF, marker)) + jpeg[content - 2 : position])
+    return b"".join([*parts, jpeg[position:]])
+
+
+def _is_profile(jpeg: bytes, marker: int, content: int) -> bool:
+    """Whether a segment holds a part of the colour profile."""
+    return marker == _ICC and jpeg.startswith(_ICC_HEAD, content)
+
+
 def _is_note(marker: int) -> bool:
     """Whether a segment says something beside the picture: APP0 to APP15 and comments."""
     return 0xE0 <= marker <= 0xEF or marker == 0xFE
 
 
-__all__ = ["EncodedTiles", "HasColourProfile", "icc_segments", "standalone_jpeg", "with_icc", "without_icc"]
+__all__ = [
+    "EncodedTiles",
+    "HasColourProfile",
+    "icc_segments",
+    "most_tile_bytes",
+    "standalone_jpeg",
+    "with_icc",
+    "without_icc",
+]

@@ -14,6 +14,7 @@ from wsi_vmamba.slide.deepzoom.decode import decode_picture_tile, encoded_pictur
 from wsi_vmamba.slide.deepzoom.descriptor import Descriptor, read_descriptor
 from wsi_vmamba.slide.deepzoom.files import TileFiles, open_files
 from wsi_vmamba.slide.deepzoom.vips import MAX_PROPERTIES_BYTES, PROPERTIES, recorded_mpp
+from wsi_vmamba.slide.encoded import most_tile_bytes
 from wsi_vmamba.slide.jpeg import DamagedTileError
 from wsi_vmamba.slide.scenes import only_scene
 from wsi_vmamba.slide.tile_cache import TILES
@@ -21,8 +22,6 @@ from wsi_vmamba.slide.workers import run_all
 
 #: As for TIFF: no scan compresses this far.
 _MAX_RATIO, _BOMB_FLOOR_BYTES = 4000, 1 << 30
-#: What a tile's file may have beyond its pixels, uncompressed: headers, colour profiles, descriptions.
-_HEADER_BYTES = 4 << 20
 
 
 class DeepZoomSlide(CanvasSlide):
@@ -120,7 +119,7 @@ class DeepZoomSlide(CanvasSlide):
         descriptor = self._descriptor
         left, top, right, bottom = descriptor.tile_box_px(number, column, row)
         name = f"{column}_{row}.{descriptor.suffix}"
-        max_bytes = 4 * (right - left) * (bottom - top) + _HEADER_BYTES
+        max_bytes = most_tile_bytes(width_px=right - left, height_px=bottom - top)
         data = self._files.read(number, name, max_bytes=max_bytes)
         if data is None:
             if not descriptor.is_covered(number, column, row):

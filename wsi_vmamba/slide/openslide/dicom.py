@@ -38,6 +38,8 @@ _LONGEST_VALUE = 1 << 12
 _MAX_VALUE_BYTES = 1 << 27
 #: What OpenSlide takes for the pixels of a slide.
 SLIDE_TYPE = "VOLUME"
+#: The place of each frame, and tables of where the frames begin and how long they are.
+PLACES, OFFSETS, LENGTHS = 0x52009230, 0x7FE00001, 0x7FE00002
 _GLASS_TYPES = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL"})
 _VALUES_1 = frozenset({"ORIGINAL", "DERIVED"})
 
@@ -150,7 +152,7 @@ def read_up_to_pixels(path: Path, tags: list[int]) -> tuple[Dataset, int]:
     from pydicom import dcmread
 
     with warnings.catch_warnings(action="ignore"), _BoundedReader(FileIO(path)) as file:
-        found = dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
+        found = dcmread(file, stop_before_pixels=True, specific_tags=tags)
         return found, file.tell()
 
 

@@ -18,10 +18,17 @@ from numpy.typing import NDArray
 
 from wsi_vmamba.errors import UnreadableSlideError
 from wsi_vmamba.slide.base import Level
-from wsi_vmamba.slide.encoded import standalone_jpeg
+from wsi_vmamba.slide.encoded import most_tile_bytes, standalone_jpeg
 from wsi_vmamba.slide.jpeg import Colours, DamagedTileError, jpeg_size
-from wsi_vmamba.slide.openslide.dicom import SLIDE_TYPE, DicomHeader, read_up_to_pixels, unreadable
-from wsi_vmamba.slide.openslide.series import series_of
+from wsi_vmamba.slide.openslide.dicom import (
+    OFFSETS,
+    PLACES,
+    SLIDE_TYPE,
+    DicomHeader,
+    read_up_to_pixels,
+    unreadable,
+)
+from wsi_vmamba.slide.openslide.series import Series
 from wsi_vmamba.slide.shared_file import SharedFile, failed_read
 
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -29,10 +36,7 @@ _COLOURS = {"YBR_FULL_422": Colours.YCBCR, "RGB": Colours.RGB}
 _ITEM, _ITEM_HEAD_BYTES = b"\xfe\xff\x00\xe0", 8
 #: PixelData, OB, two reserved bytes, undefined length.
 _PIXELS, _PIXELS_HEAD_BYTES = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff", 12
-_PER_FRAME, _OFFSETS = 0x52009230, 0x7FE00001
 _SINGLE = {"TotalPixelMatrixFocalPlanes": 0x00480303, "NumberOfOpticalPaths": 0x00480302}
-#: What a frame may have beyond its pixels, uncompressed: headers, colour profiles.
-_HEADER_BYTES = 4 << 20
 #: The place of each frame is parsed by pydicom, 10,000 a second.
 _MOST_PLACED_FRAMES = 20_000
 
@@ -59,15 +63,16 @@ class _Frames:
 class DicomFrames:
     """The frames of a slide, found when they are first asked for. Safe to use from several threads."""
 
-    def __init__(self, path: Path, levels: Sequence[Level]) -> None:
-        """Look at the headers of the files that lie beside ``path``.
+    def __init__(self, path: str, series: Series, levels: Sequence[Level]) -> None:
+        """Choose the file of each level; none is opened.
 
         Args:
-            path: a DICOM file of the slide.
+            path: of the slide, for messages.
+            series: its files; none where it is no DICOM.
             levels: as OpenSlide shows them.
         """
         self._levels = levels
-        volumes = [each for each in series_of(path) if each[1].image_type[2:3] == (SLIDE_TYPE,)]
+        volumes = [each for each in series if each[1].image_type[2:3] == (SLIDE_TYPE,)]
         self._files = {number: _file_of(level, volumes) for number, level in enumerate(levels)}
         self._found: dict[int, _Frames | None] = {}
         self._path, self._closed = path, False
@@ -94,7 +99,7 @@ class DicomFrames:
         start = int(frames.items[row * frames.columns + column])
         if start < 0:
             return None
-        data = _read_frame(frames, start, max_bytes=4 * width * height + _HEADER_BYTES)
+        data = _read_frame(frames, start, max_bytes=most_tile_bytes(width_px=width, height_px=height))
         if data is None or jpeg_size(data) != (width, height, 3):
             return None
         return standalone_jpeg(data, tables=None, stored=frames.colours, icc_profile=icc_profile)
@@ -119,7 +124,7 @@ class DicomFrames:
                     frames.file.close()
 
 
-def _file_of(level: Level, volumes: list[tuple[Path, DicomHeader]]) -> tuple[Path, DicomHeader] | None:
+def _file_of(level: Level, volumes: Series) -> tuple[Path, DicomHeader] | None:
     """The one file that holds a level, if its frames are JPEG as browsers show them."""
     same = [each for each in volumes if each[1].matrix_px == (level.width_px, level.height_px)]
     if len(same) != 1:
@@ -147,7 +152,7 @@ def _look(path: Path, header: DicomHeader, level: Level) -> _Frames | None:
 
 def _items(path: Path, header: DicomHeader, level: Level) -> NDArray[np.int64] | None:
     """Where the item of each tile begins, by rows; -1 for a tile without; None where that is not plain."""
-    found, pixels_at = read_up_to_pixels(path, [_PER_FRAME, _OFFSETS, *_SINGLE.values()])
+    found, pixels_at = read_up_to_pixels(path, [PLACES, OFFSETS, *_SINGLE.values()])
     if any(int(found.get(name) or 1) != 1 for name in _SINGLE):
         return None
     width, height = header.frame_px

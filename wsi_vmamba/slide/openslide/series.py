@@ -12,16 +12,28 @@ from pathlib import Path
 import numpy as np
 
 from wsi_vmamba.errors import UnreadableSlideError
-from wsi_vmamba.slide.openslide.dicom import DicomHeader, is_dicom, read_header, read_up_to_pixels, unreadable
+from wsi_vmamba.slide.openslide.dicom import (
+    LENGTHS,
+    OFFSETS,
+    PLACES,
+    DicomHeader,
+    is_dicom,
+    read_header,
+    read_up_to_pixels,
+    unreadable,
+)
 from wsi_vmamba.slide.openslide.limits import check_size
 
 _SPARSE = "TILED_SPARSE"
-_PLACES, _OFFSETS, _LENGTHS = 0x52009230, 0x7FE00001, 0x7FE00002
 #: A slide of 260 gigapixels has 4 million frames of 256 px.
 _MAX_TILES = 1 << 23
 
 
-def series_of(path: Path) -> list[tuple[Path, DicomHeader]]:
+#: The files of a slide with their headers.
+Series = list[tuple[Path, DicomHeader]]
+
+
+def _series_of(path: Path) -> Series:
     """The files of the series of a DICOM file that lie beside it, which OpenSlide takes for one slide, and itself.
 
     Raises:
@@ -45,16 +57,18 @@ def _header_of(path: Path) -> tuple[Path, DicomHeader] | None:
         return None
 
 
-def check_series(path: str | Path) -> None:
-    """Refuse a series on which OpenSlide would end the process; files that are no DICOM are left to others.
+def check_series(path: str | Path) -> Series:
+    """Refuse a series on which OpenSlide would end the process; of a file that is no DICOM there is none.
+
+    Returns:
+        The files that OpenSlide takes for the slide.
 
     Raises:
         UnreadableSlideError: naming the file and the claim.
     """
     path = Path(path)
-    if not is_dicom(path):
-        return
-    for file, header in series_of(path):
+    series = _series_of(path) if is_dicom(path) else []
+    for file, header in series:
         (width, height), (frame_width, frame_height) = header.matrix_px, header.frame_px
         if width and height:
             check_size(file, width_px=width, height_px=height)
@@ -71,6 +85,7 @@ def check_series(path: str | Path) -> None:
             raise UnreadableSlideError(file, f"cannot read the file ({error.strerror})") from error
         if problem:
             raise UnreadableSlideError(file, f"{problem}; it is damaged, copy it again")
+    return series
 
 
 # Reading it takes a while where frames have places, and viewers open a slide often.
@@ -78,9 +93,9 @@ def check_series(path: str | Path) -> None:
 def _problem(path: Path, is_sparse: bool, _modified_ns: int, size_bytes: int) -> str:
     """What a header says of its frames that cannot be; empty where there is nothing, or it is left to OpenSlide."""
     try:
-        found, _ = read_up_to_pixels(path, [_PLACES, _OFFSETS, _LENGTHS])
-        tables = [found[tag].value or b"" for tag in (_OFFSETS, _LENGTHS) if tag in found]
-        has_places = _PLACES in found
+        found, _ = read_up_to_pixels(path, [PLACES, OFFSETS, LENGTHS])
+        tables = [found[tag].value or b"" for tag in (OFFSETS, LENGTHS) if tag in found]
+        has_places = PLACES in found
         largest = max((int(np.frombuffer(each, dtype="<u8").max(initial=0)) for each in tables), default=0)
     except unreadable() as error:
         if isinstance(error, OSError) and error.errno is not None:

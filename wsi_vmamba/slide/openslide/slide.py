@@ -31,8 +31,8 @@ from wsi_vmamba.slide.resolution import MPP_NOTE, MPP_PROBLEM, disagreement
 from wsi_vmamba.slide.scenes import Scene, only_scene
 from wsi_vmamba.slide.tiff.layout import scenes_for_openslide
 
-#: What OpenSlide calls a TIFF without a vendor, and DICOM.
-GENERIC_TIFF, DICOM = "generic-tiff", "dicom"
+#: What OpenSlide calls a TIFF without a vendor.
+GENERIC_TIFF = "generic-tiff"
 #: Rows decoded at a time, so that the RGBA copy stays small beside the result.
 _STRIP_ROWS = 1024
 
@@ -59,12 +59,11 @@ class OpenSlideSlide(CanvasSlide):
         """
         only_scene(path, scene, reader="openslide")
         check_limits(path)
-        check_series(path)
+        series = check_series(path)
         self._handle: openslide.OpenSlide | None = _open(path)
         width_px, height_px = self._handle.dimensions
         check_size(path, width_px=width_px, height_px=height_px)
         self._lock = threading.Lock()
-        self._dicom_frames: DicomFrames | None = None
         recorded = _properties(self._handle)
         self._native_downsamples = tuple(self._handle.level_downsamples)
         vendor = recorded.get("openslide.vendor", "unknown")
@@ -86,6 +85,7 @@ class OpenSlideSlide(CanvasSlide):
             scene=scene_found,
             scenes=scenes,
         )
+        self._frames = DicomFrames(self.path, series, self.levels)
 
     @cached_property
     def icc_profile(self) -> bytes | None:
@@ -104,16 +104,12 @@ class OpenSlideSlide(CanvasSlide):
 
     def has_encoded_tiles(self, level: int) -> bool:
         """Whether frames of a level may be handed out, of DICOM alone; see `EncodedTiles`."""
-        frames = self._frames()
-        return frames is not None and frames.has_level(level)
+        return self._frames.has_level(level)
 
     def encoded_tile(self, *, level: int, column: int, row: int) -> bytes | None:
         """A frame as a JPEG file; see `EncodedTiles`."""
-        frames = self._frames()
-        if frames is None:
-            return None
         try:
-            return frames.jpeg(level=level, column=column, row=row, icc_profile=self.icc_profile)
+            return self._frames.jpeg(level=level, column=column, row=row, icc_profile=self.icc_profile)
         except DamagedTileError as error:
             width, height = self.levels[level].stored_px or (0, 0)
             raise BadTileError(
@@ -121,17 +117,6 @@ class OpenSlideSlide(CanvasSlide):
                 f"level {level}, tile (col, row) ({column}, {row}): {error}",
                 box_px=(column * width, row * height, width, height),
             ) from error
-
-    def _frames(self) -> DicomFrames | None:
-        """Where the frames of a DICOM slide lie; None of other formats."""
-        if self.properties["vendor"] != DICOM:
-            return None
-        with self._lock:
-            if self._handle is None:
-                raise UnreadableSlideError(self.path, "the slide is closed; open it again to read")
-            if self._dicom_frames is None:
-                self._dicom_frames = DicomFrames(Path(self.path), self.levels)
-            return self._dicom_frames
 
     def _read_into(self, out: NDArray[np.uint8], *, level: int, x_px: int, y_px: int) -> None:
         downsample = self._native_downsamples[level]
@@ -193,8 +178,7 @@ class OpenSlideSlide(CanvasSlide):
         """Release the file once running reads are done with it; further reads are errors."""
         with self._lock:
             self._handle = None
-            if self._dicom_frames is not None:
-                self._dicom_frames.close()
+        self._frames.close()
 
 
 def _with_tiles(levels: tuple[Level, ...], recorded: Mapping[str, str]) -> tuple[Level, ...]:
