@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from wsi_vmamba.datasets.synthetic import ArrangementSpec
 from wsi_vmamba.datasets.synthetic.arrangement import TUMOUR_BLOCKS, lay_out
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "arrangement.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("arrangement", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def numbered(pairs: int) -> np.ndarray:
@@ -29,9 +16,9 @@ def numbered(pairs: int) -> np.ndarray:
     return np.stack([block, pair], axis=-1).astype(np.float32)
 
 
-def test_patches_lie_where_the_layout_says_and_are_those_of_one_pair():
+def test_patches_lie_where_the_layout_says_and_are_those_of_one_pair(load):
     spec = ArrangementSpec(pairs=4, blocks=8, seed=3)
-    bags = load()._bags(spec, numbered(6))
+    bags = load("arrangement")._bags(spec, numbered(6))
     assert list(bags) == [f"{pair:03d}-{label}" for pair in range(4) for label in (1, 0)]
     for name, bag in bags.items():
         columns, rows = bag.coords_grid.T
@@ -43,11 +30,11 @@ def test_patches_lie_where_the_layout_says_and_are_those_of_one_pair():
     assert [bags[f"{pair:03d}-0"].features[0, 1] for pair in range(4)] == of
 
 
-def test_a_model_without_places_is_at_chance(tmp_path: Path, capsys):
+def test_a_model_without_places_is_at_chance(load, tmp_path: Path, capsys):
     blocks = np.random.default_rng(0).normal(size=(4, 64, 8)).astype(np.float32)
     blocks[:, :TUMOUR_BLOCKS, 0] += 5
     np.save(tmp_path / "near-far-4-vmamba_pico.npy", blocks)
-    load().main(
+    load("arrangement").main(
         ["--aggregators", "abmil", "--pairs", "4", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
     )
     line = capsys.readouterr().out.splitlines()[-1].split("\t")

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from wsi_vmamba.ops import cpu
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "context.py"
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("context", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_which_patches_meet_another_region():
+def test_which_patches_meet_another_region(load):
     """Two regions of 4 x 4 patches side by side, glass to the right of them."""
-    meets = load()._meets_other
+    meets = load("context")._meets_other
     region_of = {(column, row): column // 4 for column in range(8) for row in range(4)}
     at_cut = {place for place in region_of if meets(place, region_of, 1)}
     assert at_cut == {(column, row) for column in (3, 4) for row in range(4)}
@@ -35,9 +22,9 @@ def test_which_patches_meet_another_region():
 
 
 @pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
-def test_the_curve_of_a_made_slide(tmp_path: Path, write_tiny_slide, capsys):
+def test_the_curve_of_a_made_slide(load, tmp_path: Path, write_tiny_slide, capsys):
     slide = write_tiny_slide(tmp_path / "s.tif")
-    found = load().main(
+    found = load("context").main(
         [str(slide), "--target-mpp", "0.5", "--patch-px", "64", "--sizes", "128", "640", "--window-px", "320",
          "--segmenter", "all", "--changes", "1", "--json", str(tmp_path / "out.json")]
     )  # fmt: skip
@@ -56,12 +43,12 @@ def test_the_curve_of_a_made_slide(tmp_path: Path, write_tiny_slide, capsys):
 @pytest.mark.slow
 @pytest.mark.real_slides
 @pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
-def test_the_curve_of_a_real_slide_falls_with_the_size_of_regions(real_data: Path):
+def test_the_curve_of_a_real_slide_falls_with_the_size_of_regions(load, real_data: Path):
     slide = real_data / "slides" / "lymph-node-metastasis.tif"
     if not slide.is_file():
         pytest.skip(f"no {slide}")
-    found = load().main(
-        [str(slide), "--mpp", "0.5", "--target-mpp", "8", "--patch-px", "64", "--sizes", "128", "1024",
+    found = load("context").main(
+        [str(slide), "--mpp", "0.5", "--target-mpp", "4", "--patch-px", "64", "--sizes", "128", "1024",
          "--window-px", "512"]
     )  # fmt: skip
     small, large = found["cuts"][128], found["cuts"][1024]

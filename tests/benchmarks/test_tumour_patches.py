@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tumour_patches.py"
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tumour_patches", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_border_is_where_a_neighbour_is_missing():
+def test_the_border_is_where_a_neighbour_is_missing(load):
     there = [(x, y) for y in range(3) for x in range(4) if (x, y) != (0, 0)]
-    border = load()._border(np.array(there))
+    border = load("tumour_patches")._border(np.array(there))
     assert [place for place, at in zip(there, border, strict=True) if not at] == [(2, 1)]
 
 
 def test_features_that_know_the_outline_are_told_from_those_that_do_not(
-    tmp_path: Path, write_patches, write_outlines, capsys
+    load, tmp_path: Path, write_patches, write_outlines, capsys
 ):
     draw = np.random.default_rng(0)
     rows = ["slide_id,path,label,split,annotation"]
@@ -42,7 +29,7 @@ def test_features_that_know_the_outline_are_told_from_those_that_do_not(
         known[1:4, 1:4, 0] += 20 * label
         write_patches(tmp_path / "knows", f"s{index}", known)
     (tmp_path / "slides.csv").write_text("\n".join(rows) + "\n")
-    found = load().main([str(tmp_path / name) for name in ("slides.csv", "blind", "knows")])
+    found = load("tumour_patches").main([str(tmp_path / name) for name in ("slides.csv", "blind", "knows")])
     assert found["knows"] == pytest.approx(1.0)
     assert found["blind"] < 0.8
     assert "| knows | 108 (18) | 1.0000 (1.0000 to 1.0000) |" in capsys.readouterr().out

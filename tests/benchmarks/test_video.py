@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import torch
 
 from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.volume.network import VMamba3D
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "video.py"
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("video", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_multiply_adds_are_those_counted_by_hand():
+def test_multiply_adds_are_those_counted_by_hand(load):
     model = VMamba3D(VMambaConfig(depths=(1,), dims=(16,), num_classes=3)).eval()
     places, tokens = (
         3 * 16 * 16,
@@ -33,12 +18,12 @@ def test_multiply_adds_are_those_counted_by_hand():
     matrices = 2 * 16 * 16 + 2 * 16 * 64
     scan = 6 * (3 * 16 + 16) + 6 * 16 * 5
     depthwise = 16 * 9 + 16 * 3
-    counted = load().multiply_adds(model, torch.randn(1, 3, 3, 32, 32))
+    counted = load("video").multiply_adds(model, torch.randn(1, 3, 3, 32, 32))
     assert counted == stem + tokens * (matrices + scan + depthwise) + 16 * 3
 
 
-def test_the_smallest_run(capsys):
-    found = load().main(["--frames", "2", "--px", "32", "--passes", "1"])
+def test_the_smallest_run(load, capsys):
+    found = load("video").main(["--frames", "2", "--px", "32", "--passes", "1"])
     ours, other = (found["networks"]["multiply_adds"][name] for name in ("vmamba", "conv3d"))
     assert abs(ours - other) < 0.1 * ours
     assert "times the frames of the convolutions" in capsys.readouterr().out
