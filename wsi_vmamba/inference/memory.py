@@ -1,12 +1,10 @@
-"""Memory of the encoder: one reused block of huge pages, and what the machine can still give."""
+"""Memory of the encoder: one reused block, and what the machine can still give."""
 
 from __future__ import annotations
 
-import mmap
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from wsi_vmamba.errors import MemoryLimitError
 
-_HUGE_PAGE = 2 << 20
 _ALIGNMENT = 64
 
 #: Name -> (shape, dtype) of tensors that live side by side in one block of memory.
@@ -46,8 +43,7 @@ def _padded(n_bytes: int) -> int:
 class Arena:
     """A block of memory that grows when a larger region comes and is reused otherwise.
 
-    Fresh pages cost more time than most operators that fill them, so they are touched once, and asked for in
-    huge pages where the system has them.
+    Fresh pages cost more time than most operators that fill them, so they are touched once.
     """
 
     def __init__(self) -> None:
@@ -62,18 +58,8 @@ class Arena:
         """A flat uint8 tensor of ``n_bytes``, uninitialised; what was taken before is no longer valid."""
         if self._block is None or self._block.numel() < n_bytes:
             self._block = None  # give the old block back before the new one is made
-            self._block = _huge_pages(max(n_bytes, 1))
+            self._block = torch.empty(max(n_bytes, 1), dtype=torch.uint8)
         return self._block[:n_bytes]
-
-
-def _huge_pages(n_bytes: int) -> Tensor:
-    pages = mmap.mmap(-1, (-(-n_bytes // _HUGE_PAGE) + 1) * _HUGE_PAGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages: ordinary ones do, slower
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    block = torch.frombuffer(pages, dtype=torch.uint8)
-    start = -block.data_ptr() % _HUGE_PAGE
-    return block[start : start + n_bytes]
 
 
 def resident_bytes() -> int:

@@ -145,13 +145,12 @@ void train_depthwise_gradients_any(const void* x, const void* dy, void* dx, Stor
   });
 }
 
-template <void (*Function)(Vec*)>
-void map_floats(const float* x, float* out, int64_t count) {
-  int64_t i = 0;
-  for (; i < count; i += kLanes) {
+template <void (*Exactly)(Vec*), void (*Roughly)(Vec*)>
+void map_floats(const float* x, float* out, int64_t count, bool rough) {
+  for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t live = count - i < kLanes ? count - i : kLanes;
     Vec value = load_some(x + i, live);
-    Function(&value);
+    rough ? Roughly(&value) : Exactly(&value);
     store_some(out + i, value, live);
   }
 }
@@ -172,7 +171,8 @@ const Kernels table = {VMAMBA_NAME(VMAMBA_ISA),          kLanes,
                        gelu_any,      gelu_gradients_any,
                        sum_tokens_any,
                        train_depthwise_any, train_depthwise_gradients_any,
-                       map_floats<exp2_bounded<1>>, map_floats<softplus2<1>>};
+                       map_floats<exp2_bounded<1, Exact>, exp2_bounded<1, Rough>>,
+                       map_floats<softplus2<1, Exact>, softplus2<1, Rough>>};
 
 }  // namespace
 

@@ -172,9 +172,10 @@ struct Kernels {
                                     const float* bias, float* dweight, float* dbias, const float* zeros, float* inner,
                                     int64_t height, int64_t width, int64_t channels);
 
-  // The two functions of the scan, exposed for their tests: 2^x for x <= 126 and log2(1 + 2^x).
-  void (*exp2)(const float* x, float* out, int64_t count);
-  void (*softplus2)(const float* x, float* out, int64_t count);
+  // The two functions of the scan, exposed for their tests: 2^x for x <= 126 and log2(1 + 2^x), exact or as they are for
+  // maps kept in bfloat16.
+  void (*exp2)(const float* x, float* out, int64_t count, bool rough);
+  void (*softplus2)(const float* x, float* out, int64_t count, bool rough);
 };
 
 // One table per compiled instruction set; a null pointer where it was not compiled in.

@@ -485,14 +485,14 @@ void silu_in_place(const Activation& x, const std::string& isa) {
   choose(isa).silu(x.data(), storage_of(x, "x"), static_cast<int64_t>(x.size()));
 }
 
-void exp2_floats(const ConstFloats& x, const Floats& out, const std::string& isa) {
+void exp2_floats(const ConstFloats& x, const Floats& out, bool rough, const std::string& isa) {
   require_size(out, static_cast<int64_t>(x.size()), "out");
-  choose(isa).exp2(x.data(), out.data(), static_cast<int64_t>(x.size()));
+  choose(isa).exp2(x.data(), out.data(), static_cast<int64_t>(x.size()), rough);
 }
 
-void softplus2_floats(const ConstFloats& x, const Floats& out, const std::string& isa) {
+void softplus2_floats(const ConstFloats& x, const Floats& out, bool rough, const std::string& isa) {
   require_size(out, static_cast<int64_t>(x.size()), "out");
-  choose(isa).softplus2(x.data(), out.data(), static_cast<int64_t>(x.size()));
+  choose(isa).softplus2(x.data(), out.data(), static_cast<int64_t>(x.size()), rough);
 }
 
 }  // namespace
@@ -527,6 +527,6 @@ NB_MODULE(_cpu, m) {
   m.def("layer_norm", &layer_norm, "x"_a, "out"_a, "gate"_a.none(), "weight"_a, "bias"_a, "eps"_a, "isa"_a = "");
   m.def("depthwise_silu", &depthwise_silu, "rows"_a, "weight"_a, "bias"_a.none(), "out"_a, "isa"_a = "");
   m.def("silu_in_place", &silu_in_place, "x"_a, "isa"_a = "", Release());
-  m.def("exp2", &exp2_floats, "x"_a, "out"_a, "isa"_a = "");
-  m.def("softplus2", &softplus2_floats, "x"_a, "out"_a, "isa"_a = "");
+  m.def("exp2", &exp2_floats, "x"_a, "out"_a, "rough"_a = false, "isa"_a = "");
+  m.def("softplus2", &softplus2_floats, "x"_a, "out"_a, "rough"_a = false, "isa"_a = "");
 }

@@ -21,8 +21,20 @@ using vmamba::Transition;
 // registers; and how many of them go through a polynomial in lockstep: enough to hide the latency of an addition
 // chain, few enough to stay in registers.
 constexpr int kFoldTokens = 8;
-constexpr int kSweepTokens = 4;
-constexpr int kLockstep = 2;
+constexpr int kSweepTokens = kLanes == 16 ? 8 : 4;
+constexpr int kLockstep = kLanes == 16 ? 4 : 2;
+
+// How exactly a map of this storage is scanned.
+template <class X>
+struct GradeOf {
+  typedef Exact type;
+};
+template <>
+struct GradeOf<Bf16> {
+  typedef Rough type;
+};
+template <class X>
+using grade_of = typename GradeOf<X>::type;
 
 // Where a direction's numbers are. N is the state size when known at compile time, 0 otherwise.
 template <int N>
@@ -33,7 +45,7 @@ struct Layout {
 };
 
 // d[t] = log2(1 + 2^(W dt_r + b)) of T tokens lying `stride` floats apart, for the vector of channels at c.
-template <int T>
+template <int T, class Grade>
 VMAMBA_INLINE void step_sizes(const ScanWeights& w, int k, int64_t c, const float* proj, int64_t stride, Vec* d) {
   const float* weight = w.weight + (k * (w.padded / kBlock) + c / kBlock) * w.rank * kBlock + c % kBlock;
   const Vec bias = load(w.bias + k * w.padded + c);
@@ -46,17 +58,17 @@ VMAMBA_INLINE void step_sizes(const ScanWeights& w, int k, int64_t c, const floa
   }
   constexpr int together = T < kLockstep ? T : kLockstep;
   VMAMBA_UNROLL
-  for (int t = 0; t < T; t += together) softplus2<together>(d + t);
+  for (int t = 0; t < T; t += together) softplus2<together, Grade>(d + t);
 }
 
 // a[t] = 2^(d[t] rate).
-template <int T>
+template <int T, class Grade>
 VMAMBA_INLINE void decays(const Vec* d, Vec rate, Vec* a) {
   constexpr int together = T < kLockstep ? T : kLockstep;
   VMAMBA_UNROLL
   for (int t = 0; t < T; t += together) {
     lockstep<together>([&](int i) { a[t + i] = d[t + i] * rate; });
-    exp2_bounded<together>(a + t);
+    exp2_bounded<together, Grade>(a + t);
   }
 }
 
@@ -64,7 +76,7 @@ VMAMBA_INLINE void decays(const Vec* d, Vec rate, Vec* a) {
 template <int T, bool Tail, class X>
 VMAMBA_INLINE void coefficients(const ScanWeights& w, int k, int64_t c, const X* u, int64_t u_stride,
                                 const float* proj, int64_t stride, Vec* d, Vec* drive) {
-  step_sizes<T>(w, k, c, proj, stride, d);
+  step_sizes<T, grade_of<X>>(w, k, c, proj, stride, d);
   VMAMBA_UNROLL
   for (int t = 0; t < T; ++t) drive[t] = d[t] * load_channels<Tail>(u + t * u_stride + c, w.channels - c);
 }
@@ -93,7 +105,7 @@ VMAMBA_INLINE void prefetch_proj(const float* proj, int64_t stride, int64_t leng
 
 // Advance T tokens of one direction and add C . h to sum[t]. All tokens of a row share one state (`width` 1,
 // `column` 0); in column direction, token t is in column + step t.
-template <int T, int N, bool Row>
+template <int T, int N, bool Row, class Grade>
 VMAMBA_INLINE void advance(const ScanWeights& w, const Layout<N>& at, int k, int64_t c, const float* proj,
                            int64_t stride, const Vec* d, const Vec* drive, float* states, int64_t width,
                            int64_t column, int64_t step, Vec* sum) {
@@ -103,7 +115,7 @@ VMAMBA_INLINE void advance(const ScanWeights& w, const Layout<N>& at, int k, int
     const Vec rate = load(w.rate + (k * at.state + n) * w.padded + c);
     float* place = states + state_place(at.state, width, c, n, column);
     Vec a[T];
-    decays<T>(d, rate, a);
+    decays<T, Grade>(d, rate, a);
     Vec h = load(place);
     VMAMBA_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -128,10 +140,10 @@ VMAMBA_INLINE void apply_block(const ScanWeights& w, const Layout<N>& at, const 
   Vec d[T], drive[T], sum[T] = {};
   const float* row_proj = proj + row * at.group;
   coefficients<T, Tail>(w, row, c, u, u_stride, row_proj, stride, d, drive);
-  advance<T, N, true>(w, at, row, c, row_proj, stride, d, drive, row_state, 1, 0, 0, sum);
+  advance<T, N, true, grade_of<X>>(w, at, row, c, row_proj, stride, d, drive, row_state, 1, 0, 0, sum);
   const float* column_proj = proj + column * at.group;
   coefficients<T, Tail>(w, column, c, u, u_stride, column_proj, stride, d, drive);
-  advance<T, N, false>(w, at, column, c, column_proj, stride, d, drive, column_states, width, j, Sign, sum);
+  advance<T, N, false, grade_of<X>>(w, at, column, c, column_proj, stride, d, drive, column_states, width, j, Sign, sum);
   prefetch_tokens<T>(u + c, u_stride * static_cast<int64_t>(sizeof(X)));
   prefetch_tokens<T>(y + c, u_stride * static_cast<int64_t>(sizeof(float)));
   prefetch_tokens<T>(column_states + state_place(at.state, width, c, 0, j), Sign * kBlock * int64_t{sizeof(float)});
@@ -218,7 +230,7 @@ VMAMBA_INLINE void fold(const ScanWeights& w, const Layout<N>& at, const X* u, c
     const Vec rate = load(w.rate + (k * at.state + n) * w.padded + c);
     const int64_t place = state_place(at.state, Row ? 1 : width, c, n, Row ? 0 : j);
     Vec a[T];
-    decays<T>(d, rate, a);
+    decays<T, grade_of<X>>(d, rate, a);
     Vec decay = load(into.decay + place);
     Vec state = load(into.state + place);
     VMAMBA_UNROLL

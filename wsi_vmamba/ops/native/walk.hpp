@@ -117,7 +117,7 @@ struct WalkPass {
       constexpr int together = T < kLockstep ? T : kLockstep;
       VMAMBA_UNROLL
       for (int t = 0; t < T; t += together) softplus2<together>(d + t);
-      decays<T>(d, load(w.rate + k * w.padded + c), a);
+      decays<T, Exact>(d, load(w.rate + k * w.padded + c), a);
       Vec h = load(state + c);
       VMAMBA_UNROLL
       for (int t = 0; t < T; ++t) {
@@ -166,7 +166,7 @@ VMAMBA_INLINE void softplus2_and_slope(Vec* z, Vec* slope) {
   lockstep<T>([&](int t) { e[t] = negative_abs(z[t]); });
   exp2_bounded<T>(e);
   lockstep<T>([&](int t) { slope[t] = (z[t] < Vec{} ? e[t] : splat(1.0f)) * reciprocal(1.0f + e[t]); });
-  softplus2_from<T>(z, e);
+  softplus2_from<T, Exact>(z, e);
 }
 
 // The gradients of one image, for channels [first, last), a whole number of vectors.
@@ -196,7 +196,7 @@ struct WalkGradientPass {
       constexpr int together = T < kLockstep ? T : kLockstep;
       VMAMBA_UNROLL
       for (int t = 0; t < T; t += together) softplus2_and_slope<together>(d + t, slope + t);
-      decays<T>(d, load(w().rate + k * w().padded + c), a);
+      decays<T, Exact>(d, load(w().rate + k * w().padded + c), a);
       float* state = adjoint + c - first;
       Vec h = load(state);
       VMAMBA_UNROLL
