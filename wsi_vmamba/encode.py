@@ -382,6 +382,18 @@ class StripEncoder:
         )
         return forward.pooled()
 
+    def pool_tissue(
+        self, pixels: BandStream, tissue: NDArray[np.bool_], *, report: Callable[[float], None]
+    ) -> NDArray[np.float32]:
+        """The bytes of `pool_tissue_in_scratch` with maps in memory.
+
+        Raises:
+            MemoryLimitError: they would not fit; nothing has been read.
+        """
+        return self.forward.pool_tissue(
+            TensorBands(pixels), tissue, report=report, pixels_bytes=band_bytes(pixels.width)
+        )
+
     def scratch_bytes(self, *, height_px: int, width_px: int, tissue: NDArray[np.bool_] | None = None) -> int:
         """See `ScratchEncoder.scratch_bytes`."""
         plan = self.forward.plan_in_scratch(height_px=height_px, width_px=width_px)

@@ -31,8 +31,9 @@ from wsi_vmamba.extraction.damage import (
     touched_patches,
 )
 from wsi_vmamba.extraction.focal_stacks import stream_asked
-from wsi_vmamba.extraction.in_scratch import open_region_scratch, pool_in_scratch
+from wsi_vmamba.extraction.in_scratch import open_region_scratch, pool_in_memory, pool_in_scratch
 from wsi_vmamba.extraction.outcomes import DONE, Outcome
+from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch import remove_scratch as remove_scratches
 from wsi_vmamba.ops import choose_backend
 from wsi_vmamba.progress import News
@@ -66,7 +67,7 @@ class Job:
         config: of the run.
         encoder: what encodes.
         report: takes news of the progress.
-        scratch: folder and name of the files that hold the map of a region; None keeps it in memory.
+        scratch: folder and name of the files that hold the map of a region, if it has any; None never has.
     """
 
     path: Path
@@ -214,29 +215,14 @@ def encode_missing(job: Job, journal: Journal, stats: StreamStats, facts: Mappin
         keep(region, sound, as_stored(pooled[sound], corners, where=job.path, model=job.meta.model))
 
     if job.scratch is not None and isinstance(job.encoder, ScratchEncoder):
-        parent, name = job.scratch
         for region in missing:
-            scratch = open_region_scratch(
-                job.encoder,
-                plan,
-                region,
-                parent=parent,
-                name=name,
-                facts=facts,
-                say=lambda text: job.report(News(slide_id=job.meta.slide_id, note=text)),
-            )
-            pooled = pool_in_scratch(
-                job.encoder,
-                slide,
-                plan,
-                region,
-                scratch=scratch,
-                stats=stats,
-                report=partial(news.within, region),
+            pooled, scratch = _pooled_alone(
+                job, job.encoder, job.scratch, region, stats, facts, report=partial(news.within, region)
             )
             sound = ~touched_patches(plan, region, slide.damage(plan.level))
             keep_pooled(region, sound, pooled)
-            scratch.remove()
+            if scratch is not None:
+                scratch.remove()
         return
     for region, sound, pooled in _pooled(job.encoder, sound_regions(), patch_px=patch_px):
         keep_pooled(region, sound, pooled)
@@ -256,6 +242,34 @@ def _pooled(
     for (region, sound), feature_map in encode_each(encoder, regions):
         pooled = pool_patches(feature_map, region, patch_px=patch_px, stride_px=encoder.stride_px)
         yield region, sound, pooled
+
+
+def _pooled_alone(
+    job: Job,
+    encoder: ScratchEncoder,
+    place: tuple[Path, str],
+    region: Region,
+    stats: StreamStats,
+    facts: Mapping[str, Any],
+    *,
+    report: Callable[[float], None],
+) -> tuple[NDArray[np.float32], Scratch | None]:
+    """Features of all patches of a region, and the scratch that may go when they are kept, where there is one."""
+    slide, plan = job.slide, job.plan
+    pooled = pool_in_memory(job.config, encoder, slide, plan, region, stats=stats, report=report)
+    if pooled is not None:
+        return pooled, None
+    parent, name = place
+    scratch = open_region_scratch(
+        encoder,
+        plan,
+        region,
+        parent=parent,
+        name=name,
+        facts=facts,
+        say=lambda text: job.report(News(slide_id=job.meta.slide_id, note=text)),
+    )
+    return pool_in_scratch(encoder, slide, plan, region, scratch=scratch, stats=stats, report=report), scratch
 
 
 def _missing_regions(job: Job, journal: Journal) -> list[Region]:

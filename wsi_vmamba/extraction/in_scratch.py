@@ -31,7 +31,7 @@ _EMBED = "embed."
 
 
 def in_scratch(config: ExtractConfig, encoder: Encoder) -> bool:
-    """Whether the maps of regions are kept in files.
+    """Whether the maps of regions are kept in files, or may have to be: see `pool_in_memory`.
 
     Raises:
         UsageError: the background is to be skipped, which the encoder cannot do.
@@ -127,6 +127,27 @@ def pool_in_scratch(
                 scratch.remove()
             raise
     return pool_rows(rows, region, patch_px=plan.spec.patch_px, stride_px=encoder.stride_px)
+
+
+def pool_in_memory(
+    config: ExtractConfig,
+    encoder: ScratchEncoder,
+    slide: Slide,
+    plan: RegionPlan,
+    region: Region,
+    *,
+    stats: StreamStats,
+    report: Callable[[float], None],
+) -> NDArray[np.float32] | None:
+    """The bytes of `pool_in_scratch` without files; None where they are asked for, or memory does not suffice."""
+    if plan.spec.background != "skip" or config.scratch is not None or config.region_px == "whole":
+        return None
+    assert isinstance(encoder, StripEncoder)  # see `in_scratch`
+    with closing(BandStream(slide, plan, region, stats=stats, decoded=lambda: None)) as bands:
+        try:
+            return encoder.pool_tissue(bands, plan.tissue(region), report=report)
+        except MemoryLimitError:  # nothing has been read
+            return None
 
 
 def open_region_scratch(

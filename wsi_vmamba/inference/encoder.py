@@ -24,12 +24,10 @@ from wsi_vmamba.inference.residual import MapInMemory
 from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.scratch_forward import ScratchForward, workers_bytes
 from wsi_vmamba.inference.scratch_forward import memory_bytes as scratch_memory_bytes
-from wsi_vmamba.inference.sparse_forward import (
-    SparseForward,
-    sparse_memory_bytes,
-    sparse_workers_bytes,
-)
-from wsi_vmamba.inference.sparse_plan import plan_sparse
+from wsi_vmamba.inference.sparse_block import sparse_workers_bytes
+from wsi_vmamba.inference.sparse_forward import SparseForward, sparse_memory_bytes
+from wsi_vmamba.inference.sparse_in_memory import SparseInMemory, tissue_maps_bytes, tissue_memory_bytes
+from wsi_vmamba.inference.sparse_plan import SparseStage, keep_inputs, plan_sparse
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu
@@ -179,18 +177,73 @@ class StripForward:
             report: likewise.
             pixels_bytes: likewise.
         """
+        plan, stages = self._plan_tissue(pixels, tissue)
+        make = partial(
+            SparseForward, self.packed, plan, scratch, tissue=tissue, profile=self.profile, report=report
+        )
+        memory, needed = sparse_workers_bytes(stages), sparse_memory_bytes(stages) + pixels_bytes
+        return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)
+
+    def pool_tissue(
+        self,
+        pixels: PixelRows,
+        tissue: NDArray[np.bool_],
+        *,
+        report: Callable[[float], None],
+        pixels_bytes: int = 0,
+    ) -> NDArray[np.float32]:
+        """Encode the tissue of a region with its maps in memory: the bytes of `tissue_in_scratch`, and no files.
+
+        Args:
+            pixels: see `tissue_in_scratch`, as for the others.
+            tissue: likewise.
+            report: likewise.
+            pixels_bytes: likewise.
+
+        Returns:
+            The mean of the tokens of each patch of tissue, row by row, (n, dim).
+
+        Raises:
+            MemoryLimitError: it would not fit; nothing has been read or computed.
+            UsageError: patches are not whole tokens.
+        """
+        plan, stages = self._plan_tissue(pixels, tissue)
+        _require_tokens(plan)
+        with self._lock:
+            allowed = self._allowed_bytes() - pixels_bytes
+            kept = keep_inputs(stages, spare_bytes=SPARE_BYTES)
+            if tissue_memory_bytes(kept) > allowed:
+                kept = keep_inputs(stages)
+            needed = tissue_memory_bytes(kept)
+            if needed > allowed:
+                raise MemoryLimitError(
+                    f"the tissue of a region of {plan.width_px} x {plan.height_px} px needs {needed / 1e9:.1f} GB in "
+                    f"memory, but {max(allowed, 0) / 1e9:.1f} GB are left; use its maps in files, or a smaller "
+                    "--region-px"
+                )
+            forward = SparseInMemory(
+                self.packed,
+                plan,
+                kept,
+                maps=self._maps.take(tissue_maps_bytes(kept)),
+                memory=self._scratch.take(sparse_workers_bytes(kept)),
+                profile=self.profile,
+                report=report,
+            )
+            with torch.inference_mode(), Workers(self.threads) as workers:
+                return forward.pooled(pixels, workers)
+
+    def _plan_tissue(
+        self, pixels: PixelRows, tissue: NDArray[np.bool_]
+    ) -> tuple[EncodePlan, tuple[SparseStage, ...]]:
+        """The plan of a region and of its tissue."""
         plan = self.plan_in_scratch(height_px=pixels.height, width_px=pixels.width)
         rows, columns = tissue.shape
         if plan.stages[-1].height % rows or plan.stages[-1].width % columns:
             raise UsageError(
                 f"a region of {plan.width_px} x {plan.height_px} px is not {columns} x {rows} patches of whole tokens"
             )
-        stages = plan_sparse(plan, tissue)
-        make = partial(
-            SparseForward, self.packed, plan, scratch, tissue=tissue, profile=self.profile, report=report
-        )
-        memory, needed = sparse_workers_bytes(stages), sparse_memory_bytes(stages) + pixels_bytes
-        return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)
+        return plan, plan_sparse(plan, tissue)
 
     def _run_in_scratch(
         self,

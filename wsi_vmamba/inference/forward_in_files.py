@@ -79,7 +79,7 @@ class ForwardInFiles(ABC):
         self._profile = profile
         self._report = report
         self._lock = Lock()
-        self.steps = list(_steps(depths, plan))
+        self.steps = plan_steps(depths, plan)
         self._total = sum(step.cost for step in self.steps)
         self._done = 0.0
 
@@ -223,6 +223,11 @@ class Counted:
         """See `Carries.summarize`."""
         self._summarize(u, proj, strip=strip)
         self._count(u.shape[0] * u.shape[1])
+
+
+def plan_steps(depths: Sequence[int], plan: EncodePlan) -> list[Step]:
+    """The steps of a pass, in order; ``depths`` are the blocks of each stage."""
+    return list(_steps(depths, plan))
 
 
 def _steps(depths: Sequence[int], plan: EncodePlan) -> Iterator[Step]:

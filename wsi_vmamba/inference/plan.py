@@ -38,7 +38,7 @@ CONV_ROWS = 8
 #: `vmamba_pico`.
 SPARE_BYTES = 256 << 20
 #: Interpreter, torch, packed weights' copies and library workspaces that no layout lists.
-_OVERHEAD_BYTES = 64 << 20
+OVERHEAD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class EncodePlan:
         """Everything that encoding adds to the process, the region's own pixels not counted."""
         carries = max(stage.carry_bytes + stage.border_bytes + stage.transient_bytes for stage in self.stages)
         conv = max(conv_bytes(stage) for stage in self.stages)
-        return self.map_bytes + self.scratch_bytes + max(carries, conv) + _OVERHEAD_BYTES
+        return self.map_bytes + self.scratch_bytes + max(carries, conv) + OVERHEAD_BYTES
 
 
 def _bare(stage: StagePlan) -> Layout:

@@ -16,14 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_vmamba.inference.block import BlockParts, ScanInputs
-from wsi_vmamba.inference.carries import CarriesInFiles
+from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.residual import Reached
-from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.sparse_plan import SparseStage
 from wsi_vmamba.inference.workers import Workers
-from wsi_vmamba.ops.cpu_module import native
-from wsi_vmamba.ops.packing import BLOCK, ScanWeights
-from wsi_vmamba.ops.strips import strip_arrays
 
 
 class SparseMap(Protocol):
@@ -42,17 +38,40 @@ class SparseMap(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class KeptInputs:
+    """The scan inputs of each strip between the two passes.
+
+    Attributes:
+        u: (rows, tokens of tissue, d_inner) of each strip.
+        proj: (rows, tokens of tissue, 4 * (R + 2 N)) float32 of each, or None to project u in both passes.
+    """
+
+    u: list[Tensor]
+    proj: list[Tensor] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SparseBlockRun(BlockParts):
-    """One block on the tissue of a map; ``scratch`` is of `sparse_forward.sparse_layout`.
+    """One block on the tissue of a map; ``scratch`` is of `sparse_layout`.
 
     Attributes:
         tissue: its strips.
         map: the tissue of the residual map, which is changed.
+        kept: takes the scan inputs between the passes of a map in memory; None to compute them in both.
     """
 
     tissue: SparseStage
     map: SparseMap
+    kept: KeptInputs | None
+
+    def run(self, workers: Workers) -> None:
+        """Apply the block."""
+        borders = self.project_borders(workers)
+        self.summarize(borders, workers)
+        with self.profile.measure("scan combine"):
+            self.carries.combine(threads=workers.count)
+        self.apply(borders, workers)
 
     def project_borders(self, workers: Workers) -> Tensor:
         """in_proj of the rows above and below each range, over the whole width, zeros where there is no tissue."""
@@ -97,15 +116,19 @@ class SparseBlockRun(BlockParts):
         out[self.tissue.strips[strip].columns.places] = projected[0]
 
     def _summarize_strips(self, part: tuple[int, int], border: Tensor, scratch: dict[str, Tensor]) -> None:
-        for i, inputs in enumerate(self._inputs(part, border, scratch), start=part[0]):
+        for i, inputs in enumerate(self._computed(part, border, scratch), start=part[0]):
             with self.profile.measure("scan pass 1"):
                 self.carries.summarize(inputs.u, inputs.proj, strip=i)
 
     def _apply_strips(
         self, index: int, part: tuple[int, int], border: Tensor, scratch: dict[str, Tensor]
     ) -> None:
-        done, beside = self.map.begin(index)
-        strips = self._inputs(part, border, scratch, done=done, above=None if beside is None else beside[0])
+        if self.kept is None:
+            done, beside = self.map.begin(index)
+            above = None if beside is None else beside[0]
+            strips = self._computed(part, border, scratch, done=done, above=above)
+        else:
+            done, strips = 0, self._kept(self.kept, part, border, scratch)
         for i, inputs in enumerate(strips, start=part[0] + done):
             y = scratch["y"].view(-1)[: inputs.u.numel()].view(inputs.u.shape)
             with self.profile.measure("scan pass 2"):
@@ -113,7 +136,24 @@ class SparseBlockRun(BlockParts):
             self.add_rest(inputs.x.flatten(0, 1), y.flatten(0, 1), scratch["norm"])
             self.map.finish(index, i, inputs.x, inputs.beside)
 
-    def _inputs(
+    def _kept(
+        self, kept: KeptInputs, part: tuple[int, int], border: Tensor, scratch: dict[str, Tensor]
+    ) -> Iterator[ScanInputs]:
+        """What the first pass left, strip by strip; only of a map in memory, which has no use for ``beside``."""
+        for i in range(*part):
+            u = kept.u[i]
+            proj = self.project(u, self._proj_of(i, scratch)) if kept.proj is None else kept.proj[i]
+            yield ScanInputs(self.map.strip(i), border, u, proj)
+
+    def _proj_of(self, strip: int, scratch: dict[str, Tensor]) -> Tensor:
+        """Where the projections of a strip go."""
+        if self.kept is not None and self.kept.proj is not None:
+            return self.kept.proj[strip]
+        found = self.tissue.strips[strip]
+        rows = found.last - found.first
+        return _piece(scratch["proj"], rows, found.columns.count, self.stage.proj_width)
+
+    def _computed(
         self,
         part: tuple[int, int],
         border: Tensor,
@@ -146,88 +186,11 @@ class SparseBlockRun(BlockParts):
                 self.block.depthwise_silu(window, out=spread)
             edge = torch.zeros_like(border)
             edge[:, columns.places] = own[-1]
-            u = own
+            u = own if self.kept is None else self.kept.u[i]
             torch.index_select(spread, 1, columns.spread, out=u)
-            proj = _piece(scratch["proj"], count, columns.count, self.stage.proj_width)
             adjacent = i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last
             above = edge[0] if adjacent else torch.zeros_like(edge[0])
-            yield ScanInputs(x, torch.stack([above, above]), u, self.project(u, proj))
-
-
-class SparseCarries(CarriesInFiles):
-    """Carries of strips that each have columns of their own; a column that a strip lacks crosses it unchanged."""
-
-    def __init__(self, weights: ScanWeights, *, stage: SparseStage, scratch: Scratch, name: str) -> None:
-        """See `CarriesInFiles`."""
-        counts = [last - first for first, last in stage.ranges]
-        super().__init__(weights, width=stage.dense.width, ranges=counts, scratch=scratch, name=name)
-        self._columns = [strip.columns for strip in stage.strips]
-        self._offsets = [0]
-        for columns in self._columns:
-            self._offsets.append(self._offsets[-1] + 2 * self._groups * columns.count * BLOCK * 4)
-
-    def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
-        """See `cpu.StripCarries.summarize`."""
-        slot, places = self._range_of[strip], self._columns[strip].places
-        if strip in self._starts:
-            self._column_forward[0, slot] = 1
-            self._column_forward[1, slot] = 0
-        forward = self._column_forward[:, slot][:, :, places].unsqueeze(1)
-        place = min(strip, 1)
-        row = torch.empty(2, 1 + place, self._groups, 1, BLOCK)
-        column = torch.empty(2, 1 + place, self._groups, len(places), BLOCK)
-        rows = self._row_forward[:, slot : slot + 1]
-        native().summarize_strip(
-            *strip_arrays(self.weights, u, proj, width=len(places)),
-            [rows[0], forward[0], row[0], column[0]],
-            [rows[1], forward[1], row[1], column[1]],
-            0,
-            place,
-            strip in self._starts,
-            slot + 1 < self._row_forward.shape[1],
-            "",
-        )
-        self._column_forward[:, slot, :, places] = forward[:, 0]
-        self._row_backward[:, strip] = row[:, place]
-        self._write(column[:, place].contiguous(), self._offsets[strip])
-
-    def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
-        """See `cpu.StripCarries.apply`."""
-        slot, places = self._range_of[strip], self._columns[strip].places
-        column = torch.empty(1, self._groups, len(places), BLOCK)
-        self._read(column, self._offsets[strip] + column.nbytes)
-        forward = self._column_forward[1, slot][:, places].unsqueeze(0)
-        states = [
-            self._row_forward[1, slot : slot + 1],
-            forward,
-            self._row_backward[1, strip : strip + 1].clone(),
-            column,
-        ]
-        arrays = strip_arrays(self.weights, u, proj, width=len(places))
-        native().apply_strip(*arrays, states, 0, 0, y, "")
-        self._column_forward[1, slot][:, places] = forward[0]
-
-    def _spans(self, strip: int, kind: int, first: int, last: int) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Of columns [first, last) those that a strip has, and where each group has them: (start, count)."""
-        places = self._columns[strip].places
-        low, high = torch.searchsorted(places, torch.tensor([first, last])).tolist()
-        starts = [
-            self._offsets[strip] + ((kind * self._groups + group) * len(places) + low) * BLOCK * 4
-            for group in range(self._groups)
-        ]
-        return places[low:high] - first, [(start, high - low) for start in starts]
-
-    def _fill_piece(self, into: Tensor, strip: int, kind: int, first: int, last: int) -> None:
-        places, spans = self._spans(strip, kind, first, last)
-        for group, (start, count) in enumerate(spans):
-            found = torch.empty(count, BLOCK)
-            self._read(found, start)
-            into[group, places] = found
-
-    def _keep_piece(self, state: Tensor, strip: int, first: int, last: int) -> None:
-        places, spans = self._spans(strip, 1, first, last)
-        for group, (start, _) in enumerate(spans):
-            self._write(state[group, places], start)
+            yield ScanInputs(x, torch.stack([above, above]), u, self.project(u, self._proj_of(i, scratch)))
 
 
 def _piece(scratch: Tensor, *shape: int) -> Tensor:
@@ -236,3 +199,29 @@ def _piece(scratch: Tensor, *shape: int) -> Tensor:
     for side in shape:
         size *= side
     return scratch.view(-1)[:size].view(shape)
+
+
+def sparse_layout(tissue: SparseStage) -> Layout:
+    """What a worker needs for a block of a stage."""
+    tokens, stage = tissue.most_tokens, tissue.dense
+    inner = ((tokens, stage.d_inner), stage.dtype)
+    return {
+        "rows": inner,
+        "u": inner,
+        "own": inner,
+        "proj": ((tokens, stage.proj_width), torch.float32),
+        "y": ((tokens, stage.d_inner), torch.float32),
+        "norm": ((min(tokens, 4096), max(stage.d_model, stage.d_inner)), stage.dtype),
+    }
+
+
+def sparse_workers_bytes(stages: tuple[SparseStage, ...]) -> int:
+    """Memory of all workers at the widest stage."""
+    return max(stage.dense.workers * layout_bytes(sparse_layout(stage)) for stage in stages)
+
+
+def at_work_bytes(tissue: SparseStage) -> int:
+    """What the workers hold beside their scratch: states of the strip each is at, and rows around it."""
+    stage = tissue.dense
+    each = 8 * 4 * stage.scan_lanes + 8 * stage.d_inner * stage.dtype.itemsize
+    return stage.workers * stage.width * each

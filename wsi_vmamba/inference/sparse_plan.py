@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.plan import EncodePlan, RowRange, StagePlan, count_ranges, split_rows
 
 
@@ -92,10 +93,26 @@ class SparseStage:
     ranges: tuple[tuple[int, int], ...]
     rows_per_patch: int
 
+    @cached_property
+    def starts(self) -> list[int]:
+        """Tokens of tissue above each strip, and of all."""
+        return [0, *accumulate(strip.tokens for strip in self.strips)]
+
     @property
     def tokens(self) -> int:
         """Tokens of tissue."""
-        return sum(strip.tokens for strip in self.strips)
+        return self.starts[-1]
+
+    @property
+    def map_layout(self) -> Layout:
+        """The tissue of the residual map in memory, and what is kept between the passes of a block."""
+        stage, tokens = self.dense, self.tokens
+        layout = {"x": ((tokens, stage.d_model), stage.dtype)}
+        if stage.keep_u:
+            layout["u"] = ((tokens, stage.d_inner), stage.dtype)
+        if stage.keep_proj:
+            layout["proj"] = ((tokens, stage.proj_width), torch.float32)
+        return layout
 
     @property
     def most_tokens(self) -> int:
@@ -111,6 +128,20 @@ def plan_sparse(plan: EncodePlan, tissue: NDArray[np.bool_]) -> tuple[SparseStag
         tissue: (rows, columns) of patches, together the region.
     """
     return tuple(_plan_stage(stage, tissue) for stage in plan.stages)
+
+
+def keep_inputs(stages: tuple[SparseStage, ...], *, spare_bytes: int = 0) -> tuple[SparseStage, ...]:
+    """Keep between the passes of a block what the block of maps has room for; see `plan.plan_encode`."""
+    room = max(spare_bytes, *(layout_bytes(stage.map_layout) for stage in stages))
+    return tuple(_with_kept(stage, room) for stage in stages)
+
+
+def _with_kept(stage: SparseStage, room: int) -> SparseStage:
+    for keep_proj in (True, False):
+        kept = replace(stage, dense=replace(stage.dense, keep_u=True, keep_proj=keep_proj))
+        if layout_bytes(kept.map_layout) <= room:
+            return kept
+    return stage
 
 
 def _plan_stage(stage: StagePlan, tissue: NDArray[np.bool_]) -> SparseStage:
