@@ -12,13 +12,12 @@ from functools import partial
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wsi_vmamba.inference.block import BlockParts, ScanInputs
 from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.residual import Reached
-from wsi_vmamba.inference.sparse_plan import SparseStage
+from wsi_vmamba.inference.sparse_plan import Columns, SparseStage
 from wsi_vmamba.inference.workers import Workers
 
 
@@ -177,20 +176,45 @@ class SparseBlockRun(BlockParts):
             else:
                 below.copy_(border[1])
             window = _piece(scratch["rows"], count + 2, columns.spread_width, self.stage.d_inner)
-            window.zero_()
-            window[0] = F.pad(above, (0, 0, 1, 1))[columns.around]
-            window[1:-1, columns.spread] = own
-            window[-1] = F.pad(below, (0, 0, 1, 1))[columns.around]
+            _fill_window(window, columns, own, above, below)
             spread = _piece(scratch["u"], count, columns.spread_width, self.stage.d_inner)
             with self.profile.measure("dwconv + SiLU"):
                 self.block.depthwise_silu(window, out=spread)
             edge = torch.zeros_like(border)
             edge[:, columns.places] = own[-1]
             u = own if self.kept is None else self.kept.u[i]
-            torch.index_select(spread, 1, columns.spread, out=u)
+            for _, _, place, wide in columns.spread_pieces:
+                u[:, place] = spread[:, wide]
             adjacent = i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last
             above = edge[0] if adjacent else torch.zeros_like(edge[0])
             yield ScanInputs(x, torch.stack([above, above]), u, self.project(u, self._proj_of(i, scratch)))
+
+
+def _fill_window(window: Tensor, columns: Columns, own: Tensor, above: Tensor, below: Tensor) -> None:
+    """Fill what the depthwise convolution looks at: (n + 2, spread_width, D).
+
+    The columns beside a run are glass in the rows of its strip, but may be tissue in the rows above and below.
+
+    Args:
+        window: it.
+        columns: of the strip.
+        own: its rows (n, count, D).
+        above: the row above it (width, D), of the whole map; ``below`` likewise.
+        below: see there.
+    """
+    width = len(above)
+    for first, last, place, wide in columns.spread_pieces:
+        window[1:-1, wide] = own[:, place]
+        window[1:-1, wide.start - 1] = 0
+        window[1:-1, wide.stop] = 0
+        for row, around in ((0, above), (-1, below)):
+            left, right = max(first - 1, 0), min(last + 1, width)
+            start = wide.start + left - first
+            window[row, start : start + right - left] = around[left:right]
+            if first == 0:
+                window[row, wide.start - 1] = 0
+            if last == width:
+                window[row, wide.stop] = 0
 
 
 def _piece(scratch: Tensor, *shape: int) -> Tensor:

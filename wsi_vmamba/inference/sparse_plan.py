@@ -37,20 +37,11 @@ class Columns:
         return torch.cat([torch.arange(first, last) for first, last in self.runs])
 
     @cached_property
-    def spread(self) -> Tensor:
-        """Where each of them is in a row in which each run has one more column on either side, int64 (count,)."""
-        before = torch.cat(
-            [torch.full((last - first,), 2 * i + 1) for i, (first, last) in enumerate(self.runs)]
-        )
-        return torch.arange(self.count) + before
-
-    @cached_property
-    def around(self) -> Tensor:
-        """Where each column of such a row is in the whole row with one more on either side, int64 (spread_width,).
-
-        The columns beside a run are glass in the rows of this strip, but may be tissue in the rows above and below.
-        """
-        return torch.cat([torch.arange(first, last + 2) for first, last in self.runs])
+    def spread_pieces(self) -> list[tuple[int, int, slice, slice]]:
+        """`pieces`, and where they are in a row in which each run has one more column on either side."""
+        pieces = self.pieces()
+        places = [slice(p.start + 2 * i + 1, p.stop + 2 * i + 1) for i, (_, _, p) in enumerate(pieces)]
+        return [(*piece, place) for piece, place in zip(pieces, places, strict=True)]
 
     @property
     def spread_width(self) -> int:

@@ -16,6 +16,8 @@ available = module is not None
 #: The instruction set used unless a call asks for another.
 isa = instruction_sets[0] if instruction_sets else "none"
 
+_FLOATS = (torch.float32,)
+
 
 def native() -> Any:
     """The compiled module.
@@ -34,14 +36,15 @@ def array(tensor: Tensor, name: str, *dtypes: torch.dtype) -> NDArray[Any]:
     Raises:
         UsageError: when it is not a contiguous CPU tensor of one of ``dtypes`` (default float32).
     """
-    wanted = dtypes or (torch.float32,)
-    if tensor.device.type != "cpu" or tensor.dtype not in wanted or not tensor.is_contiguous():
+    wanted = dtypes or _FLOATS
+    if not tensor.is_cpu or tensor.dtype not in wanted or not tensor.is_contiguous():
         names = " or ".join(str(d).removeprefix("torch.") for d in wanted)
         raise UsageError(
             f"{name} must be a contiguous {names} tensor on the CPU, got {tensor.dtype} on {tensor.device}, "
             f"shape {tuple(tensor.shape)}, strides {tensor.stride()}"
         )
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

@@ -7,6 +7,7 @@ between their steps stays in the cache (native/tokens.cpp). Widths are whole blo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Panels:
         """Pack a convolution's weight (outputs, channels, 3, 3)."""
         return cls.pack(weight.permute(0, 2, 3, 1).flatten(1), bias, dtype=dtype, isa=isa)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[Any, Any]:
         """Weight and bias as the kernels take them."""
         return array(self.weight, "weight", *STORAGE), None if self.bias is None else array(self.bias, "bias")
