@@ -112,7 +112,7 @@ class SparseBlockRun(BlockParts):
         x = self.map.strip(strip, rows=rows)
         projected = x.new_empty(1, x.shape[1], self.stage.d_inner)
         self.project_in(x, projected, scratch["norm"])
-        out[self.tissue.strips[strip].columns.places] = projected[0]
+        self.tissue.strips[strip].columns.put(projected[0], out)
 
     def _summarize_strips(self, part: tuple[int, int], border: Tensor, scratch: dict[str, Tensor]) -> None:
         for i, inputs in enumerate(self._computed(part, border, scratch), start=part[0]):
@@ -180,14 +180,13 @@ class SparseBlockRun(BlockParts):
             spread = _piece(scratch["u"], count, columns.spread_width, self.stage.d_inner)
             with self.profile.measure("dwconv + SiLU"):
                 self.block.depthwise_silu(window, out=spread)
-            edge = torch.zeros_like(border)
-            edge[:, columns.places] = own[-1]
+            above = torch.zeros_like(above)
+            if i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last:
+                columns.put(own[-1], above)
             u = own if self.kept is None else self.kept.u[i]
             for _, _, place, wide in columns.spread_pieces:
                 u[:, place] = spread[:, wide]
-            adjacent = i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last
-            above = edge[0] if adjacent else torch.zeros_like(edge[0])
-            yield ScanInputs(x, torch.stack([above, above]), u, self.project(u, self._proj_of(i, scratch)))
+            yield ScanInputs(x, above.expand_as(border), u, self.project(u, self._proj_of(i, scratch)))
 
 
 def _fill_window(window: Tensor, columns: Columns, own: Tensor, above: Tensor, below: Tensor) -> None:

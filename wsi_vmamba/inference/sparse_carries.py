@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wsi_vmamba.inference.carries import CarriesInFiles
 from wsi_vmamba.inference.scratch import Scratch
-from wsi_vmamba.inference.sparse_plan import SparseStage
+from wsi_vmamba.inference.sparse_plan import Columns, SparseStage
 from wsi_vmamba.ops.cpu_module import native
 from wsi_vmamba.ops.packing import BLOCK, ScanWeights
 from wsi_vmamba.ops.strips import strip_arrays
@@ -49,7 +49,7 @@ class SparseCarriesInMemory:
 
     def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
         """See `cpu.StripCarries.summarize`."""
-        slot, places = self._range_of[strip], self._columns[strip].places
+        slot, places = self._range_of[strip], self._columns[strip]
         row, column = summarize_strip(
             self.weights,
             u,
@@ -62,7 +62,7 @@ class SparseCarriesInMemory:
             last=slot + 1 == self._row_forward.shape[1],
         )
         self._row_backward[:, strip] = row
-        self._column_backward[:, strip].index_copy_(2, places, column)
+        places.put(column, self._column_backward[:, strip])
 
     def combine(self, *, threads: int) -> None:
         """See `cpu.StripCarries.combine`."""
@@ -76,7 +76,7 @@ class SparseCarriesInMemory:
 
     def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
         """See `cpu.StripCarries.apply`."""
-        slot, places = self._range_of[strip], self._columns[strip].places
+        slot, places = self._range_of[strip], self._columns[strip]
         apply_strip(
             self.weights,
             u,
@@ -85,7 +85,7 @@ class SparseCarriesInMemory:
             row_forward=self._row_forward[1, slot : slot + 1],
             column_forward=self._column_forward[1, slot],
             row_backward=self._row_backward[1, strip : strip + 1],
-            column_backward=self._column_backward[1, strip].index_select(1, places),
+            column_backward=places.take(self._column_backward[1, strip]),
             places=places,
         )
 
@@ -104,7 +104,7 @@ class SparseCarriesInFiles(CarriesInFiles):
 
     def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
         """See `cpu.StripCarries.summarize`."""
-        slot, places = self._range_of[strip], self._columns[strip].places
+        slot, places = self._range_of[strip], self._columns[strip]
         if strip in self._starts:
             self._column_forward[0, slot] = 1
             self._column_forward[1, slot] = 0
@@ -124,8 +124,8 @@ class SparseCarriesInFiles(CarriesInFiles):
 
     def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
         """See `cpu.StripCarries.apply`."""
-        slot, places = self._range_of[strip], self._columns[strip].places
-        column = torch.empty(self._groups, len(places), BLOCK)
+        slot, places = self._range_of[strip], self._columns[strip]
+        column = torch.empty(self._groups, places.count, BLOCK)
         self._read(column, self._offsets[strip] + column.nbytes)
         apply_strip(
             self.weights,
@@ -169,7 +169,7 @@ def summarize_strip(
     *,
     rows: Tensor,
     columns: Tensor,
-    places: Tensor,
+    places: Columns,
     fresh: bool,
     first: bool,
     last: bool,
@@ -182,7 +182,7 @@ def summarize_strip(
         proj: see there.
         rows: decays and states (2, 1, groups, 1, 16) of the forward rows of its range, which are carried on.
         columns: likewise (2, groups, width, 16) of the forward columns.
-        places: the columns that the strip has, (count,).
+        places: the columns that the strip has.
         fresh: it is the first of its range.
         first: it is the first of all.
         last: its range is the last.
@@ -191,13 +191,13 @@ def summarize_strip(
         Decays and states of the backward rows (2, groups, 1, 16) and columns (2, groups, count, 16).
     """
     groups = columns.shape[1]
-    forward = columns.index_select(2, places).unsqueeze(1)
+    forward = places.take(columns).unsqueeze(1)
     # The kernel leaves the rows of slot 0 out, which nothing is above of: any other strip has to look like another.
     place = 0 if first else 1
     row = torch.empty(2, 1 + place, groups, 1, BLOCK)
-    column = torch.empty(2, 1 + place, groups, len(places), BLOCK)
+    column = torch.empty(2, 1 + place, groups, places.count, BLOCK)
     native().summarize_strip(
-        *strip_arrays(weights, u, proj, width=len(places)),
+        *strip_arrays(weights, u, proj, width=places.count),
         [rows[0], forward[0], row[0], column[0]],
         [rows[1], forward[1], row[1], column[1]],
         0,
@@ -206,7 +206,7 @@ def summarize_strip(
         not last,
         "",
     )
-    columns.index_copy_(2, places, forward[:, 0])
+    places.put(forward[:, 0], columns)
     return row[:, place], column[:, place]
 
 
@@ -220,7 +220,7 @@ def apply_strip(
     column_forward: Tensor,
     row_backward: Tensor,
     column_backward: Tensor,
-    places: Tensor,
+    places: Columns,
 ) -> None:
     """Write the scan of a strip to ``y``, and carry its states on.
 
@@ -235,7 +235,7 @@ def apply_strip(
         column_backward: (groups, count, 16), which is changed.
         places: see there.
     """
-    forward = column_forward.index_select(1, places)
+    forward = places.take(column_forward)
     states = [row_forward, forward[None], row_backward, column_backward[None]]
-    native().apply_strip(*strip_arrays(weights, u, proj, width=len(places)), states, 0, 0, y, "")
-    column_forward.index_copy_(1, places, forward)
+    native().apply_strip(*strip_arrays(weights, u, proj, width=places.count), states, 0, 0, y, "")
+    places.put(forward, column_forward)

@@ -14,7 +14,7 @@ from torch import Tensor
 from wsi_vmamba.inference.convolve import Rows, downsampled_rows, stem_rows, stem_sources
 from wsi_vmamba.inference.packed import PackedConv, PackedMerge, PackedStem
 from wsi_vmamba.inference.plan import CONV_ROWS
-from wsi_vmamba.inference.sparse_plan import SparseStage, SparseStrip
+from wsi_vmamba.inference.sparse_plan import Columns, SparseStage, SparseStrip
 from wsi_vmamba.inference.steps import Norm
 from wsi_vmamba.inference.workers import Profile, Workers
 
@@ -41,7 +41,7 @@ def stem_tissue(pixels: Rows, stem: PackedStem) -> MakeRows:
     def make(strip: SparseStrip, first: int, last: int, out: Tensor) -> None:
         top, bottom = stem_sources(stem, first, last)
         held = _HeldPixels(pixels, max(top, 0), min(bottom, pixels.height))
-        for left, right, place in strip.columns.pieces():
+        for left, right, place in strip.columns.pieces:
             # One token more to the left: its own left half is wrong, and all that the others look at is there.
             start = max(left - 1, 0)
             rows = stem_rows(held.columns(4 * start, 4 * right), stem, first, last)
@@ -55,7 +55,7 @@ def downsample_tissue(source: TissueOfMap, layer: PackedConv | PackedMerge) -> M
 
     def make(strip: SparseStrip, first: int, last: int, out: Tensor) -> None:
         held = _HeldTissue(source, max(2 * first - 1, 0), min(2 * last + 1, source.stage.dense.height))
-        for left, right, place in strip.columns.pieces():
+        for left, right, place in strip.columns.pieces:
             # One token more to the left, as for the stem: what is beside the tissue may be glass and what is
             # above that tissue.
             start = max(left - 1, 0)
@@ -121,19 +121,30 @@ class _HeldTissue:
         return _Columns(self._dense.height, right - left, partial(self._cut, left, right))
 
     def _cut(self, left: int, right: int, first: int, last: int) -> Tensor:
-        out = torch.zeros(last - first, right - left, self._dense.d_model, dtype=self._dense.dtype)
+        out = torch.empty(last - first, right - left, self._dense.d_model, dtype=self._dense.dtype)
+        row = first
         for top, strip, rows in self._parts:
             low, high = max(first, top), min(last, top + len(rows))
             if low >= high:
                 continue
-            for begin, end, place in strip.columns.pieces():
-                start, stop = max(begin, left), min(end, right)
-                if start < stop:
-                    columns = slice(place.start + start - begin, place.start + stop - begin)
-                    out[low - first : high - first, start - left : stop - left] = rows[
-                        low - top : high - top, columns
-                    ]
+            out[row - first : low - first] = 0
+            row = high
+            _cut_columns(strip.columns, rows[low - top : high - top], out[low - first : high - first], left)
+        out[row - first :] = 0
         return out
+
+
+def _cut_columns(columns: Columns, rows: Tensor, out: Tensor, left: int) -> None:
+    """Fill ``out`` (n, some columns from ``left`` on, C) from tissue (n, count, C), zeros where there is none."""
+    column, right = left, left + out.shape[1]
+    for begin, end, place in columns.pieces:
+        start, stop = max(begin, left), min(end, right)
+        if start < stop:
+            out[:, column - left : start - left] = 0
+            found = rows[:, place.start + start - begin : place.start + stop - begin]
+            out[:, start - left : stop - left] = found
+            column = stop
+    out[:, column - left :] = 0
 
 
 def _rows_at_once(strip: SparseStrip) -> int:

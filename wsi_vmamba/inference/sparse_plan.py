@@ -37,21 +37,30 @@ class Columns:
         return torch.cat([torch.arange(first, last) for first, last in self.runs])
 
     @cached_property
+    def pieces(self) -> list[tuple[int, int, slice]]:
+        """Of each run its columns [first, last), and where they are side by side."""
+        edges = [0, *accumulate(last - first for first, last in self.runs)]
+        return [(*run, slice(*edge)) for run, edge in zip(self.runs, pairwise(edges), strict=True)]
+
+    @cached_property
     def spread_pieces(self) -> list[tuple[int, int, slice, slice]]:
         """`pieces`, and where they are in a row in which each run has one more column on either side."""
-        pieces = self.pieces()
-        places = [slice(p.start + 2 * i + 1, p.stop + 2 * i + 1) for i, (_, _, p) in enumerate(pieces)]
-        return [(*piece, place) for piece, place in zip(pieces, places, strict=True)]
+        places = [slice(p.start + 2 * i + 1, p.stop + 2 * i + 1) for i, (_, _, p) in enumerate(self.pieces)]
+        return [(*piece, place) for piece, place in zip(self.pieces, places, strict=True)]
 
     @property
     def spread_width(self) -> int:
         """Length of such a row."""
         return self.count + 2 * len(self.runs)
 
-    def pieces(self) -> list[tuple[int, int, slice]]:
-        """Of each run its columns [first, last), and where they are side by side."""
-        edges = np.cumsum([0, *(last - first for first, last in self.runs)])
-        return [(*run, slice(*edge)) for run, edge in zip(self.runs, pairwise(edges.tolist()), strict=True)]
+    def take(self, rows: Tensor) -> Tensor:
+        """Those columns of (..., width, C), side by side: a copy (..., count, C)."""
+        return torch.cat([rows[..., first:last, :] for first, last in self.runs], dim=-2)
+
+    def put(self, found: Tensor, rows: Tensor) -> None:
+        """Write what `take` took (..., count, C) to its places in ``rows`` (..., width, C)."""
+        for first, last, place in self.pieces:
+            rows[..., first:last, :] = found[..., place, :]
 
 
 @dataclass(frozen=True)
