@@ -30,6 +30,8 @@ _RANGES_OF_STATES = 4
 _ROWS_PER_RANGE = 8
 #: Tokens that pass through norm, projections and MLP at once: wide layers want more of them per matmul.
 _CHUNK_TOKENS = 2048
+#: The same where norm, projections and MLP are single kernels, which need no more memory for it, but a call each time.
+FUSED_TOKENS = 4 * _CHUNK_TOKENS
 #: Matmuls work on so many tokens at a time.
 _VECTOR_TOKENS = 64
 #: Rows of output per worker and step of the stem and of downsampling.
@@ -210,10 +212,10 @@ def count_ranges(*, height: int, width: int, d_state: int) -> int:
     return max(1, min(height // _ROWS_PER_RANGE, by_memory))
 
 
-def chunks(tokens: int) -> Iterator[slice]:
-    """Cut tokens into equal parts that go through a matmul at once: whole vectors, and no remnant at the end."""
+def chunks(tokens: int, most: int = _CHUNK_TOKENS) -> Iterator[slice]:
+    """Cut tokens into equal parts of at most about ``most``: whole vectors of a matmul, and no remnant at the end."""
     vectors = -(-tokens // _VECTOR_TOKENS)
-    parts = max(1, -(-tokens // _CHUNK_TOKENS))
+    parts = max(1, -(-tokens // most))
     each = max(1, -(-vectors // parts)) * _VECTOR_TOKENS
     return (slice(start, min(start + each, tokens)) for start in range(0, tokens, each))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi_vmamba.inference.linear import PackedLinear
-from wsi_vmamba.inference.plan import chunks
+from wsi_vmamba.inference.plan import FUSED_TOKENS, chunks
 from wsi_vmamba.model.blocks import Block
 from wsi_vmamba.ops import cpu, tokens
 
@@ -114,7 +114,7 @@ class FusedSteps(_Packed[tokens.Panels]):
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""
-        for chunk in chunks(len(x)):
+        for chunk in chunks(len(x), FUSED_TOKENS):
             here, scanned = x[chunk], y[chunk]
             with measure("norm + out_proj"):
                 gate = None
