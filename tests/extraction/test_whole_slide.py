@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 import wsi_vmamba as wv
-from wsi_vmamba.errors import UnreadableSlideError, UsageError
+from wsi_vmamba.errors import MemoryLimitError, UnreadableSlideError, UsageError
 from wsi_vmamba.extraction import encoders, encoding
+from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.scratch import Scratch, open_scratch
 from wsi_vmamba.ops import cpu
 from wsi_vmamba.pipelines import extract
@@ -101,6 +103,40 @@ def test_skipped_background_is_recorded_and_tissue_everywhere_is_as_before(
     assert "plan.spec.background: stored" in capsys.readouterr().out
 
 
+def test_glass_is_left_out_in_memory_unless_files_are_asked_for_or_it_does_not_suffice(
+    one_slide, tmp_path, extract_config, store_bytes, monkeypatch, capsys
+):
+    skip = {"background": "skip", "segmenter": "all", **PICO}
+    written: list[str] = []
+    write = Scratch._write
+
+    def note(self: Scratch, name: str, pieces: Any) -> None:
+        written.append(name)
+        write(self, name, pieces)
+
+    monkeypatch.setattr(Scratch, "_write", note)
+    assert extract.run(extract_config(one_slide, tmp_path / "memory", **skip))
+    assert written == []
+    assert "of scratch" not in capsys.readouterr().out
+    assert hidden(tmp_path / "memory") == []
+
+    scratch = tmp_path / "scratch"
+    assert extract.run(extract_config(one_slide, tmp_path / "files", scratch=str(scratch), **skip))
+    assert "0.map.0" in written
+    assert store_bytes(tmp_path / "files") == store_bytes(tmp_path / "memory")
+
+    def refuse(*values: Any, **options: Any) -> NoReturn:
+        raise MemoryLimitError("too large")
+
+    written.clear()
+    monkeypatch.setattr(StripForward, "pool_tissue", refuse)
+    assert extract.run(extract_config(one_slide, tmp_path / "fallback", **skip))
+    assert "0.map.0" in written
+    assert "of scratch" in capsys.readouterr().out
+    assert store_bytes(tmp_path / "fallback") == store_bytes(tmp_path / "memory")
+    assert hidden(tmp_path / "fallback") == []
+
+
 def test_background_cannot_be_skipped_by_backbones_that_read_all(one_slide, tmp_path, extract_config):
     with pytest.raises(UsageError, match=r"background=skip is for VMambas on the CPU .* not for null on cpu"):
         extract.run(extract_config(one_slide, tmp_path / "out", background="skip", device="cpu"))
@@ -144,8 +180,11 @@ def test_a_slide_that_cannot_be_read_leaves_nothing(one_slide, tmp_path, extract
     assert hidden(tmp_path / "out") == []
 
 
-def test_too_little_memory_is_refused_and_leaves_nothing(one_slide, tmp_path, extract_config, read_outcomes):
-    config = extract_config(one_slide, tmp_path / "out", region_px="whole", memory_limit_gb=0.001, **PICO)
+@pytest.mark.parametrize("how", [{"region_px": "whole"}, {"background": "skip", "segmenter": "all"}])
+def test_too_little_memory_is_refused_and_leaves_nothing(
+    one_slide, tmp_path, extract_config, read_outcomes, how: dict[str, str]
+):
+    config = extract_config(one_slide, tmp_path / "out", memory_limit_gb=0.001, **how, **PICO)
     assert not extract.run(config)
     assert "even with its map in files" in read_outcomes(tmp_path / "out")["s0"]["detail"]
     assert hidden(tmp_path / "out") == []

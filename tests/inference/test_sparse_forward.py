@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,53 +16,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).parent))
+
+from tissue_parts import KINDS, PATCH_PX, PIECES, SMALL, Pixels, draw_pixels, make_model, pooled, tissue_of
+
 from wsi_vmamba.errors import UsageError
 from wsi_vmamba.inference import carries
-from wsi_vmamba.inference.convolve import RowsInMemory
 from wsi_vmamba.inference.encoder import StripForward
 from wsi_vmamba.inference.scratch import Scratch, open_scratch
 from wsi_vmamba.inference.sparse_forward import sparse_disk_bytes
 from wsi_vmamba.inference.sparse_plan import plan_sparse
-from wsi_vmamba.model import VMambaConfig
 from wsi_vmamba.model.blocks import Block
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, IMAGENET_STD
 from wsi_vmamba.model.vmamba import VMamba
 from wsi_vmamba.ops import cpu, reference
 
 pytestmark = pytest.mark.skipif(not cpu.available, reason=f"the C++ kernels are missing: {cpu.why}")
-
-SMALL = VMambaConfig(depths=(1, 2, 1), dims=(16, 24, 56))
-VANILLA = {"gated": True, "conv_bias": True, "patch_embed": 1, "downsample": 1, "mlp_ratio": 0, "d_state": 4}
-KINDS = {
-    "s1": SMALL,
-    "s2": replace(SMALL, ssm_ratio=2.0),
-    "vanilla": replace(SMALL, **VANILLA),
-    "2x2 downsampling": replace(SMALL, downsample=2),
-}
-PATCH_PX = 32
-#: Tissue in pieces: glass in the middle of rows, a row of it all through, patches that touch at corners only.
-PIECES = ["#..##", "##..#", ".....", ".#.#.", "####."]
-
-
-def tissue_of(rows: list[str]) -> NDArray[np.bool_]:
-    return np.array([[letter == "#" for letter in row] for row in rows])
-
-
-def make_model(config: VMambaConfig) -> VMamba:
-    torch.manual_seed(3)
-    model = VMamba(config).eval()
-    with torch.no_grad():  # away from the small values of initialisation, where mistakes would hide
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and name.endswith("weight"):
-                parameter.mul_(3)
-            elif parameter.ndim == 1 and "dt_" not in name:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
-def draw_pixels(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    rows, columns = tissue.shape
-    return np.random.default_rng(7).integers(0, 256, (rows * PATCH_PX, columns * PATCH_PX, 3), dtype=np.uint8)
 
 
 def on_tokens(tissue: NDArray[np.bool_], height: int) -> Tensor:
@@ -113,24 +83,6 @@ def expected(model: VMamba, pixels: NDArray[np.uint8], tissue: NDArray[np.bool_]
     rows, columns = tissue.shape
     means = features.reshape(rows, tokens, columns, tokens, -1).mean(axis=(1, 3))
     return means[tissue]
-
-
-class Pixels(RowsInMemory):
-    def advance(self, first: int, last: int) -> None:
-        pass
-
-
-def pooled(
-    model: VMamba, pixels: NDArray[np.uint8], tissue: NDArray[np.bool_], folder: Path, **options: object
-) -> NDArray[np.float32]:
-    forward = StripForward(model, **{"precision": "fp32", "threads": 1, **options})
-    scratch = open_scratch(folder, "s0", {}, say=print)
-    shares: list[float] = []
-    done = forward.tissue_in_scratch(Pixels(torch.from_numpy(pixels)), tissue, scratch, report=shares.append)
-    features = done.pooled()
-    assert shares[-1] == pytest.approx(1.0)
-    scratch.remove()
-    return features
 
 
 def relative(actual: NDArray[Any], wanted: NDArray[Any]) -> float:
