@@ -90,10 +90,11 @@ class ExtractConfig(PlanConfig):
     """Most GB the process may hold; a region that needs more is refused. By default what is free."""
     scratch: PathText | None = None
     """Keep the maps of VMambas in files in this folder, not in memory, so that regions of any size fit; by default only
-    with region_px whole, and then in out. The features are the same, on a GPU up to rounding."""
+    with region_px whole, or where background=skip does not fit into memory, and then in out. The features are the same,
+    on a GPU up to rounding."""
     background: Literal["read", "skip"] = "read"
     """What patches without tissue are to a VMamba on the CPU: pixels like others, or nothing: states cross them
-    unchanged, convolutions see zeros, and they cost neither time nor room. Maps are then in files, see scratch."""
+    unchanged, convolutions see zeros, and they cost neither time nor room."""
     focal_planes: Literal["one", "all"] = "one"
     """What of a slide scanned at several depths is encoded: `one` plane, which --scene names, or `all` as one volume,
     with a VMamba whose scans go through the planes too; the features of a patch are the mean over them."""

@@ -8,7 +8,7 @@ is in files too.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -227,16 +227,12 @@ class Counted:
 
 def plan_steps(depths: Sequence[int], plan: EncodePlan) -> list[Step]:
     """The steps of a pass, in order; ``depths`` are the blocks of each stage."""
-    return list(_steps(depths, plan))
-
-
-def _steps(depths: Sequence[int], plan: EncodePlan) -> Iterator[Step]:
+    steps = []
     for i, stage in enumerate(plan.stages):
         tokens = stage.height * stage.width
-        yield Step(stage=i, block=None, cost=tokens * 9.0 * stage.d_model * stage.d_model)
-        first, second = _costs(stage)
-        for j in range(depths[i]):
-            yield Step(stage=i, block=j, cost=tokens * (first + second))
+        steps.append(Step(stage=i, block=None, cost=tokens * 9.0 * stage.d_model * stage.d_model))
+        steps += [Step(stage=i, block=j, cost=tokens * sum(_costs(stage))) for j in range(depths[i])]
+    return steps
 
 
 def _costs(stage: StagePlan) -> tuple[float, float]:

@@ -28,12 +28,8 @@ class SparseCarriesInMemory:
         counts = [last - first for first, last in stage.ranges]
         self._range_of = [r for r, count in enumerate(counts) for _ in range(count)]
         self._starts = frozenset([0, *accumulate(counts)][:-1])
-        groups, width, slots, strips = (
-            stage.dense.scan_lanes // BLOCK,
-            stage.dense.width,
-            len(counts),
-            sum(counts),
-        )
+        groups, width = stage.dense.scan_lanes // BLOCK, stage.dense.width
+        slots, strips = len(counts), sum(counts)
         # Decays and states.
         self._row_forward = torch.empty(2, slots, groups, 1, BLOCK)
         self._column_forward = torch.empty(2, slots, groups, width, BLOCK)
