@@ -79,6 +79,7 @@ def run_ours(slide: Path, encoder: str, options: argparse.Namespace) -> Run:
     out = _fresh(options.folder / f"ours-{encoder}")
     command = [sys.executable, "-m", "wsi_vmamba", "extract", str(slide), "--out", str(out)]
     command += ["--backbone", encoder, "--precision", options.precision, "--device", "cpu"]
+    command += ["--background", options.background] if encoder == "vmamba_pico" else []
     command += ["--mpp-override", str(options.mpp)] if options.mpp else []
     command += ["--mask", str(tissue_picture(slide, options))] if options.same_tissue else []
     run = measured(command, slide, options)
@@ -235,6 +236,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--same-tissue", action="store_true", help="give both one mask")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of vmamba_pico in both"
+    )
+    parser.add_argument(
+        "--background",
+        choices=("read", "skip"),
+        default="read",
+        help="what glass is to vmamba_pico in wsi-vmamba extract; slide2vec encodes tiles of tissue alone",
     )
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of both")
     parser.add_argument("--turns", type=int, default=2, help="how often each tool has its turn")
