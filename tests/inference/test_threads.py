@@ -128,7 +128,7 @@ def test_what_is_kept_between_the_passes_changes_no_byte(
     kept = StripForward(model, precision=precision, threads=2)
     assert any(stage.keep_u for stage in kept.plan(height_px=SIZE[0], width_px=SIZE[1]).stages)
     found = kept(pixels)
-    monkeypatch.setattr("wsi_vmamba.inference.plan._with_kept", lambda stage, room: stage)
+    monkeypatch.setattr("wsi_vmamba.inference.plan.with_kept", lambda stage, room, *places: stage)
     computed = StripForward(model, precision=precision, threads=3)
     assert not any(stage.keep_u for stage in computed.plan(height_px=SIZE[0], width_px=SIZE[1]).stages)
     assert computed(pixels).tobytes() == found.tobytes()

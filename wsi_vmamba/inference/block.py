@@ -6,6 +6,7 @@ with the states known, computes the scan itself and everything after it, and add
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -83,8 +84,8 @@ class TwoPasses(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockParts:
-    """What of a block looks at single tokens, for whoever walks over a map.
+class BlockParts(ABC):
+    """A block on a map: what of it looks at single tokens, and its two passes, for whoever walks over the map.
 
     Attributes:
         block: the weights.
@@ -99,6 +100,26 @@ class BlockParts:
     carries: Carries
     scratch: list[dict[str, Tensor]]
     profile: Profile
+
+    def run(self, workers: Workers) -> None:
+        """Apply the block."""
+        borders = self.project_borders(workers)
+        self.summarize(borders, workers)
+        with self.profile.measure("scan combine"):
+            self.carries.combine(threads=workers.count)
+        self.apply(borders, workers)
+
+    @abstractmethod
+    def project_borders(self, workers: Workers) -> Tensor:
+        """See `BlockRun.project_borders`."""
+
+    @abstractmethod
+    def summarize(self, borders: Tensor, workers: Workers) -> None:
+        """See `BlockRun.summarize`."""
+
+    @abstractmethod
+    def apply(self, borders: Tensor, workers: Workers) -> None:
+        """See `BlockRun.apply`."""
 
     def project_in(self, x: Tensor, out: Tensor, norm: Tensor) -> None:
         """Write in_proj of the norm of rows of the map to ``out``."""
@@ -132,14 +153,6 @@ class BlockRun(BlockParts):
     map: ResidualMap
     kept_u: Tensor | None
     kept_proj: Tensor | None
-
-    def run(self, workers: Workers) -> None:
-        """Apply the block."""
-        borders = self.project_borders(workers)
-        self.summarize(borders, workers)
-        with self.profile.measure("scan combine"):
-            self.carries.combine(threads=workers.count)
-        self.apply(borders, workers)
 
     def project_borders(self, workers: Workers) -> Tensor:
         """in_proj of the row above and of the row below each range, for both passes: the second changes the map."""

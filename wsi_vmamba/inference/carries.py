@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from wsi_vmamba.errors import StoreError
 from wsi_vmamba.inference.scratch import Scratch, bytes_of
 from wsi_vmamba.ops.cpu_module import native
 from wsi_vmamba.ops.packing import BLOCK, ScanWeights
-from wsi_vmamba.ops.strips import strip_arrays
+from wsi_vmamba.ops.strips import ranges_of_strips, strip_arrays
 
 #: Memory that combining may take for its pieces of columns.
 _COMBINE_BYTES = 64 << 20
@@ -43,8 +42,7 @@ class CarriesInFiles:
         self.weights = weights
         self._width = width
         self._n_strips = sum(ranges)
-        self._range_of = [r for r, count in enumerate(ranges) for _ in range(count)]
-        self._starts = frozenset([0, *accumulate(ranges)][:-1])
+        self._range_of, self._starts = ranges_of_strips(ranges)
         self._groups = weights.state * weights.padded // BLOCK
         # Forward directions by range, in memory; backward ones by strip, the columns' on the disk.
         self._row_forward = torch.empty(2, len(ranges), self._groups, 1, BLOCK)

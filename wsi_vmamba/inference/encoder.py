@@ -179,7 +179,7 @@ class StripForward:
         """
         plan, stages = self._plan_tissue(pixels, tissue)
         make = partial(
-            SparseForward, self.packed, plan, scratch, tissue=tissue, profile=self.profile, report=report
+            SparseForward, self.packed, plan, scratch, tissue=stages, profile=self.profile, report=report
         )
         memory, needed = sparse_workers_bytes(stages), sparse_memory_bytes(stages) + pixels_bytes
         return self._run_in_scratch(make, plan, pixels, memory=memory, needed=needed)

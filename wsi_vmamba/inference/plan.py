@@ -90,11 +90,15 @@ class StagePlan:
     @property
     def map_layout(self) -> Layout:
         """The residual map, and what is kept between the passes of a block."""
-        layout = {"x": ((self.height, self.width, self.d_model), self.dtype)}
+        return self.layout_of(self.height, self.width)
+
+    def layout_of(self, *places: int) -> Layout:
+        """`map_layout` of a map of tokens in these places."""
+        layout = {"x": ((*places, self.d_model), self.dtype)}
         if self.keep_u:
-            layout["u"] = ((self.height, self.width, self.d_inner), self.dtype)
+            layout["u"] = ((*places, self.d_inner), self.dtype)
         if self.keep_proj:
-            layout["proj"] = ((self.height, self.width, self.proj_width), torch.float32)
+            layout["proj"] = ((*places, self.proj_width), torch.float32)
         return layout
 
     @property
@@ -248,15 +252,16 @@ def plan_encode(
     ]
     plan = EncodePlan(stages=tuple(stages), height_px=height_px, width_px=width_px)
     # The block is as large as the largest map anyway; what smaller maps leave of it spares them recomputation.
-    stages = [_with_kept(stage, max(plan.map_bytes, spare_bytes)) for stage in stages]
+    room = max(plan.map_bytes, spare_bytes)
+    stages = [with_kept(stage, room, stage.height, stage.width) for stage in stages]
     return EncodePlan(stages=tuple(stages), height_px=height_px, width_px=width_px)
 
 
-def _with_kept(stage: StagePlan, room: int) -> StagePlan:
-    """Keep as much between the passes of a block as ``room`` bytes hold beside the map."""
+def with_kept(stage: StagePlan, room: int, *places: int) -> StagePlan:
+    """Keep as much between the passes of a block as ``room`` bytes hold beside a map of tokens in these places."""
     for keep_proj in (True, False):
         kept = replace(stage, keep_u=True, keep_proj=keep_proj)
-        if layout_bytes(kept.map_layout) <= room:
+        if layout_bytes(kept.layout_of(*places)) <= room:
             return kept
     return stage
 

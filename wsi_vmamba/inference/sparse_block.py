@@ -64,14 +64,6 @@ class SparseBlockRun(BlockParts):
     map: SparseMap
     kept: KeptInputs | None
 
-    def run(self, workers: Workers) -> None:
-        """Apply the block."""
-        borders = self.project_borders(workers)
-        self.summarize(borders, workers)
-        with self.profile.measure("scan combine"):
-            self.carries.combine(threads=workers.count)
-        self.apply(borders, workers)
-
     def project_borders(self, workers: Workers) -> Tensor:
         """in_proj of the rows above and below each range, over the whole width, zeros where there is no tissue."""
         ranges = self.tissue.ranges

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -12,10 +12,77 @@ from wsi_vmamba.inference.scratch import Scratch
 from wsi_vmamba.inference.sparse_plan import Columns, SparseStage
 from wsi_vmamba.ops.cpu_module import native
 from wsi_vmamba.ops.packing import BLOCK, ScanWeights
-from wsi_vmamba.ops.strips import strip_arrays
+from wsi_vmamba.ops.strips import ranges_of_strips, strip_arrays
 
 
-class SparseCarriesInMemory:
+class _TissueCarries(ABC):
+    """Carries of strips with columns of their own, wherever the upward column direction lies.
+
+    Attributes:
+        weights: of the block.
+    """
+
+    weights: ScanWeights
+    _columns: list[Columns]
+    _range_of: list[int]
+    _starts: frozenset[int]
+    # Decays and states (2, ranges or strips, groups, columns, 16).
+    _row_forward: Tensor
+    _column_forward: Tensor
+    _row_backward: Tensor
+
+    @abstractmethod
+    def _keep_upward(self, strip: int, transition: Tensor) -> None:
+        """Take what a strip does to the states of its columns from below: decays and states (2, groups, count, 16)."""
+
+    @abstractmethod
+    def _entering_upward(self, strip: int) -> Tensor:
+        """The states (groups, count, 16) that enter the columns of a strip from below, for the caller to change."""
+
+    def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
+        """See `cpu.StripCarries.summarize`."""
+        slot, places = self._range_of[strip], self._columns[strip]
+        fresh = strip in self._starts
+        if fresh:
+            self._column_forward[0, slot] = 1
+            self._column_forward[1, slot] = 0
+        groups = self._column_forward.shape[2]
+        rows = self._row_forward[:, slot : slot + 1]
+        forward = places.take(self._column_forward[:, slot]).unsqueeze(1)
+        # The kernel leaves the rows of slot 0 out, which nothing is above of: any other strip has to look like another.
+        place = min(strip, 1)
+        row = torch.empty(2, 1 + place, groups, 1, BLOCK)
+        column = torch.empty(2, 1 + place, groups, places.count, BLOCK)
+        native().summarize_strip(
+            *strip_arrays(self.weights, u, proj, width=places.count),
+            [rows[0], forward[0], row[0], column[0]],
+            [rows[1], forward[1], row[1], column[1]],
+            0,
+            place,
+            fresh,
+            slot + 1 < self._row_forward.shape[1],
+            "",
+        )
+        places.put(forward[:, 0], self._column_forward[:, slot])
+        self._row_backward[:, strip] = row[:, place]
+        self._keep_upward(strip, column[:, place])
+
+    def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
+        """See `cpu.StripCarries.apply`."""
+        slot, places = self._range_of[strip], self._columns[strip]
+        forward = places.take(self._column_forward[1, slot])
+        states = [
+            self._row_forward[1, slot : slot + 1],
+            forward[None],
+            self._row_backward[1, strip : strip + 1].clone(),
+            self._entering_upward(strip)[None],
+        ]
+        arrays = strip_arrays(self.weights, u, proj, width=places.count)
+        native().apply_strip(*arrays, states, 0, 0, y, "")
+        places.put(forward, self._column_forward[1, slot])
+
+
+class SparseCarriesInMemory(_TissueCarries):
     """Carries of one block at a time, in memory that the blocks of a stage share.
 
     The upward column direction has a slot of the whole width for each strip, and where a strip has glass, the
@@ -26,11 +93,9 @@ class SparseCarriesInMemory:
         """Allocate for the tissue of a stage; `begin` takes the weights of a block."""
         self._columns = [strip.columns for strip in stage.strips]
         counts = [last - first for first, last in stage.ranges]
-        self._range_of = [r for r, count in enumerate(counts) for _ in range(count)]
-        self._starts = frozenset([0, *accumulate(counts)][:-1])
+        self._range_of, self._starts = ranges_of_strips(counts)
         groups, width = stage.dense.scan_lanes // BLOCK, stage.dense.width
         slots, strips = len(counts), sum(counts)
-        # Decays and states.
         self._row_forward = torch.empty(2, slots, groups, 1, BLOCK)
         self._column_forward = torch.empty(2, slots, groups, width, BLOCK)
         self._row_backward = torch.empty(2, strips, groups, 1, BLOCK)
@@ -39,26 +104,7 @@ class SparseCarriesInMemory:
     def begin(self, weights: ScanWeights) -> None:
         """Forget what was, and take the weights of a block."""
         self.weights = weights
-        self._column_forward[0] = 1
-        self._column_forward[1] = 0
         self._column_backward[1] = 0  # decays of glass are 1 still, and those of tissue are written anew
-
-    def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
-        """See `cpu.StripCarries.summarize`."""
-        slot, places = self._range_of[strip], self._columns[strip]
-        row, column = summarize_strip(
-            self.weights,
-            u,
-            proj,
-            rows=self._row_forward[:, slot : slot + 1],
-            columns=self._column_forward[:, slot],
-            places=places,
-            fresh=strip in self._starts,
-            first=strip == 0,
-            last=slot + 1 == self._row_forward.shape[1],
-        )
-        self._row_backward[:, strip] = row
-        places.put(column, self._column_backward[:, strip])
 
     def combine(self, *, threads: int) -> None:
         """See `cpu.StripCarries.combine`."""
@@ -70,23 +116,14 @@ class SparseCarriesInMemory:
         ):
             native().combine(decay, state, backward, threads, "")
 
-    def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
-        """See `cpu.StripCarries.apply`."""
-        slot, places = self._range_of[strip], self._columns[strip]
-        apply_strip(
-            self.weights,
-            u,
-            proj,
-            y,
-            row_forward=self._row_forward[1, slot : slot + 1],
-            column_forward=self._column_forward[1, slot],
-            row_backward=self._row_backward[1, strip : strip + 1],
-            column_backward=places.take(self._column_backward[1, strip]),
-            places=places,
-        )
+    def _keep_upward(self, strip: int, transition: Tensor) -> None:
+        self._columns[strip].put(transition, self._column_backward[:, strip])
+
+    def _entering_upward(self, strip: int) -> Tensor:
+        return self._columns[strip].take(self._column_backward[1, strip])
 
 
-class SparseCarriesInFiles(CarriesInFiles):
+class SparseCarriesInFiles(_TissueCarries, CarriesInFiles):
     """The same with what grows with the map on the disk."""
 
     def __init__(self, weights: ScanWeights, *, stage: SparseStage, scratch: Scratch, name: str) -> None:
@@ -98,42 +135,13 @@ class SparseCarriesInFiles(CarriesInFiles):
         for columns in self._columns:
             self._offsets.append(self._offsets[-1] + 2 * self._groups * columns.count * BLOCK * 4)
 
-    def summarize(self, u: Tensor, proj: Tensor, *, strip: int) -> None:
-        """See `cpu.StripCarries.summarize`."""
-        slot, places = self._range_of[strip], self._columns[strip]
-        if strip in self._starts:
-            self._column_forward[0, slot] = 1
-            self._column_forward[1, slot] = 0
-        row, column = summarize_strip(
-            self.weights,
-            u,
-            proj,
-            rows=self._row_forward[:, slot : slot + 1],
-            columns=self._column_forward[:, slot],
-            places=places,
-            fresh=strip in self._starts,
-            first=strip == 0,
-            last=slot + 1 == self._row_forward.shape[1],
-        )
-        self._row_backward[:, strip] = row
-        self._write(column.contiguous(), self._offsets[strip])
+    def _keep_upward(self, strip: int, transition: Tensor) -> None:
+        self._write(transition.contiguous(), self._offsets[strip])
 
-    def apply(self, u: Tensor, proj: Tensor, y: Tensor, *, strip: int) -> None:
-        """See `cpu.StripCarries.apply`."""
-        slot, places = self._range_of[strip], self._columns[strip]
-        column = torch.empty(self._groups, places.count, BLOCK)
-        self._read(column, self._offsets[strip] + column.nbytes)
-        apply_strip(
-            self.weights,
-            u,
-            proj,
-            y,
-            row_forward=self._row_forward[1, slot : slot + 1],
-            column_forward=self._column_forward[1, slot],
-            row_backward=self._row_backward[1, strip : strip + 1].clone(),
-            column_backward=column,
-            places=places,
-        )
+    def _entering_upward(self, strip: int) -> Tensor:
+        states = torch.empty(self._groups, self._columns[strip].count, BLOCK)
+        self._read(states, self._offsets[strip] + states.nbytes)
+        return states
 
     def _spans(self, strip: int, kind: int, first: int, last: int) -> tuple[Tensor, list[tuple[int, int]]]:
         """Of columns [first, last) those that a strip has, and where each group has them: (start, count)."""
@@ -156,82 +164,3 @@ class SparseCarriesInFiles(CarriesInFiles):
         places, spans = self._spans(strip, 1, first, last)
         for group, (start, _) in enumerate(spans):
             self._write(state[group, places], start)
-
-
-def summarize_strip(
-    weights: ScanWeights,
-    u: Tensor,
-    proj: Tensor,
-    *,
-    rows: Tensor,
-    columns: Tensor,
-    places: Columns,
-    fresh: bool,
-    first: bool,
-    last: bool,
-) -> tuple[Tensor, Tensor]:
-    """What a strip does to the states that pass through it.
-
-    Args:
-        weights: of the block.
-        u: (n, count, D); ``proj`` (n, count, 4 * (R + 2 N)).
-        proj: see there.
-        rows: decays and states (2, 1, groups, 1, 16) of the forward rows of its range, which are carried on.
-        columns: likewise (2, groups, width, 16) of the forward columns.
-        places: the columns that the strip has.
-        fresh: it is the first of its range.
-        first: it is the first of all.
-        last: its range is the last.
-
-    Returns:
-        Decays and states of the backward rows (2, groups, 1, 16) and columns (2, groups, count, 16).
-    """
-    groups = columns.shape[1]
-    forward = places.take(columns).unsqueeze(1)
-    # The kernel leaves the rows of slot 0 out, which nothing is above of: any other strip has to look like another.
-    place = 0 if first else 1
-    row = torch.empty(2, 1 + place, groups, 1, BLOCK)
-    column = torch.empty(2, 1 + place, groups, places.count, BLOCK)
-    native().summarize_strip(
-        *strip_arrays(weights, u, proj, width=places.count),
-        [rows[0], forward[0], row[0], column[0]],
-        [rows[1], forward[1], row[1], column[1]],
-        0,
-        place,
-        fresh,
-        not last,
-        "",
-    )
-    places.put(forward[:, 0], columns)
-    return row[:, place], column[:, place]
-
-
-def apply_strip(
-    weights: ScanWeights,
-    u: Tensor,
-    proj: Tensor,
-    y: Tensor,
-    *,
-    row_forward: Tensor,
-    column_forward: Tensor,
-    row_backward: Tensor,
-    column_backward: Tensor,
-    places: Columns,
-) -> None:
-    """Write the scan of a strip to ``y``, and carry its states on.
-
-    Args:
-        weights: of the block.
-        u: see `summarize_strip`; ``proj`` and ``places`` likewise.
-        proj: see there.
-        y: (n, count, D) float32.
-        row_forward: states (1, groups, 1, 16), which are carried on.
-        column_forward: likewise (groups, width, 16), of all columns.
-        row_backward: (1, groups, 1, 16), which is changed.
-        column_backward: (groups, count, 16), which is changed.
-        places: see there.
-    """
-    forward = places.take(column_forward)
-    states = [row_forward, forward[None], row_backward, column_backward[None]]
-    native().apply_strip(*strip_arrays(weights, u, proj, width=places.count), states, 0, 0, y, "")
-    places.put(forward, column_forward)

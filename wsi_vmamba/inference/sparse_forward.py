@@ -33,7 +33,7 @@ from wsi_vmamba.inference.sparse_convolve import (
     stem_tissue,
 )
 from wsi_vmamba.inference.sparse_maps import ChangingTissue, SparseMapInFiles
-from wsi_vmamba.inference.sparse_plan import SparseStage, plan_sparse
+from wsi_vmamba.inference.sparse_plan import SparseStage
 from wsi_vmamba.inference.workers import Profile, Workers
 
 
@@ -46,14 +46,14 @@ class SparseForward(ScratchForward):
         plan: EncodePlan,
         scratch: Scratch,
         *,
-        tissue: NDArray[np.bool_],
+        tissue: tuple[SparseStage, ...],
         memory: Tensor,
         profile: Profile,
         report: Callable[[float], None],
     ) -> None:
-        """See `ScratchForward`; ``tissue`` are the patches (rows, columns) of the region that are."""
+        """See `ScratchForward`; ``tissue`` is that of each stage of the plan."""
         super().__init__(packed, plan, scratch, memory=memory, profile=profile, report=report)
-        self._tissue = plan_sparse(plan, tissue)
+        self._tissue = tissue
 
     def pooled(self) -> NDArray[np.float32]:
         """The mean of the tokens of each patch of tissue, row by row, (n, dim), after `run`."""
@@ -133,10 +133,8 @@ def sparse_memory_bytes(stages: tuple[SparseStage, ...]) -> int:
     for tissue in stages:
         stage = tissue.dense
         states = 2 * 4 * stage.scan_lanes * ((stage.width + 1) * len(tissue.ranges) + len(tissue.strips))
-        at_work = at_work_bytes(tissue)
-        borders = 2 * len(tissue.ranges) * stage.width * stage.d_inner * stage.dtype.itemsize
         strip = tissue.most_tokens * stage.d_model * stage.dtype.itemsize * (stage.workers + 4)
-        each.append(states + at_work + borders + strip + stage.transient_bytes)
+        each.append(states + at_work_bytes(tissue) + tissue.border_bytes + strip + stage.transient_bytes)
     return sparse_workers_bytes(stages) + max(each) + OTHER_BYTES
 
 
@@ -150,10 +148,9 @@ def sparse_disk_bytes(stages: tuple[SparseStage, ...]) -> int:
             for strip in tissue.strips
         )
         states = 4 * stage.scan_lanes * ((stage.width + 1) * 2 * len(tissue.ranges) + len(tissue.strips))
-        borders = 4 * len(tissue.ranges) * stage.width * stage.d_inner * stage.dtype.itemsize
         strip = tissue.most_tokens * stage.d_model * stage.dtype.itemsize
         size = _bytes(tissue)
-        each.append(size + carried + states + borders + (stage.workers + 1) * strip)
+        each.append(size + carried + states + 2 * tissue.border_bytes + (stage.workers + 1) * strip)
         if i:
             before = stages[i - 1]
             above = before.most_tokens * before.dense.d_model * before.dense.dtype.itemsize

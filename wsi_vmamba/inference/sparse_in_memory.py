@@ -150,8 +150,7 @@ def tissue_memory_bytes(stages: tuple[SparseStage, ...]) -> int:
         stage = tissue.dense
         slots = len(tissue.ranges) + len(tissue.strips)
         carries = 2 * 4 * stage.scan_lanes * (stage.width + 1) * slots
-        borders = 2 * len(tissue.ranges) * stage.width * stage.d_inner * stage.dtype.itemsize
-        blocks = carries + borders + at_work_bytes(tissue) + stage.transient_bytes
+        blocks = carries + tissue.border_bytes + at_work_bytes(tissue) + stage.transient_bytes
         made = tissue.tokens * stage.d_model * stage.dtype.itemsize if i else 0
         each.append(max(blocks, made + tissue_conv_bytes(tissue)))
     return tissue_maps_bytes(stages) + sparse_workers_bytes(stages) + max(each) + OVERHEAD_BYTES

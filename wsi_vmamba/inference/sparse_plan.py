@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_vmamba.inference.memory import Layout, layout_bytes
-from wsi_vmamba.inference.plan import EncodePlan, RowRange, StagePlan, count_ranges, split_rows
+from wsi_vmamba.inference.plan import EncodePlan, RowRange, StagePlan, count_ranges, split_rows, with_kept
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,12 @@ class SparseStage:
     @property
     def map_layout(self) -> Layout:
         """The tissue of the residual map in memory, and what is kept between the passes of a block."""
-        stage, tokens = self.dense, self.tokens
-        layout = {"x": ((tokens, stage.d_model), stage.dtype)}
-        if stage.keep_u:
-            layout["u"] = ((tokens, stage.d_inner), stage.dtype)
-        if stage.keep_proj:
-            layout["proj"] = ((tokens, stage.proj_width), torch.float32)
-        return layout
+        return self.dense.layout_of(self.tokens)
+
+    @property
+    def border_bytes(self) -> int:
+        """The two projected rows beside each range, over the whole width."""
+        return 2 * len(self.ranges) * self.dense.width * self.dense.d_inner * self.dense.dtype.itemsize
 
     @property
     def most_tokens(self) -> int:
@@ -133,15 +132,7 @@ def plan_sparse(plan: EncodePlan, tissue: NDArray[np.bool_]) -> tuple[SparseStag
 def keep_inputs(stages: tuple[SparseStage, ...], *, spare_bytes: int = 0) -> tuple[SparseStage, ...]:
     """Keep between the passes of a block what the block of maps has room for; see `plan.plan_encode`."""
     room = max(spare_bytes, *(layout_bytes(stage.map_layout) for stage in stages))
-    return tuple(_with_kept(stage, room) for stage in stages)
-
-
-def _with_kept(stage: SparseStage, room: int) -> SparseStage:
-    for keep_proj in (True, False):
-        kept = replace(stage, dense=replace(stage.dense, keep_u=True, keep_proj=keep_proj))
-        if layout_bytes(kept.map_layout) <= room:
-            return kept
-    return stage
+    return tuple(replace(stage, dense=with_kept(stage.dense, room, stage.tokens)) for stage in stages)
 
 
 def _plan_stage(stage: StagePlan, tissue: NDArray[np.bool_]) -> SparseStage:

@@ -31,9 +31,7 @@ class StripCarries:
             raise UsageError(f"expected at least one strip per range and a width, got {ranges=}, {width=}")
         self.weights = weights
         self.width = width
-        starts = [0, *accumulate(ranges)]
-        self._range_of = [r for r, count in enumerate(ranges) for _ in range(count)]
-        self._starts = frozenset(starts[:-1])
+        self._range_of, self._starts = ranges_of_strips(ranges)
         shapes = self._shapes(weights, width=width, ranges=ranges)
         self._states = [torch.empty(s) for s in shapes]
         self._decays: list[Tensor] | None = [torch.empty(s) for s in shapes]
@@ -99,6 +97,12 @@ class StripCarries:
 
     def _arrays(self, u: Tensor, proj: Tensor) -> tuple[Any, ...]:
         return strip_arrays(self.weights, u, proj, width=self.width)
+
+
+def ranges_of_strips(ranges: Sequence[int]) -> tuple[list[int], frozenset[int]]:
+    """The range of each strip, and the strips that are first in theirs; the i-th range holds ``ranges[i]`` strips."""
+    starts = [0, *accumulate(ranges)]
+    return [r for r, count in enumerate(ranges) for _ in range(count)], frozenset(starts[:-1])
 
 
 def strip_arrays(weights: ScanWeights, u: Tensor, proj: Tensor, *, width: int) -> tuple[Any, ...]:
