@@ -39,7 +39,7 @@ class Panels:
 
     Attributes:
         weight: float32 (panels, inputs, 16) or bfloat16 (panels, inputs / 2, 16, 2); the last panel ends with zeros.
-        bias: float32 (outputs,), or None.
+        bias: float32 of whole blocks, or None.
         inputs: numbers per token that are multiplied.
         outputs: and that come out.
     """
@@ -59,7 +59,7 @@ class Panels:
             packed = filled.view(-1, BLOCK, inputs // 2, 2).permute(0, 2, 1, 3).contiguous()
         else:
             packed = filled.float().transpose(1, 2).contiguous()
-        shift = None if bias is None else bias.detach().float().contiguous()
+        shift = None if bias is None else F.pad(bias.detach().float(), (0, -outputs % BLOCK)).contiguous()
         return cls(packed, shift, inputs, outputs)
 
     @classmethod

@@ -29,14 +29,25 @@ VMAMBA_INLINE int64_t panel_place(int64_t output, int64_t inputs) {
   return output / kBlock * inputs * kBlock + output % kBlock;
 }
 
-template <int V>
-VMAMBA_INLINE void multiply_tile(const Operand<float>& a, int64_t token, const float* weight, int64_t inputs, int64_t output,
-                                 float* sums, int64_t pitch) {
-  constexpr int T = kTileTokens;
+// A matrix as products take it: packed panels, and a bias of whole blocks, perhaps null.
+template <class A>
+struct Matrix {
+  const A* weight;
+  const float* bias;
+  int64_t inputs, outputs;
+
+  explicit Matrix(const vmamba::Panels& panels)
+      : weight(static_cast<const A*>(panels.weight)), bias(panels.bias), inputs(panels.inputs), outputs(panels.outputs) {}
+  int64_t padded() const { return (outputs + kBlock - 1) / kBlock * kBlock; }
+};
+
+// Products of a tile, added to the sums of T tokens by V vectors of outputs.
+template <int T, int V>
+VMAMBA_INLINE void add_products(const Operand<float>& a, int64_t token, const Matrix<float>& matrix, int64_t output,
+                                Vec (&sum)[T][V]) {
   const float* w[V];
   VMAMBA_UNROLL
-  for (int v = 0; v < V; ++v) w[v] = weight + panel_place(output + v * kLanes, inputs);
-  Vec sum[T][V] = {};
+  for (int v = 0; v < V; ++v) w[v] = matrix.weight + panel_place(output + v * kLanes, matrix.inputs);
   for (int64_t r = 0; r < a.count; ++r) {
     const float* x = a.runs[r] + token * a.stride;
     for (int64_t k = 0; k < a.length; ++k) {
@@ -51,26 +62,6 @@ VMAMBA_INLINE void multiply_tile(const Operand<float>& a, int64_t token, const f
     }
     VMAMBA_UNROLL
     for (int v = 0; v < V; ++v) w[v] += a.length * kBlock;
-  }
-  VMAMBA_UNROLL
-  for (int t = 0; t < T; ++t) {
-    VMAMBA_UNROLL
-    for (int v = 0; v < V; ++v) store(sums + (token + t) * pitch + output + v * kLanes, sum[t][v]);
-  }
-}
-
-// sums (tokens, outputs filled up to whole blocks), rows `pitch` apart.
-VMAMBA_INLINE void multiply(const Operand<float>& a, const float* weight, int64_t outputs, int64_t tokens, float* sums,
-                            int64_t pitch) {
-  const int64_t inputs = a.count * a.length, padded = (outputs + kBlock - 1) / kBlock * kBlock;
-  int64_t output = 0;
-  for (; output + kTileVectors * kLanes <= padded; output += kTileVectors * kLanes) {
-    for (int64_t t = 0; t < tokens; t += kTileTokens) {
-      multiply_tile<kTileVectors>(a, t, weight, inputs, output, sums, pitch);
-    }
-  }
-  for (; output < padded; output += kLanes) {
-    for (int64_t t = 0; t < tokens; t += kTileTokens) multiply_tile<1>(a, t, weight, inputs, output, sums, pitch);
   }
 }
 
@@ -107,15 +98,16 @@ class Tiles {
 
 VMAMBA_INLINE void memory_is_written() { asm volatile("" ::: "memory"); }
 
-// Two tiles of tokens by one or two panels.
+// Sums of two tiles of tokens by one or two panels, side by side in `sums`.
 template <bool Two>
-VMAMBA_INLINE void multiply_tiles(const Operand<Bf16>& a, int64_t token, const Bf16* weight, int64_t inputs, int64_t output,
-                                  int64_t chunk, float* sums, int64_t pitch) {
+VMAMBA_INLINE void multiply_tiles(const Operand<Bf16>& a, int64_t token, const Matrix<Bf16>& matrix, int64_t output,
+                                  int64_t chunk, float* sums) {
+  constexpr size_t row = 4 * (Two ? 2 : 1) * kBlock;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  const Bf16* w = weight + output * inputs;
+  const Bf16* w = matrix.weight + output * matrix.inputs;
   const auto stride = static_cast<size_t>(2 * a.stride);
   for (int64_t r = 0; r < a.count; ++r) {
     const Bf16* x = a.runs[r] + token * a.stride;
@@ -126,54 +118,80 @@ VMAMBA_INLINE void multiply_tiles(const Operand<Bf16>& a, int64_t token, const B
       _tile_loadd(5, x + 16 * a.stride + k, stride);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (Two) {
-        _tile_loadd(7, w + inputs * kBlock, 64);
+        _tile_loadd(7, w + matrix.inputs * kBlock, 64);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(3, 5, 7);
       }
     }
   }
-  float* to = sums + token * pitch + output;
-  const auto row = static_cast<size_t>(4 * pitch);
-  _tile_stored(0, to, row);
-  _tile_stored(2, to + 16 * pitch, row);
+  _tile_stored(0, sums, row);
+  _tile_stored(2, sums + 4 * row, row);
   if constexpr (Two) {
-    _tile_stored(1, to + kBlock, row);
-    _tile_stored(3, to + 16 * pitch + kBlock, row);
+    _tile_stored(1, sums + kBlock, row);
+    _tile_stored(3, sums + 4 * row + kBlock, row);
   }
 }
 
 VMAMBA_INLINE int64_t chunk_of(int64_t length) { return length % 32 == 0 ? 32 : 16; }
 
-VMAMBA_INLINE void multiply(const Operand<Bf16>& a, const Bf16* weight, int64_t outputs, int64_t tokens, float* sums,
-                            int64_t pitch) {
-  const int64_t inputs = a.count * a.length, padded = (outputs + kBlock - 1) / kBlock * kBlock;
+constexpr int kTilesTokens = 32;
+
+// T tokens of what multiply_tiles left.
+template <int T, int V, class Finish>
+VMAMBA_INLINE void finish_tiles(const float* sums, int64_t token, const float* bias, int64_t output, Finish finish) {
+  Vec sum[T][V];
+  VMAMBA_UNROLL
+  for (int t = 0; t < T; ++t) {
+    VMAMBA_UNROLL
+    for (int v = 0; v < V; ++v) {
+      sum[t][v] = load(sums + (t * V + v) * kBlock);
+      if (bias != nullptr) sum[t][v] += load(bias + output + v * kBlock);
+    }
+  }
+  finish(sum, token, output);
+}
+
+template <bool Two, class Finish>
+VMAMBA_INLINE void multiply_tokens_in_tiles(const Operand<Bf16>& a, int64_t tokens, const Matrix<Bf16>& w, int64_t output,
+                                            int64_t chunk, Finish finish) {
+  constexpr int V = Two ? 2 : 1, together = 4;
+  alignas(64) float sums[kTilesTokens * V * kBlock];
+  for (int64_t token = 0; token < tokens; token += kTilesTokens) {
+    multiply_tiles<Two>(a, token, w, output, chunk, sums);
+    memory_is_written();
+    const int64_t live = tokens - token < kTilesTokens ? tokens - token : kTilesTokens;
+    int64_t t = 0;
+    for (; t + together <= live; t += together) {
+      finish_tiles<together, V>(sums + t * V * kBlock, token + t, w.bias, output, finish);
+    }
+    for (; t < live; ++t) finish_tiles<1, V>(sums + t * V * kBlock, token + t, w.bias, output, finish);
+  }
+}
+
+template <class Finish>
+VMAMBA_INLINE void multiply(const Operand<Bf16>& a, const Matrix<Bf16>& w, int64_t tokens, Finish finish) {
   const int64_t chunk = chunk_of(a.length);
   const Tiles shapes(chunk);
   memory_is_written();
   int64_t output = 0;
-  for (; output + 2 * kBlock <= padded; output += 2 * kBlock) {
-    for (int64_t t = 0; t < tokens; t += 32) multiply_tiles<true>(a, t, weight, inputs, output, chunk, sums, pitch);
+  for (; output + 2 * kBlock <= w.padded(); output += 2 * kBlock) {
+    multiply_tokens_in_tiles<true>(a, tokens, w, output, chunk, finish);
   }
-  if (output < padded) {
-    for (int64_t t = 0; t < tokens; t += 32) multiply_tiles<false>(a, t, weight, inputs, output, chunk, sums, pitch);
-  }
-  memory_is_written();
+  if (output < w.padded()) multiply_tokens_in_tiles<false>(a, tokens, w, output, chunk, finish);
 }
 
 #elif defined(__AVX512BF16__) && VMAMBA_LANES == 16
 
-template <int V>
-VMAMBA_INLINE void multiply_tile(const Operand<Bf16>& a, int64_t token, const Bf16* weight, int64_t inputs, int64_t output,
-                                 float* sums, int64_t pitch) {
-  constexpr int T = kTileTokens;
-  const Bf16* w = weight + output * inputs;
-  Vec sum[T][V] = {};
+template <int T, int V>
+VMAMBA_INLINE void add_products(const Operand<Bf16>& a, int64_t token, const Matrix<Bf16>& matrix, int64_t output,
+                                Vec (&sum)[T][V]) {
+  const Bf16* w = matrix.weight + output * matrix.inputs;
   for (int64_t r = 0; r < a.count; ++r) {
     const Bf16* x = a.runs[r] + token * a.stride;
     for (int64_t k = 0; k < a.length; k += 2, w += 2 * kBlock) {
       __m512bh row[V];
       VMAMBA_UNROLL
-      for (int v = 0; v < V; ++v) memcpy(&row[v], w + v * inputs * kBlock, sizeof row[v]);
+      for (int v = 0; v < V; ++v) memcpy(&row[v], w + v * matrix.inputs * kBlock, sizeof row[v]);
       VMAMBA_UNROLL
       for (int t = 0; t < T; ++t) {
         int32_t pair;
@@ -184,25 +202,59 @@ VMAMBA_INLINE void multiply_tile(const Operand<Bf16>& a, int64_t token, const Bf
       }
     }
   }
-  VMAMBA_UNROLL
-  for (int t = 0; t < T; ++t) {
-    VMAMBA_UNROLL
-    for (int v = 0; v < V; ++v) store(sums + (token + t) * pitch + output + v * kLanes, sum[t][v]);
-  }
-}
-
-VMAMBA_INLINE void multiply(const Operand<Bf16>& a, const Bf16* weight, int64_t outputs, int64_t tokens, float* sums,
-                            int64_t pitch) {
-  const int64_t inputs = a.count * a.length, padded = (outputs + kBlock - 1) / kBlock * kBlock;
-  int64_t output = 0;
-  for (; output + 2 * kBlock <= padded; output += 2 * kBlock) {
-    for (int64_t t = 0; t < tokens; t += kTileTokens) multiply_tile<2>(a, t, weight, inputs, output, sums, pitch);
-  }
-  if (output < padded) {
-    for (int64_t t = 0; t < tokens; t += kTileTokens) multiply_tile<1>(a, t, weight, inputs, output, sums, pitch);
-  }
 }
 
 #endif
+
+template <int T, int V>
+VMAMBA_INLINE void start_sums(const float* bias, int64_t output, Vec (&sum)[T][V]) {
+  VMAMBA_UNROLL
+  for (int v = 0; v < V; ++v) {
+    const Vec start = bias == nullptr ? Vec{} : load(bias + output + v * kLanes);
+    VMAMBA_UNROLL
+    for (int t = 0; t < T; ++t) sum[t][v] = start;
+  }
+}
+
+// finish(sums of T tokens by V vectors, first token, first output) while they are in registers.
+template <int V, class A, class Finish>
+VMAMBA_INLINE void multiply_tile(const Operand<A>& a, int64_t token, const Matrix<A>& w, int64_t output, Finish finish) {
+  Vec sum[kTileTokens][V];
+  start_sums(w.bias, output, sum);
+  add_products(a, token, w, output, sum);
+  finish(sum, token, output);
+}
+
+// The same where only the first `live` tokens of a tile are somebody's: by itself, since here sums are in memory.
+template <int V, class A, class Finish>
+__attribute__((noinline)) void multiply_last(const Operand<A>& a, int64_t token, int64_t live, const Matrix<A>& w, int64_t output,
+                                             Finish finish) {
+  Vec sum[kTileTokens][V];
+  start_sums(w.bias, output, sum);
+  add_products(a, token, w, output, sum);
+  for (int64_t t = 0; t < live; ++t) {
+    Vec one[1][V];
+    VMAMBA_UNROLL
+    for (int v = 0; v < V; ++v) one[0][v] = sum[t][v];
+    finish(one, token + t, output);
+  }
+}
+
+template <int V, class A, class Finish>
+VMAMBA_INLINE void multiply_tokens(const Operand<A>& a, int64_t tokens, const Matrix<A>& w, int64_t output, Finish finish) {
+  int64_t t = 0;
+  for (; t + kTileTokens <= tokens; t += kTileTokens) multiply_tile<V>(a, t, w, output, finish);
+  if (t < tokens) multiply_last<V>(a, t, tokens - t, w, output, finish);
+}
+
+// finish(...) every sum of `tokens` tokens and a matrix, its bias included.
+template <class A, class Finish>
+VMAMBA_INLINE void multiply(const Operand<A>& a, const Matrix<A>& w, int64_t tokens, Finish finish) {
+  int64_t output = 0;
+  for (; output + kTileVectors * kLanes <= w.padded(); output += kTileVectors * kLanes) {
+    multiply_tokens<kTileVectors>(a, tokens, w, output, finish);
+  }
+  for (; output < w.padded(); output += kLanes) multiply_tokens<1>(a, tokens, w, output, finish);
+}
 
 }  // namespace

@@ -16,6 +16,7 @@
 #error "VMAMBA_LANES (floats per vector: 16, 8 or 4) must be defined by the build"
 #endif
 #define VMAMBA_INLINE static inline __attribute__((always_inline))
+#define VMAMBA_MEMBER inline __attribute__((always_inline))
 #if defined(__clang__)
 #define VMAMBA_UNROLL _Pragma("unroll")
 #else
@@ -84,6 +85,14 @@ VMAMBA_INLINE Vec load_some(const X* from, int64_t count) {
   memcpy(padded, from, sizeof(X) * static_cast<size_t>(count));
   return load(padded);
 }
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && VMAMBA_LANES == 16
+VMAMBA_INLINE __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+
+VMAMBA_INLINE Vec load_some(const float* from, int64_t count) { return _mm512_maskz_loadu_ps(first_lanes(count), from); }
+
+VMAMBA_INLINE void store_some(float* to, Vec value, int64_t count) { _mm512_mask_storeu_ps(to, first_lanes(count), value); }
+#endif
 
 template <class X>
 VMAMBA_INLINE void store_some(X* to, Vec value, int64_t count) {

@@ -71,29 +71,52 @@ VMAMBA_INLINE Vec square_root(Vec x) {
 // Tokens whose statistics are finished together: as many as there are lanes.
 constexpr int kNormTokens = kLanes;
 
-// Mean and 1 / standard deviation of `count` tokens that lie `pitch` numbers apart.
+// sum(x[0]) + ... over the vectors of a token.
+template <class X, class Term>
+VMAMBA_INLINE Vec sum_of(const X* x, int64_t channels, Term term) {
+  Vec sum = term(load(x));
+  for (int64_t c = kLanes; c < channels; c += kLanes) sum += term(load(x + c));
+  return sum;
+}
+
+// finish(i, sums over channels of kLanes tokens from number i on) of `count` tokens that lie `pitch` numbers apart; the sum
+// of token i is term(i, ...) of its vectors.
+template <class X, class Term, class Finish>
+VMAMBA_INLINE void token_sums(const X* x, int64_t count, int64_t pitch, int64_t channels, Term term, Finish finish) {
+  for (int64_t begin = 0; begin < count; begin += kLanes) {
+    const int64_t live = count - begin < kLanes ? count - begin : kLanes;
+    Vec sums[kLanes];
+    if (live == kLanes) {
+      VMAMBA_UNROLL
+      for (int i = 0; i < kLanes; ++i) {
+        sums[i] = sum_of(x + (begin + i) * pitch, channels, [&](Vec v) { return term(begin + i, v); });
+      }
+    } else {
+      for (int i = 0; i < kLanes; ++i) {
+        sums[i] = i < live ? sum_of(x + (begin + i) * pitch, channels, [&](Vec v) { return term(begin + i, v); }) : Vec{};
+      }
+    }
+    finish(begin, sums_of(sums));
+  }
+}
+
+// Mean and 1 / standard deviation of `count` tokens that lie `pitch` numbers apart; both have room for whole vectors.
 template <class X>
 VMAMBA_INLINE void token_statistics(const X* x, int64_t count, int64_t pitch, int64_t channels, float eps, float* mean,
                                     float* scale) {
   const float share = 1.0f / static_cast<float>(channels);
-  Vec sums[kNormTokens] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    Vec sum{};
-    for (int64_t c = 0; c < channels; c += kLanes) sum += load(x + i * pitch + c);
-    sums[i] = sum;
-  }
-  store(mean, sums_of(sums) * share);
-  Vec squares[kNormTokens] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    Vec sum{};
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      const Vec off = load(x + i * pitch + c) - mean[i];
-      sum += off * off;
-    }
-    squares[i] = sum;
-  }
-  const Vec variance = sums_of(squares) * share + eps;
-  store(scale, 1.0f / square_root(variance) + 0.0f * variance);  // see inverse_deviation
+  token_sums(x, count, pitch, channels, [](int64_t, Vec v) { return v; },
+             [&](int64_t i, Vec sums) { store(mean + i, sums * share); });
+  token_sums(
+      x, count, pitch, channels,
+      [&](int64_t i, Vec v) {
+        const Vec off = v - mean[i];
+        return off * off;
+      },
+      [&](int64_t i, Vec sums) {
+        const Vec variance = sums * share + eps;
+        store(scale + i, 1.0f / square_root(variance) + 0.0f * variance);  // see inverse_deviation
+      });
 }
 
 // ---- GELU --------------------------------------------------------------------------------------------------------

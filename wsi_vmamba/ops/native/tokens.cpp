@@ -1,5 +1,7 @@
 // The operators of inference around the scan for one instruction set: norm and matrix, MLP, stem and downsampling. A few
 // tokens at a time go through an operator, so that what lies between its steps stays in the cache.
+#include <type_traits>
+
 #include "multiply.hpp"
 
 namespace {
@@ -45,13 +47,22 @@ class Room {
 
 // ---- steps ---------------------------------------------------------------------------------------------------------
 
+// Tokens whose norm is found together: as many as the first-level cache holds beside what they become, whole groups.
+VMAMBA_INLINE int64_t norm_group(int64_t channels) {
+  constexpr int64_t kFloats = 4096;
+  const int64_t fitting = kFloats / channels / kLanes * kLanes;
+  return fitting < kLanes ? kLanes : fitting < kTogether ? fitting : kTogether;
+}
+
 // out = norm(x), times gate if given; tokens of x and out lie `pitch` and `out_pitch` apart, those of the gate side by side.
+// Each step is done for a group of tokens, so that none waits for its own sums.
 template <class X, class Y>
 void norm_tokens(const X* x, int64_t pitch, const NormWeights& norm, const float* gate, Y* out, int64_t out_pitch,
                  int64_t tokens, int64_t channels) {
-  float mean[kLanes], scale[kLanes];
-  for (int64_t begin = 0; begin < tokens; begin += kLanes) {
-    const int64_t count = begin + kLanes < tokens ? kLanes : tokens - begin;
+  float mean[kTogether], scale[kTogether];
+  const int64_t group = norm_group(channels);
+  for (int64_t begin = 0; begin < tokens; begin += group) {
+    const int64_t count = begin + group < tokens ? group : tokens - begin;
     token_statistics(x + begin * pitch, count, pitch, channels, norm.eps, mean, scale);
     for (int64_t c = 0; c < channels; c += kLanes) {
       const Vec weight = load(norm.weight + c), bias = load(norm.bias + c);
@@ -69,119 +80,124 @@ void copy_numbers(const X* x, Y* out, int64_t count) {
   for (int64_t c = 0; c < count; c += kLanes) store(out + c, load(x + c));
 }
 
-// out = GELU(x + bias), bias perhaps null; `out` may be x. Whole groups of four vectors are read and written.
+// ---- what becomes of sums ---------------------------------------------------------------------------------------------
+
+// Written, or added to what is there.
+template <bool Add, class Y>
+struct Put {
+  Y* out;
+  int64_t pitch, outputs;
+
+  template <int T, int V>
+  VMAMBA_MEMBER void operator()(Vec (&sum)[T][V], int64_t token, int64_t output) const {
+    VMAMBA_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const int64_t at = output + v * kLanes;
+      if (at + kLanes <= outputs) {
+        VMAMBA_UNROLL
+        for (int t = 0; t < T; ++t) {
+          Y* to = out + (token + t) * pitch + at;
+          store(to, Add ? sum[t][v] + load(to) : sum[t][v]);
+        }
+      } else if (at < outputs) {
+        VMAMBA_UNROLL
+        for (int t = 0; t < T; ++t) {
+          Y* to = out + (token + t) * pitch + at;
+          store_some(to, Add ? sum[t][v] + load_some(to, outputs - at) : sum[t][v], outputs - at);
+        }
+      }
+    }
+  }
+};
+
+template <class Y, int T>
+VMAMBA_INLINE void gelu_vectors(Vec* value) {
+  if constexpr (sizeof(Y) == sizeof(Bf16)) {
+    gelu_rough<T>(value);
+  } else {
+    Vec erf[T];
+    normal_erf<T>(value, erf);
+    lockstep<T>([&](int i) { value[i] = gelu_from(value[i], erf[i]); });
+  }
+}
+
+// Written with GELU, whole blocks.
 template <class Y>
-void gelu_tokens(const float* x, int64_t pitch, const float* bias, Y* out, int64_t out_pitch, int64_t tokens,
-                 int64_t channels) {
+struct PutGelu {
+  Y* out;
+  int64_t pitch;
+
+  template <int T, int V>
+  VMAMBA_MEMBER void operator()(Vec (&sum)[T][V], int64_t token, int64_t output) const {
+    constexpr int down = T % 2 == 0 ? 2 : 1, together = down * V;
+    VMAMBA_UNROLL
+    for (int t = 0; t < T; t += down) {
+      Vec value[together];
+      lockstep<together>([&](int i) { value[i] = sum[t + i / V][i % V]; });
+      gelu_vectors<Y, together>(value);
+      lockstep<together>([&](int i) { store(out + (token + t + i / V) * pitch + output + i % V * kLanes, value[i]); });
+    }
+  }
+};
+
+// out = GELU(x), `out` without gaps. Whole groups of four vectors are read and written.
+template <class Y>
+void gelu_tokens(const float* x, int64_t pitch, Y* out, int64_t tokens, int64_t channels) {
   constexpr int together = 4;  // a block is four vectors of 4, two of 8 or one of 16: then four tokens
   constexpr int across = kBlock / kLanes < together ? kBlock / kLanes : together, down = together / across;
   for (int64_t t = 0; t < tokens; t += down) {
     for (int64_t c = 0; c < channels; c += across * kLanes) {
       Vec value[together];
-      lockstep<together>([&](int i) {
-        const int64_t place = c + i % across * kLanes;
-        value[i] = load(x + (t + i / across) * pitch + place);
-        if (bias != nullptr) value[i] += load(bias + place);
-      });
-      if constexpr (sizeof(Y) == sizeof(Bf16)) {
-        gelu_rough<together>(value);
-      } else {
-        Vec erf[together];
-        normal_erf<together>(value, erf);
-        lockstep<together>([&](int i) { value[i] = gelu_from(value[i], erf[i]); });
-      }
-      lockstep<together>([&](int i) { store(out + (t + i / across) * out_pitch + c + i % across * kLanes, value[i]); });
+      lockstep<together>([&](int i) { value[i] = load(x + (t + i / across) * pitch + c + i % across * kLanes); });
+      gelu_vectors<Y, together>(value);
+      lockstep<together>([&](int i) { store(out + (t + i / across) * channels + c + i % across * kLanes, value[i]); });
     }
   }
-}
-
-// out (+)= sums + bias.
-template <bool Add, class Y>
-void finish_tokens(const float* sums, int64_t pitch, const float* bias, Y* out, int64_t tokens, int64_t outputs) {
-  const int64_t whole = outputs / kLanes * kLanes, rest = outputs - whole;
-  for (int64_t t = 0; t < tokens; ++t, sums += pitch, out += outputs) {
-    for (int64_t c = 0; c < whole; c += kLanes) {
-      Vec value = load(sums + c);
-      if (bias != nullptr) value += load(bias + c);
-      if (Add) value += load(out + c);
-      store(out + c, value);
-    }
-    if (rest > 0) {
-      Vec value = load(sums + whole);
-      if (bias != nullptr) value += load_some(bias + whole, rest);
-      if (Add) value += load_some(out + whole, rest);
-      store_some(out + whole, value, rest);
-    }
-  }
-}
-
-template <class A>
-const A* weight_of(const Panels& panels) {
-  return static_cast<const A*>(panels.weight);
 }
 
 // ---- operators -----------------------------------------------------------------------------------------------------
 
 template <class A, class X, class Y>
-void linear_tokens(const X* x, const float* gate, const NormWeights& norm, const Panels& w, Y* out, bool add,
+void linear_tokens(const X* x, const float* gate, const NormWeights& norm, const Panels& panels, Y* out, bool add,
                    int64_t tokens, void* scratch) {
-  const int64_t pitch = pitch_of<A>(w.inputs), sums_pitch = pitch_of<float>(w.outputs);
-  Room room(scratch);
-  A* a = room.take<A>(kTogether * pitch);
-  float* sums = room.take<float>(kTogether * sums_pitch);
+  const Matrix<A> w(panels);
+  const int64_t pitch = pitch_of<A>(w.inputs);
+  A* space = Room(scratch).take<A>(kTogether * pitch);
   for (int64_t begin = 0; begin < tokens; begin += kTogether) {
     const int64_t count = begin + kTogether < tokens ? kTogether : tokens - begin;
     const X* from = x + begin * w.inputs;
     Y* to = out + begin * w.outputs;
+    Operand<A> a{{space}, 1, w.inputs, pitch};
     if (norm.weight != nullptr) {
-      norm_tokens(from, w.inputs, norm, gate == nullptr ? gate : gate + begin * w.inputs, a, pitch, count, w.inputs);
+      norm_tokens(from, w.inputs, norm, gate == nullptr ? gate : gate + begin * w.inputs, space, pitch, count, w.inputs);
+    } else if (std::is_same_v<A, X> && count == kTogether) {
+      a = {{reinterpret_cast<const A*>(from)}, 1, w.inputs, w.inputs};  // as they are; products look at whole tiles
     } else {
-      for (int64_t t = 0; t < count; ++t) copy_numbers(from + t * w.inputs, a + t * pitch, w.inputs);
+      for (int64_t t = 0; t < count; ++t) copy_numbers(from + t * w.inputs, space + t * pitch, w.inputs);
     }
-    multiply({{a}, 1, w.inputs, pitch}, weight_of<A>(w), w.outputs, count, sums, sums_pitch);
     if (add) {
-      finish_tokens<true>(sums, sums_pitch, w.bias, to, count, w.outputs);
+      multiply(a, w, count, Put<true, Y>{to, w.outputs, w.outputs});
     } else {
-      finish_tokens<false>(sums, sums_pitch, w.bias, to, count, w.outputs);
+      multiply(a, w, count, Put<false, Y>{to, w.outputs, w.outputs});
     }
   }
 }
 
 template <class A, class X>
-void mlp_tokens(X* x, const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens, void* scratch) {
+void mlp_tokens(X* x, const NormWeights& norm, const Panels& first_panels, const Panels& second_panels, int64_t tokens,
+                void* scratch) {
+  const Matrix<A> first(first_panels), second(second_panels);
   const int64_t channels = first.inputs, hidden = first.outputs;
-  const int64_t pitch = pitch_of<A>(channels), wide = pitch_of<A>(hidden), sums_pitch = pitch_of<float>(hidden);
-  const int64_t out_pitch = pitch_of<float>(channels);
+  const int64_t pitch = pitch_of<A>(channels), wide = pitch_of<A>(hidden);
   Room room(scratch);
   A* a = room.take<A>(kTogether * pitch);
   A* h = room.take<A>(kTogether * wide);
-  float* out = room.take<float>(kTogether * out_pitch);
-  float* sums = nullptr;
-  if constexpr (sizeof(A) == sizeof(float)) {
-    sums = h;
-  } else {
-    sums = room.take<float>(kTogether * sums_pitch);
-  }
   for (int64_t begin = 0; begin < tokens; begin += kTogether, x += kTogether * channels) {
     const int64_t count = begin + kTogether < tokens ? kTogether : tokens - begin;
     norm_tokens(x, channels, norm, nullptr, a, pitch, count, channels);
-    multiply({{a}, 1, channels, pitch}, weight_of<A>(first), hidden, count, sums, sums_pitch);
-    gelu_tokens(sums, sums_pitch, first.bias, h, wide, count, hidden);
-    multiply({{h}, 1, hidden, wide}, weight_of<A>(second), channels, count, out, out_pitch);
-    finish_tokens<true>(out, out_pitch, second.bias, x, count, channels);
+    multiply({{a}, 1, channels, pitch}, first, count, PutGelu<A>{h, wide});
+    multiply({{h}, 1, hidden, wide}, second, count, Put<true, X>{x, channels, channels});
   }
-}
-
-// Add a bias to sums, then write their norm; `out` may be the sums.
-template <class Y>
-void finish_normed(float* sums, int64_t pitch, const Panels& w, const NormWeights& norm, Y* out, int64_t out_pitch,
-                   int64_t tokens) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t c = 0; c < w.outputs; c += kLanes) {
-      store(sums + t * pitch + c, load(sums + t * pitch + c) + load(w.bias + c));
-    }
-  }
-  norm_tokens(sums, pitch, norm, nullptr, out, out_pitch, tokens, w.outputs);
 }
 
 VMAMBA_INLINE int64_t halved_side(int64_t side) { return (side + 1) / 2; }
@@ -190,7 +206,8 @@ VMAMBA_INLINE int64_t halved_side(int64_t side) { return (side + 1) / 2; }
 constexpr int64_t kWindowColumns = 2 * kTogether + 1;
 
 template <class A, class X>
-void conv_tokens(const ConvRows& map, const Panels& w, const NormWeights& norm, X* out, int64_t out_rows, void* scratch) {
+void conv_tokens(const ConvRows& map, const Panels& panels, const NormWeights& norm, X* out, int64_t out_rows, void* scratch) {
+  const Matrix<A> w(panels);
   const int64_t channels = w.inputs / 9, row = kWindowColumns * channels, sums_pitch = pitch_of<float>(w.outputs);
   const auto* x = static_cast<const X*>(map.x);
   Room room(scratch);
@@ -214,9 +231,9 @@ void conv_tokens(const ConvRows& map, const Panels& w, const NormWeights& norm, 
         copy_numbers(x + (from * map.width + first) * channels, to + (first - left) * channels, (last - first) * channels);
         memset(to + (last - left) * channels, 0, sizeof(A) * static_cast<size_t>((right - last) * channels));
       }
-      multiply({{seen, seen + row, seen + 2 * row}, 3, 3 * channels, 2 * channels}, weight_of<A>(w), w.outputs, count, sums,
-               sums_pitch);
-      finish_normed(sums, sums_pitch, w, norm, out + (i * width + begin) * w.outputs, w.outputs, count);
+      multiply({{seen, seen + row, seen + 2 * row}, 3, 3 * channels, 2 * channels}, w, count,
+               Put<false, float>{sums, sums_pitch, w.outputs});
+      norm_tokens(sums, sums_pitch, norm, nullptr, out + (i * width + begin) * w.outputs, w.outputs, count, w.outputs);
     }
   }
 }
@@ -258,8 +275,10 @@ struct StemRoom {
 };
 
 template <class A, class X>
-void stem_tokens(const PixelRows& picture, const Panels& conv1, const NormWeights& norm1, const Panels& conv2,
+void stem_tokens(const PixelRows& picture, const Panels& panels1, const NormWeights& norm1, const Panels& panels2,
                  const NormWeights& norm2, X* out, int64_t first, int64_t last, void* scratch) {
+  const Matrix<float> conv1(panels1);
+  const Matrix<A> conv2(panels2);
   const int64_t channels = conv1.outputs, outputs = conv2.outputs;
   const int64_t inner_width = halved_side(picture.width), inner_height = halved_side(picture.height);
   const int64_t width = halved_side(inner_width);
@@ -280,10 +299,10 @@ void stem_tokens(const PixelRows& picture, const Panels& conv1, const NormWeight
     for (int64_t q = 0; q < 3; ++q) pixel_row(picture, 2 * number + q - 1, room.centres, seen + q * room.pixels);
     for (int64_t begin = 0; begin < inner_width; begin += kTogether, seen += 6 * kTogether) {
       const int64_t count = begin + kTogether < inner_width ? kTogether : inner_width - begin;
-      multiply({{seen, seen + room.pixels, seen + 2 * room.pixels}, 3, 9, 6}, weight_of<float>(conv1), channels, count,
-               room.sums, pitch);
-      finish_normed(room.sums, pitch, conv1, norm1, room.sums, pitch, count);
-      gelu_tokens(room.sums, pitch, nullptr, to + (1 + begin) * channels, channels, count, channels);
+      multiply({{seen, seen + room.pixels, seen + 2 * room.pixels}, 3, 9, 6}, conv1, count,
+               Put<false, float>{room.sums, pitch, channels});
+      norm_tokens(room.sums, pitch, norm1, nullptr, room.sums, pitch, count, channels);
+      gelu_tokens(room.sums, pitch, to + (1 + begin) * channels, count, channels);
     }
     memset(to + (1 + inner_width) * channels, 0, column);
   };
@@ -295,8 +314,8 @@ void stem_tokens(const PixelRows& picture, const Panels& conv1, const NormWeight
       const int64_t count = begin + kTogether < width ? kTogether : width - begin, place = 2 * begin * channels;
       multiply({{inner_row(2 * i - 1) + place, inner_row(2 * i) + place, inner_row(2 * i + 1) + place}, 3, 3 * channels,
                 2 * channels},
-               weight_of<A>(conv2), outputs, count, room.sums, pitch);
-      finish_normed(room.sums, pitch, conv2, norm2, out + ((i - first) * width + begin) * outputs, outputs, count);
+               conv2, count, Put<false, float>{room.sums, pitch, outputs});
+      norm_tokens(room.sums, pitch, norm2, nullptr, out + ((i - first) * width + begin) * outputs, outputs, count, outputs);
     }
   }
 }

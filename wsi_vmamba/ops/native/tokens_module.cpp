@@ -21,7 +21,7 @@ Panels panels_of(const TokenKernels& kernels, const ConstActivation& weight, con
   require(storage == Storage::float32 || inputs % 16 == 0, "bfloat16 panels need a multiple of 16 inputs");
   require(inputs >= 1 && outputs >= 1, "a matrix needs inputs and outputs");
   require_size(weight, (outputs + kBlock - 1) / kBlock * kBlock * inputs, "weight");
-  if (bias) require_size(*bias, outputs, "bias");
+  if (bias) require_size(*bias, (outputs + kBlock - 1) / kBlock * kBlock, "bias");
   return {weight.data(), storage, bias ? bias->data() : nullptr, inputs, outputs};
 }
 

@@ -19,7 +19,6 @@ constexpr int64_t kKept = 4;
 // Floats kept at most, so that they stay in the second-level cache; a range of channels follows from it.
 constexpr int64_t kKeptFloats = 128 * 1024;
 
-#define VMAMBA_MEMBER inline __attribute__((always_inline))
 // Convert `count` numbers to float32.
 template <class X>
 void widen(const X* from, float* to, int64_t count) {
