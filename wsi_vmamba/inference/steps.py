@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
@@ -116,16 +116,25 @@ class FusedSteps(_Packed[tokens.Panels]):
         """See `TokenSteps.add_rest`."""
         for chunk in chunks(len(x), FUSED_TOKENS):
             here, scanned = x[chunk], y[chunk]
-            with measure("norm + out_proj"):
-                gate = None
-                if self.gate is not None:
+            gate = None
+            if self.gate is not None:
+                with measure("gate"):
                     gate = tokens.linear(here, self.gate, norm=self.norm.parts, out=torch.empty_like(scanned))
                     cpu.silu_(gate)
-                tokens.linear(scanned, self.out_proj, norm=self.out_norm.parts, gate=gate, out=here, add=True)
-            if self.mlp is not None:
-                with measure("norm + MLP"):
-                    norm, fc1, fc2 = self.mlp
-                    tokens.mlp_(here, norm.parts, fc1, fc2)
+            norm = self.out_norm.parts
+            if self.mlp is None:
+                with measure("norm + out_proj"):
+                    tokens.linear(scanned, self.out_proj, norm=norm, gate=gate, out=here, add=True)
+            else:
+                with measure("out_proj + MLP"):
+                    tokens.add_rest_(here, scanned, norm, self.out_proj, self._fused_mlp, gate=gate)
+
+    @cached_property
+    def _fused_mlp(self) -> tokens.Mlp:
+        """The MLP as its kernel takes it."""
+        assert self.mlp is not None
+        norm, fc1, fc2 = self.mlp
+        return tokens.Mlp(norm.parts, fc1, fc2)
 
 
 class MatmulSteps(_Packed[PackedLinear]):

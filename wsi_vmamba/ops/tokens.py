@@ -107,16 +107,58 @@ def linear(
     return out
 
 
-def mlp_(x: Tensor, norm: NormOf, fc1: Panels, fc2: Panels, *, isa: str = "") -> Tensor:
-    """Add fc2(GELU(fc1(norm(x)))) to ``x`` (..., D), float32 or bfloat16, and return it."""
-    check_shape(x, "x", *x.shape[:-1], fc1.inputs)
-    if (fc2.inputs, fc2.outputs) != (fc1.outputs, fc1.inputs) or fc1.bias is None or fc2.bias is None:
-        raise UsageError(
-            f"an MLP needs biases, and matrices of opposite shapes; got {fc1.outputs} x {fc1.inputs} "
-            f"and {fc2.outputs} x {fc2.inputs}"
-        )
-    matrices = *fc1.arrays, *fc2.arrays, fc1.inputs, fc1.outputs
-    native().mlp(array(x, "x", *STORAGE), *_norm(norm), *matrices, isa)
+@dataclass(frozen=True)
+class Mlp:
+    """fc2(GELU(fc1(norm(x)))) of a block, for `mlp_` and `add_rest_`."""
+
+    norm: NormOf
+    fc1: Panels
+    fc2: Panels
+
+    @cached_property
+    def arrays(self) -> tuple[Any, ...]:
+        """As the kernels take it.
+
+        Raises:
+            UsageError: the matrices do not fit each other or have no bias.
+        """
+        fc1, fc2 = self.fc1, self.fc2
+        if (fc2.inputs, fc2.outputs) != (fc1.outputs, fc1.inputs) or fc1.bias is None or fc2.bias is None:
+            raise UsageError(
+                f"an MLP needs biases, and matrices of opposite shapes; got {fc1.outputs} x {fc1.inputs} "
+                f"and {fc2.outputs} x {fc2.inputs}"
+            )
+        return *_norm(self.norm), *fc1.arrays, *fc2.arrays, fc1.inputs, fc1.outputs
+
+
+def mlp_(x: Tensor, mlp: Mlp, *, isa: str = "") -> Tensor:
+    """Add an MLP to ``x`` (..., D), float32 or bfloat16, and return it."""
+    native().mlp(array(x, "x", *STORAGE), *mlp.arrays, isa)
+    return x
+
+
+def add_rest_(
+    x: Tensor, y: Tensor, norm: NormOf, out_proj: Panels, mlp: Mlp, *, gate: Tensor | None = None, isa: str = ""
+) -> Tensor:
+    """Add ``out_proj`` of the norm of the scan, then an MLP: the end of a block in one pass over its tokens.
+
+    Args:
+        x: (..., D), float32 or bfloat16, the residual.
+        y: (..., d_inner) float32, the scan.
+        norm: of ``y``.
+        out_proj: from d_inner to D.
+        mlp: of the new ``x``.
+        gate: float32 like ``y``, which its norm is multiplied by.
+        isa: as for `linear`.
+
+    Returns:
+        ``x``, the same as of `linear` with ``add`` and `mlp_` one after the other.
+    """
+    check_shape(x, "x", *y.shape[:-1], out_proj.outputs)
+    check_shape(y, "y", *x.shape[:-1], out_proj.inputs)
+    factor = None if gate is None else array(gate, "gate")
+    scanned = array(y, "y"), factor, *_norm(norm), *out_proj.arrays, out_proj.inputs
+    native().rest(array(x, "x", *STORAGE), *scanned, *mlp.arrays, isa)
     return x
 
 

@@ -121,14 +121,31 @@ VMAMBA_INLINE void gelu_vectors(Vec* value) {
   }
 }
 
+// Asks for tokens that come next, a share of them with each tile of `outputs`, so that they arrive while these are worked on.
+// Asked for all at once they would hold the work up. Beyond the end of an array it is harmless.
+struct Ahead {
+  const char* first;
+  int64_t bytes, outputs;  // of a token; of the matrix
+
+  template <int T>
+  VMAMBA_MEMBER void ask(int64_t token, int64_t output) const {
+    const char* place = first + token * bytes + output * bytes / outputs;
+    VMAMBA_UNROLL
+    for (int t = 0; t < T; ++t) __builtin_prefetch(place + t * bytes);
+  }
+};
+
 // Written with GELU, whole blocks.
 template <class Y>
 struct PutGelu {
   Y* out;
   int64_t pitch;
+  Ahead residual, scanned;
 
   template <int T, int V>
   VMAMBA_MEMBER void operator()(Vec (&sum)[T][V], int64_t token, int64_t output) const {
+    residual.ask<T>(token, output);
+    scanned.ask<T>(token, output);
     constexpr int down = T % 2 == 0 ? 2 : 1, together = down * V;
     VMAMBA_UNROLL
     for (int t = 0; t < T; t += down) {
@@ -155,49 +172,134 @@ void gelu_tokens(const float* x, int64_t pitch, Y* out, int64_t tokens, int64_t 
   }
 }
 
+// Ask for `bytes` from `from` on: the next tokens, while these are worked on. Beyond the end of an array it is harmless.
+VMAMBA_INLINE void prefetch(const void* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
+}
+
 // ---- operators -----------------------------------------------------------------------------------------------------
+
+// Norm and product of at most kTogether tokens, whose norm takes `space`.
+template <class A, class X, class Finish>
+VMAMBA_INLINE void normed_product(const X* x, const float* gate, const NormWeights& norm, const Matrix<A>& w, int64_t tokens,
+                                  A* space, Finish finish) {
+  const int64_t pitch = pitch_of<A>(w.inputs);
+  norm_tokens(x, w.inputs, norm, gate, space, pitch, tokens, w.inputs);
+  multiply({{space}, 1, w.inputs, pitch}, w, tokens, finish);
+}
+
+// The product of at most kTogether tokens as they are; those that fill no tile are copied, since whole tiles are looked at.
+template <class A, class X, class Finish>
+VMAMBA_INLINE void plain_product(const X* x, const Matrix<A>& w, int64_t tokens, A* space, Finish finish) {
+  if (std::is_same_v<A, X> && tokens == kTogether) {
+    multiply({{reinterpret_cast<const A*>(x)}, 1, w.inputs, w.inputs}, w, tokens, finish);
+    return;
+  }
+  const int64_t pitch = pitch_of<A>(w.inputs);
+  for (int64_t t = 0; t < tokens; ++t) copy_numbers(x + t * w.inputs, space + t * pitch, w.inputs);
+  multiply({{space}, 1, w.inputs, pitch}, w, tokens, finish);
+}
+
+template <class A, class X, class Finish>
+VMAMBA_INLINE void product(const X* x, const float* gate, const NormWeights& norm, const Matrix<A>& w, int64_t tokens,
+                           A* space, Finish finish) {
+  if (norm.weight != nullptr) {
+    normed_product(x, gate, norm, w, tokens, space, finish);
+  } else {
+    plain_product(x, w, tokens, space, finish);
+  }
+}
+
+// Calls step(first token, how many) for kTogether tokens at a time.
+template <class Step>
+VMAMBA_INLINE void each_group(int64_t tokens, Step step) {
+  for (int64_t begin = 0; begin < tokens; begin += kTogether) {
+    step(begin, begin + kTogether < tokens ? kTogether : tokens - begin);
+  }
+}
+
+template <class X>
+VMAMBA_INLINE void prefetch_group(const X* next, int64_t channels) {
+  prefetch(next, kTogether * channels * static_cast<int64_t>(sizeof(X)));
+}
 
 template <class A, class X, class Y>
 void linear_tokens(const X* x, const float* gate, const NormWeights& norm, const Panels& panels, Y* out, bool add,
                    int64_t tokens, void* scratch) {
   const Matrix<A> w(panels);
-  const int64_t pitch = pitch_of<A>(w.inputs);
-  A* space = Room(scratch).take<A>(kTogether * pitch);
-  for (int64_t begin = 0; begin < tokens; begin += kTogether) {
-    const int64_t count = begin + kTogether < tokens ? kTogether : tokens - begin;
+  A* space = Room(scratch).take<A>(kTogether * pitch_of<A>(w.inputs));
+  each_group(tokens, [&](int64_t begin, int64_t count) {
     const X* from = x + begin * w.inputs;
+    const float* factor = gate == nullptr ? gate : gate + begin * w.inputs;
     Y* to = out + begin * w.outputs;
-    Operand<A> a{{space}, 1, w.inputs, pitch};
-    if (norm.weight != nullptr) {
-      norm_tokens(from, w.inputs, norm, gate == nullptr ? gate : gate + begin * w.inputs, space, pitch, count, w.inputs);
-    } else if (std::is_same_v<A, X> && count == kTogether) {
-      a = {{reinterpret_cast<const A*>(from)}, 1, w.inputs, w.inputs};  // as they are; products look at whole tiles
-    } else {
-      for (int64_t t = 0; t < count; ++t) copy_numbers(from + t * w.inputs, space + t * pitch, w.inputs);
-    }
+    prefetch_group(from + kTogether * w.inputs, w.inputs);
     if (add) {
-      multiply(a, w, count, Put<true, Y>{to, w.outputs, w.outputs});
+      prefetch_group(to + kTogether * w.outputs, w.outputs);
+      product(from, factor, norm, w, count, space, Put<true, Y>{to, w.outputs, w.outputs});
     } else {
-      multiply(a, w, count, Put<false, Y>{to, w.outputs, w.outputs});
+      product(from, factor, norm, w, count, space, Put<false, Y>{to, w.outputs, w.outputs});
     }
-  }
+  });
 }
 
-template <class A, class X>
-void mlp_tokens(X* x, const NormWeights& norm, const Panels& first_panels, const Panels& second_panels, int64_t tokens,
-                void* scratch) {
-  const Matrix<A> first(first_panels), second(second_panels);
-  const int64_t channels = first.inputs, hidden = first.outputs;
-  const int64_t pitch = pitch_of<A>(channels), wide = pitch_of<A>(hidden);
-  Room room(scratch);
-  A* a = room.take<A>(kTogether * pitch);
-  A* h = room.take<A>(kTogether * wide);
-  for (int64_t begin = 0; begin < tokens; begin += kTogether, x += kTogether * channels) {
-    const int64_t count = begin + kTogether < tokens ? kTogether : tokens - begin;
-    norm_tokens(x, channels, norm, nullptr, a, pitch, count, channels);
-    multiply({{a}, 1, channels, pitch}, first, count, PutGelu<A>{h, wide});
-    multiply({{h}, 1, hidden, wide}, second, count, Put<true, X>{x, channels, channels});
+template <class X>
+VMAMBA_INLINE Ahead ahead(const X* next, int64_t channels, int64_t outputs) {
+  return {reinterpret_cast<const char*>(next), channels * static_cast<int64_t>(sizeof(X)), outputs};
+}
+
+// x += W2 GELU(W1 norm(x) + b1) + b2 of a few tokens at a time.
+template <class A>
+class Mlp {
+ public:
+  Mlp(const NormWeights& norm, const Panels& first, const Panels& second, Room& room)
+      : norm_(norm),
+        first_(first),
+        second_(second),
+        wide_(pitch_of<A>(first.outputs)),
+        space_(room.take<A>(kTogether * pitch_of<A>(first.inputs))),
+        hidden_(room.take<A>(kTogether * wide_)) {}
+
+  // `y`, tokens of `inner` numbers: what is needed of the next tokens beside x.
+  template <class X>
+  void run(X* x, const float* y, int64_t inner, int64_t tokens) const {
+    const int64_t channels = second_.outputs, hidden = second_.inputs;
+    const Ahead residual = ahead(x + kTogether * channels, channels, hidden);
+    const Ahead scanned = ahead(y + kTogether * inner, inner, hidden);
+    normed_product(x, nullptr, norm_, first_, tokens, space_, PutGelu<A>{hidden_, wide_, residual, scanned});
+    multiply({{hidden_}, 1, second_.inputs, wide_}, second_, tokens, Put<true, X>{x, channels, channels});
   }
+
+ private:
+  const NormWeights& norm_;
+  const Matrix<A> first_, second_;
+  const int64_t wide_;
+  A *space_, *hidden_;
+};
+
+template <class A, class X>
+void mlp_tokens(X* x, const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens, void* scratch) {
+  Room room(scratch);
+  const Mlp<A> mlp(norm, first, second, room);
+  each_group(tokens, [&](int64_t begin, int64_t count) {
+    X* here = x + begin * first.inputs;
+    mlp.run(here, reinterpret_cast<const float*>(here), 0, count);
+  });
+}
+
+// While a few tokens go through the MLP, the next come from memory.
+template <class A, class X>
+void rest_tokens(X* x, const float* y, const float* gate, const NormWeights& out_norm, const Panels& out_proj,
+                 const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens, void* scratch) {
+  const Matrix<A> w(out_proj);
+  Room room(scratch);
+  A* space = room.take<A>(kTogether * pitch_of<A>(w.inputs));
+  const Mlp<A> mlp(norm, first, second, room);
+  each_group(tokens, [&](int64_t begin, int64_t count) {
+    X* here = x + begin * w.outputs;
+    const float *from = y + begin * w.inputs, *factor = gate == nullptr ? gate : gate + begin * w.inputs;
+    normed_product(from, factor, out_norm, w, count, space, Put<true, X>{here, w.outputs, w.outputs});
+    mlp.run(here, from, w.inputs, count);
+  });
 }
 
 VMAMBA_INLINE int64_t halved_side(int64_t side) { return (side + 1) / 2; }
@@ -368,6 +470,17 @@ void mlp_any(void* x, Storage storage, const NormWeights& norm, const Panels& fi
   });
 }
 
+void rest_any(void* x, Storage storage, const float* y, const float* gate, const NormWeights& out_norm,
+              const Panels& out_proj, const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens,
+              void* scratch) {
+  with_panels(first, [&](auto* kind) {
+    using A = pointed_type<decltype(kind)>;
+    with_type(storage, [&](auto* as) {
+      rest_tokens<A>(as_type(x, as), y, gate, out_norm, out_proj, norm, first, second, tokens, scratch);
+    });
+  });
+}
+
 void conv_any(const ConvRows& map, Storage storage, const Panels& w, const NormWeights& norm, void* out, int64_t out_rows,
               void* scratch) {
   with_panels(w, [&](auto* kind) {
@@ -411,7 +524,7 @@ constexpr bool kPairs = true;
 constexpr bool kPairs = false;
 #endif
 
-const TokenKernels table = {VMAMBA_NAME(VMAMBA_ISA), kPairs, linear_any, mlp_any, conv_any, stem_any, scratch_bytes, gelu_floats};
+const TokenKernels table = {VMAMBA_NAME(VMAMBA_ISA), kPairs, linear_any, mlp_any, rest_any, conv_any, stem_any, scratch_bytes, gelu_floats};
 
 }  // namespace
 

@@ -48,6 +48,9 @@ struct TokenKernels {
   // x += W2 GELU(W1 norm(x) + b1) + b2.
   void (*mlp)(void* x, Storage, const NormWeights&, const Panels& first, const Panels& second, int64_t tokens,
               void* scratch);
+  // x += Wo (norm_o(y) times gate), of float32 y and gate (perhaps null), then that MLP; all matrices have one storage.
+  void (*rest)(void* x, Storage, const float* y, const float* gate, const NormWeights& out_norm, const Panels& out_proj,
+               const NormWeights&, const Panels& first, const Panels& second, int64_t tokens, void* scratch);
   // Convolution 3x3 with stride 2 and zeros around the map, and the norm of its result. Inputs of the matrix are rows of
   // the window, its columns and channels.
   void (*conv)(const ConvRows&, Storage, const Panels&, const NormWeights&, void* out, int64_t out_rows, void* scratch);

@@ -59,20 +59,52 @@ void linear(const ConstActivation& x, const MaybeFloats& gate, const MaybeFloats
   kernels.linear(x.data(), from, gate ? gate->data() : nullptr, norm, panels, out.data(), to, add, tokens, scratch.get());
 }
 
+// The MLP of a block, checked: x += W2 GELU(W1 norm(x) + b1) + b2.
+struct Mlp {
+  NormWeights norm;
+  Panels first, second;
+
+  Mlp(const TokenKernels& kernels, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
+      const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
+      int64_t channels, int64_t hidden)
+      : norm(norm_of(norm_weight, norm_bias, eps, channels)),
+        first(panels_of(kernels, weight1, bias1, channels, hidden)),
+        second(panels_of(kernels, weight2, bias2, hidden, channels)) {
+    require(first.storage == second.storage, "both matrices must be packed in one dtype");
+    require(hidden % kBlock == 0, "the hidden width must be whole blocks of 16");
+  }
+};
+
 void mlp(const Activation& x, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
          const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
          int64_t channels, int64_t hidden, const std::string& isa) {
   const TokenKernels& kernels = choose_tokens(isa);
-  const Panels first = panels_of(kernels, weight1, bias1, channels, hidden);
-  const Panels second = panels_of(kernels, weight2, bias2, hidden, channels);
-  require(first.storage == second.storage, "both matrices must be packed in one dtype");
-  require(hidden % kBlock == 0, "the hidden width must be whole blocks of 16");
-  const NormWeights norm = norm_of(norm_weight, norm_bias, eps, channels);
+  const Mlp w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
   const int64_t tokens = tokens_of(x.data(), x.size(), channels);
   const Storage storage = storage_of(x, "x");
   const nb::gil_scoped_release release;
   const auto scratch = scratch_bytes(kernels, hidden, channels, 0);
-  kernels.mlp(x.data(), storage, norm, first, second, tokens, scratch.get());
+  kernels.mlp(x.data(), storage, w.norm, w.first, w.second, tokens, scratch.get());
+}
+
+void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, const ConstFloats& out_norm_weight,
+          const ConstFloats& out_norm_bias, double out_eps, const ConstActivation& out_weight, const MaybeFloats& out_bias,
+          int64_t inner, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
+          const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
+          int64_t channels, int64_t hidden, const std::string& isa) {
+  const TokenKernels& kernels = choose_tokens(isa);
+  const Mlp w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
+  const NormWeights out_norm = norm_of(out_norm_weight, out_norm_bias, out_eps, inner);
+  const Panels out_proj = panels_of(kernels, out_weight, out_bias, inner, channels);
+  require(out_proj.storage == w.first.storage, "all matrices must be packed in one dtype");
+  const int64_t tokens = tokens_of(x.data(), x.size(), channels);
+  require_size(y, tokens * inner, "y");
+  if (gate) require_size(*gate, tokens * inner, "gate");
+  const Storage storage = storage_of(x, "x");
+  const nb::gil_scoped_release release;
+  const auto scratch = scratch_bytes(kernels, std::max(hidden, inner), channels, 0);
+  kernels.rest(x.data(), storage, y.data(), gate ? gate->data() : nullptr, out_norm, out_proj, w.norm, w.first, w.second,
+               tokens, scratch.get());
 }
 
 void conv(const ConstActivation& rows, int64_t middle, const ConstActivation& weight, const ConstFloats& bias,
@@ -136,6 +168,9 @@ void add_tokens(nb::module_& m) {
         "bias"_a.none(), "inputs"_a, "outputs"_a, "out"_a, "add"_a, "isa"_a = "");
   m.def("mlp", &mlp, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a, "bias2"_a,
         "channels"_a, "hidden"_a, "isa"_a = "");
+  m.def("rest", &rest, "x"_a, "y"_a, "gate"_a.none(), "out_norm_weight"_a, "out_norm_bias"_a, "out_eps"_a, "out_weight"_a,
+        "out_bias"_a.none(), "inner"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a,
+        "bias2"_a, "channels"_a, "hidden"_a, "isa"_a = "");
   m.def("conv", &conv, "rows"_a, "middle"_a, "weight"_a, "bias"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "out"_a,
         "isa"_a = "");
   m.def("pixel_stem", &pixel_stem, "pixels"_a, "top"_a, "height"_a, "fill"_a, "centre"_a, "weight1"_a, "bias1"_a,
