@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_vmamba.inference.packed import CENTRE, PackedConv, PackedMerge, PackedStem
-from wsi_vmamba.inference.plan import StagePlan, conv_groups
+from wsi_vmamba.inference.plan import CONV_ROWS, StagePlan, conv_groups, strips_of
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.blocks import merge_neighbours
 from wsi_vmamba.ops import tokens
+
+#: Rows that the fused stem finds at once: it needs no memory for them, but each time one row between its convolutions twice.
+_FUSED_STEM_ROWS = 32
 
 
 def pixel_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -59,10 +62,10 @@ def embed(
 
     def rows(first: int, last: int) -> None:
         with profile.measure("stem"):
-            out[first:last] = stem_rows(source, stem, first, last)
+            stem_rows(source, stem, first, last, out=out[first:last])
 
-    for group in conv_groups(target):
-        workers.run([partial(rows, first, last) for first, last in group])
+    each = CONV_ROWS if stem.fused is None else _FUSED_STEM_ROWS
+    workers.run([partial(rows, *strip) for strip in strips_of(target.height, each)])
 
 
 def downsample(
@@ -91,15 +94,22 @@ def downsample(
                 out[first:last] = results.pop(first)
 
 
-def stem_rows(pixels: Rows, stem: PackedStem, first: int, last: int) -> Tensor:
-    """Rows [first, last) of the first map, of uint8 RGB pixels."""
-    if stem.fused is not None:
-        top, bottom = stem_sources(stem, first, last)
-        inside = pixels.rows(max(top, 0), min(bottom, pixels.height)).contiguous()
-        assert stem.second is not None
+def stem_rows(pixels: Rows, stem: PackedStem, first: int, last: int, *, out: Tensor | None = None) -> Tensor:
+    """Rows [first, last) of the first map, of uint8 RGB pixels, in ``out`` where that is given."""
+    if stem.fused is None:
+        found = _stem_rows(pixels, stem, first, last)
+        return found if out is None else out.copy_(found)
+    assert stem.second is not None
+    if out is None:
         shape = last - first, (pixels.width + 3) // 4, stem.second.weight.shape[0]
         out = torch.empty(shape, dtype=stem.second.weight.dtype)
-        return stem.fused(inside, top=max(top, 0), height=pixels.height, first=first, out=out)
+    top, bottom = stem_sources(stem, first, last)
+    inside = pixels.rows(max(top, 0), min(bottom, pixels.height)).contiguous()
+    return stem.fused(inside, top=max(top, 0), height=pixels.height, first=first, out=out)
+
+
+def _stem_rows(pixels: Rows, stem: PackedStem, first: int, last: int) -> Tensor:
+    """The same step by step."""
     if stem.second is None:
         return _pixel_rows(pixels, stem, first, last)
     height = (pixels.height + 1) // 2

@@ -174,9 +174,13 @@ def conv_bytes(stage: StagePlan) -> int:
 
 def conv_groups(target: StagePlan) -> list[list[tuple[int, int]]]:
     """Rows [first, last) of a map to be made, one strip per worker in each group; groups follow each other."""
-    height, workers = target.height, target.workers
-    strips = [(first, min(first + CONV_ROWS, height)) for first in range(0, height, CONV_ROWS)]
+    strips, workers = strips_of(target.height, CONV_ROWS), target.workers
     return [strips[i : i + workers] for i in range(0, len(strips), workers)]
+
+
+def strips_of(height: int, rows: int) -> list[tuple[int, int]]:
+    """[first, last) of strips of so many rows, the last perhaps lower."""
+    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def shrinks_in_place(source: StagePlan, target: StagePlan) -> bool:
