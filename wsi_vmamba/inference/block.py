@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsi_vmamba.inference.plan import RowRange, StagePlan
 from wsi_vmamba.inference.residual import ResidualMap
-from wsi_vmamba.inference.steps import TokenSteps
+from wsi_vmamba.inference.steps import Measure, TokenSteps
 from wsi_vmamba.inference.workers import Profile, Workers
 
 
@@ -59,6 +59,20 @@ class BlockSteps(Protocol):
 
     def depthwise_silu(self, rows: Tensor, *, out: Tensor) -> Tensor:
         """SiLU of the depthwise convolution of ``rows`` (n + 2, width, d_inner) to ``out`` (n, width, d_inner)."""
+        ...
+
+    def scan_inputs(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        *,
+        first: int,
+        u: Tensor,
+        proj: Tensor,
+        scratch: Tensor,
+        measure: Measure,
+    ) -> None:
+        """What the scan takes of a strip, in ``u`` and ``proj``; see `tokens.scan_inputs`."""
         ...
 
 
@@ -250,12 +264,18 @@ class BlockRun(BlockParts):
             inside = min(last + 1, part.last)
             offset = start - first + 1
             x = self.map.rows(first, inside, scratch.get("x"))
-            self.project_in(x[start - first :], rows[offset : offset + inside - start], norm)
             if last == part.last:
                 rows[count + 1 : count + 2].copy_(border[1:])
-            handed = rows[count : count + 2]
             u = scratch["u"][:count] if self.kept_u is None else self.kept_u[first:last]
-            with self.profile.measure("dwconv + SiLU"):
-                self.block.depthwise_silu(rows[: count + 2], out=u)
             proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
-            yield ScanInputs(x[:count], handed, u, self.project(u, proj))
+            self.block.scan_inputs(
+                x[start - first :],
+                rows[: count + 2],
+                first=offset,
+                u=u,
+                proj=proj,
+                scratch=norm,
+                measure=self.profile.measure,
+            )
+            handed = rows[count : count + 2]
+            yield ScanInputs(x[:count], handed, u, proj)

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from wsi_vmamba.inference.linear import PackedLinear
-from wsi_vmamba.inference.steps import Norm, TokenSteps, pack_steps, plain
+from wsi_vmamba.inference.steps import (
+    DepthwiseConv,
+    FusedSteps,
+    Measure,
+    Norm,
+    TokenSteps,
+    pack_steps,
+    plain,
+    scan_inputs_by_steps,
+)
 from wsi_vmamba.model.blocks import Block, PatchMerging
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, Rgb
 from wsi_vmamba.model.vmamba import VMamba
@@ -21,8 +30,7 @@ class PackedBlock:
     """One block: its steps on tokens, depthwise convolution and scan."""
 
     steps: TokenSteps
-    conv_weight: Tensor
-    conv_bias: Tensor | None
+    conv: DepthwiseConv
     scan: cpu.ScanWeights
 
     @classmethod
@@ -31,14 +39,35 @@ class PackedBlock:
         op = block.op
         return cls(
             steps=pack_steps(block, dtype),
-            conv_weight=plain(op.conv2d.weight).view(op.d_inner, 9).t().contiguous(),
-            conv_bias=None if op.conv2d.bias is None else plain(op.conv2d.bias),
+            conv=DepthwiseConv(
+                weight=plain(op.conv2d.weight).view(op.d_inner, 9).t().contiguous(),
+                bias=None if op.conv2d.bias is None else plain(op.conv2d.bias),
+            ),
             scan=cpu.pack_scan(*op.scan_parameters()[1:]),
         )
 
     def depthwise_silu(self, rows: Tensor, *, out: Tensor) -> Tensor:
         """See `block.BlockSteps`."""
-        return cpu.depthwise_silu(rows, self.conv_weight, self.conv_bias, out=out)
+        return self.conv(rows, out=out)
+
+    def scan_inputs(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        *,
+        first: int,
+        u: Tensor,
+        proj: Tensor,
+        scratch: Tensor,
+        measure: Measure,
+    ) -> None:
+        """See `block.BlockSteps`."""
+        if isinstance(self.steps, FusedSteps):
+            with measure("scan inputs"):
+                self.steps.scan_inputs(self.conv, x, rows, first=first, u=u, proj=proj)
+        else:
+            places = {"first": first, "u": u, "proj": proj}
+            scan_inputs_by_steps(self.steps, self.conv, x, rows, **places, scratch=scratch, measure=measure)
 
 
 @dataclass(frozen=True, kw_only=True)

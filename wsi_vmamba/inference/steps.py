@@ -47,6 +47,22 @@ class Norm:
         return cpu.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out, gate=gate)
 
 
+#: Depthwise convolution and SiLU of rows (n + 2, width, d_inner) to ``out`` (n, width, d_inner).
+Depthwise = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class DepthwiseConv:
+    """Weight (9, d_inner) and bias of a depthwise 3x3 convolution, which SiLU follows."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, rows: Tensor, *, out: Tensor) -> Tensor:
+        """See `cpu.depthwise_silu`."""
+        return cpu.depthwise_silu(rows, self.weight, self.bias, out=out)
+
+
 class TokenSteps(Protocol):
     """The steps of a block on tokens (n, D); ``scratch`` is (tokens of a chunk, widest), of the maps' dtype."""
 
@@ -61,6 +77,27 @@ class TokenSteps(Protocol):
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """From the scan ``y``, float32, to the new residual ``x``, in place."""
         ...
+
+
+def scan_inputs_by_steps(
+    steps: TokenSteps,
+    conv: Depthwise,
+    x: Tensor,
+    rows: Tensor,
+    *,
+    first: int,
+    u: Tensor,
+    proj: Tensor,
+    scratch: Tensor,
+    measure: Measure,
+) -> None:
+    """What the scan takes of a strip, one step after the other; see `tokens.scan_inputs`."""
+    with measure("norm + in_proj"):
+        steps.project_in(x.flatten(0, 1), rows[first : first + len(x)].flatten(0, 1), scratch)
+    with measure("dwconv + SiLU"):
+        conv(rows, out=u)
+    with measure("x_proj"):
+        steps.project(u.flatten(0, 1), proj.flatten(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +148,15 @@ class FusedSteps(_Packed[tokens.Panels]):
     def project(self, u: Tensor, out: Tensor) -> None:
         """See `TokenSteps.project`."""
         tokens.linear(u, self.x_proj, out=out)
+
+    def scan_inputs(
+        self, conv: DepthwiseConv, x: Tensor, rows: Tensor, *, first: int, u: Tensor, proj: Tensor
+    ) -> None:
+        """See `tokens.scan_inputs`."""
+        around = conv.weight, conv.bias
+        tokens.scan_inputs(
+            x, self.norm.parts, self.in_proj, rows, around, self.x_proj, first=first, u=u, proj=proj
+        )
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""

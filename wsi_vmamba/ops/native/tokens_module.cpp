@@ -107,6 +107,53 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
                tokens, scratch.get());
 }
 
+// Bytes of projected rows that are convolved before the next ones come: they should stay in the second-level cache.
+constexpr int64_t kProjectedBytes = 256 * 1024;
+// Fewest rows, each of which is looked at with its neighbours.
+constexpr int64_t kProjectedRows = 4;
+
+void scan_inputs(const ConstActivation& x, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
+                 const ConstActivation& in_weight, const Activation& rows, int64_t first, const ConstFloats& conv_weight,
+                 const MaybeFloats& conv_bias, const ConstActivation& x_weight, const Activation& u, const Floats& proj) {
+  const TokenKernels& kernels = choose_tokens("");
+  require(x.ndim() == 3 && rows.ndim() == 3 && u.ndim() == 3 && proj.ndim() == 3, "maps must be (rows, width, channels)");
+  const auto count = static_cast<int64_t>(u.shape(0)), width = static_cast<int64_t>(u.shape(1));
+  const auto channels = static_cast<int64_t>(x.shape(2)), inner = static_cast<int64_t>(u.shape(2));
+  const auto projected = static_cast<int64_t>(proj.shape(2)), given = first + static_cast<int64_t>(x.shape(0));
+  require(inner % kBlock == 0, "u must be whole blocks of 16");
+  require(0 <= first && given <= count + 2, "x must fit into rows");
+  require_size(x, (given - first) * width * channels, "x");
+  require_size(rows, (count + 2) * width * inner, "rows");
+  require_size(proj, count * width * projected, "proj");
+  require_size(conv_weight, 9 * inner, "weight of the convolution");
+  if (conv_bias) require_size(*conv_bias, inner, "bias of the convolution");
+  const NormWeights norm = norm_of(norm_weight, norm_bias, eps, channels);
+  const Panels in_proj = panels_of(kernels, in_weight, std::nullopt, channels, inner);
+  const Panels x_proj = panels_of(kernels, x_weight, std::nullopt, inner, projected);
+  const Storage storage = storage_of(x, "x");
+  require(storage_of(rows, "rows") == storage && storage_of(u, "u") == storage, "rows and u must have the dtype of x");
+  const nb::gil_scoped_release release;
+  const auto scratch = scratch_bytes(kernels, std::max(channels, inner), std::max(inner, projected), 0);
+  const int64_t bytes = storage == Storage::float32 ? 4 : 2;
+  const auto row_of = [&](const auto& map, int64_t row, int64_t row_channels) {
+    return static_cast<char*>(const_cast<void*>(static_cast<const void*>(map.data()))) + row * width * row_channels * bytes;
+  };
+  const int64_t group = std::max(kProjectedRows, kProjectedBytes / (width * inner * bytes));
+  int64_t done = first;
+  for (int64_t begin = 0; begin < count; begin += group) {
+    const int64_t end = std::min(begin + group, count), until = std::min(end + 2, given);
+    if (done < until) {
+      kernels.linear(row_of(x, done - first, channels), storage, nullptr, norm, in_proj, row_of(rows, done, inner), storage,
+                     false, (until - done) * width, scratch.get());
+      done = until;
+    }
+    choose("").depthwise_silu(row_of(rows, begin, inner), row_of(u, begin, inner), storage, conv_weight.data(),
+                              conv_bias ? conv_bias->data() : nullptr, end - begin, width, inner);
+    kernels.linear(row_of(u, begin, inner), storage, nullptr, NormWeights{nullptr, nullptr, 0.0f}, x_proj,
+                   proj.data() + begin * width * projected, Storage::float32, false, (end - begin) * width, scratch.get());
+  }
+}
+
 void conv(const ConstActivation& rows, int64_t middle, const ConstActivation& weight, const ConstFloats& bias,
           const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps, const Activation& out,
           const std::string& isa) {
@@ -168,6 +215,8 @@ void add_tokens(nb::module_& m) {
         "bias"_a.none(), "inputs"_a, "outputs"_a, "out"_a, "add"_a, "isa"_a = "");
   m.def("mlp", &mlp, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a, "bias2"_a,
         "channels"_a, "hidden"_a, "isa"_a = "");
+  m.def("scan_inputs", &scan_inputs, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "in_weight"_a, "rows"_a, "first"_a,
+        "conv_weight"_a, "conv_bias"_a.none(), "x_weight"_a, "u"_a, "proj"_a);
   m.def("rest", &rest, "x"_a, "y"_a, "gate"_a.none(), "out_norm_weight"_a, "out_norm_bias"_a, "out_eps"_a, "out_weight"_a,
         "out_bias"_a.none(), "inner"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a,
         "bias2"_a, "channels"_a, "hidden"_a, "isa"_a = "");
