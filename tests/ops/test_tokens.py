@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -84,7 +85,49 @@ def test_an_mlp_equals_torch(isa: str, channels: int, hidden: int, dtype: torch.
     inner = F.gelu(F.linear(normed(x, norm), w1.double(), b1.double()))
     expected = x.double() + F.linear(inner, w2.double(), b2.double())
     fc1, fc2 = (tokens.Panels.pack(w, b, dtype=dtype, isa=isa) for w, b in ((w1, b1), (w2, b2)))
-    assert error(tokens.mlp_(x, norm, fc1, fc2, isa=isa), expected) <= ROUNDING[dtype]
+    assert error(tokens.mlp_(x, tokens.Mlp(norm, fc1, fc2), isa=isa), expected) <= ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("count", [1, 95, 96, 203])
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_the_end_of_a_block_is_its_steps_one_after_the_other(
+    isa: str, count: int, gated: bool, dtype: torch.dtype
+) -> None:
+    x, y = normal(count, 32).to(dtype), normal(count, 48, seed=1)
+    gate = normal(count, 48, seed=2) if gated else None
+    pack = partial(tokens.Panels.pack, dtype=dtype, isa=isa)
+    out_proj = pack(normal(32, 48, seed=3), None)
+    mlp = tokens.Mlp(
+        norm_of(32),
+        pack(normal(96, 32, seed=4), normal(96, seed=5)),
+        pack(normal(32, 96, seed=6), normal(32, seed=7)),
+    )
+    expected = x.clone()
+    tokens.linear(y, out_proj, norm=norm_of(48), gate=gate, out=expected, add=True, isa=isa)
+    tokens.mlp_(expected, mlp, isa=isa)
+    assert torch.equal(tokens.add_rest_(x, y, norm_of(48), out_proj, mlp, gate=gate, isa=isa), expected)
+
+
+@pytest.mark.parametrize(("above", "below"), [(1, 0), (2, 0), (1, 1), (2, 1)])
+@pytest.mark.parametrize(("count", "width"), [(1, 5), (9, 40), (21, 3000)])
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_what_the_scan_takes_is_its_steps_one_after_the_other(
+    count: int, width: int, above: int, below: int, dtype: torch.dtype
+) -> None:
+    x = normal(count + 2 - above - below, width, 16).to(dtype)
+    in_proj = tokens.Panels.pack(normal(32, 16, seed=1), None, dtype=dtype)
+    x_proj = tokens.Panels.pack(normal(24, 32, seed=2), None, dtype=dtype)
+    conv = normal(9, 32, seed=3), normal(32, seed=4)
+    rows = normal(count + 2, width, 32, seed=5).to(dtype)
+    u, proj = torch.full((count, width, 32), torch.nan, dtype=dtype), torch.full((count, width, 24), torch.nan)
+    around = rows.clone()
+    tokens.linear(x, in_proj, norm=norm_of(16), out=around[above : above + len(x)])
+    expected = cpu.depthwise_silu(around, *conv, out=torch.empty_like(u))
+    tokens.scan_inputs(x, norm_of(16), in_proj, rows, conv, x_proj, first=above, u=u, proj=proj)
+    assert torch.equal(rows, around)
+    assert torch.equal(u, expected)
+    assert torch.equal(proj, tokens.linear(expected, x_proj, out=torch.empty_like(proj)))
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 192, 195, 391])
@@ -142,10 +185,11 @@ def test_a_token_depends_on_no_other_and_keeps_its_nan(isa: str, dtype: torch.dt
     x, norm = normal(150, 32).to(dtype), norm_of(32)
     fc1 = tokens.Panels.pack(normal(128, 32, seed=1), normal(128, seed=2), dtype=dtype, isa=isa)
     fc2 = tokens.Panels.pack(normal(32, 128, seed=3), normal(32, seed=4), dtype=dtype, isa=isa)
-    whole = tokens.mlp_(x.clone(), norm, fc1, fc2, isa=isa)
-    assert torch.equal(tokens.mlp_(x[101:].clone(), norm, fc1, fc2, isa=isa), whole[101:])
+    mlp = tokens.Mlp(norm, fc1, fc2)
+    whole = tokens.mlp_(x.clone(), mlp, isa=isa)
+    assert torch.equal(tokens.mlp_(x[101:].clone(), mlp, isa=isa), whole[101:])
     x[99, 3] = torch.nan
-    spoilt = tokens.mlp_(x, norm, fc1, fc2, isa=isa)
+    spoilt = tokens.mlp_(x, mlp, isa=isa)
     assert bool(spoilt[99].isnan().all())
     others = torch.arange(150) != 99
     assert torch.equal(spoilt[others], whole[others])
@@ -179,7 +223,7 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="out must have shape"):
         tokens.linear(normal(5, 48), matrix, out=torch.empty(5, 31))
     with pytest.raises(UsageError, match="opposite shapes"):
-        tokens.mlp_(normal(5, 48), norm_of(48), matrix, matrix)
+        tokens.mlp_(normal(5, 48), tokens.Mlp(norm_of(48), matrix, matrix))
     odd = tokens.Panels.pack(normal(32, 40), None, dtype=FP32)
     with pytest.raises(ValueError, match="whole blocks"):
         tokens.linear(normal(5, 40), odd, out=torch.empty(5, 32))

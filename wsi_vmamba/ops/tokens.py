@@ -172,6 +172,7 @@ class Mlp:
 
 def mlp_(x: Tensor, mlp: Mlp, *, isa: str = "") -> Tensor:
     """Add an MLP to ``x`` (..., D), float32 or bfloat16, and return it."""
+    check_shape(x, "x", *x.shape[:-1], mlp.fc1.inputs)
     native().mlp(array(x, "x", *STORAGE), *mlp.arrays, isa)
     return x
 

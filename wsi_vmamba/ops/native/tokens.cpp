@@ -115,9 +115,7 @@ VMAMBA_INLINE void gelu_vectors(Vec* value) {
   if constexpr (sizeof(Y) == sizeof(Bf16)) {
     gelu_rough<T>(value);
   } else {
-    Vec erf[T];
-    normal_erf<T>(value, erf);
-    lockstep<T>([&](int i) { value[i] = gelu_from(value[i], erf[i]); });
+    gelu_exact<T>(value);
   }
 }
 
@@ -508,10 +506,9 @@ int64_t scratch_bytes(int64_t inputs, int64_t outputs, int64_t width) {
 }
 
 void gelu_floats(const float* x, float* out, int64_t count, bool rough) {
-  if (!rough) return gelu(x, out, count);
   for (int64_t i = 0; i < count; i += kLanes) {
     Vec value = load(x + i);
-    gelu_rough<1>(&value);
+    rough ? gelu_rough<1>(&value) : gelu_exact<1>(&value);
     store(out + i, value);
   }
 }
