@@ -49,40 +49,61 @@ void silu_in_place(X* x, int64_t count) {
   if (i < count) store_some(x + i, silu(load_some(x + i, count - i)), count - i);
 }
 
-// One vector of channels along `count` columns: a 3x3 window slides to the right, one new column per step.
+// A vector of channels of three rows: a column of the window.
+struct WindowColumn {
+  Vec row[3];
+
+  template <bool Tail, class X>
+  VMAMBA_MEMBER void read(const X* above, int64_t pitch, int64_t live) {
+    VMAMBA_UNROLL
+    for (int i = 0; i < 3; ++i) row[i] = load_channels<Tail>(above + i * pitch, live);
+  }
+};
+
+// One vector of channels along `count` columns: a 3x3 window slides to the right, T columns per step.
 // `rows` points at column `begin` of the row above; columns outside [0, width) are zeros.
 template <bool Tail, class X>
 VMAMBA_INLINE void depthwise_run(const X* rows, X* out, const float* weight, const float* bias, int64_t begin,
                                  int64_t count, int64_t width, int64_t channels, int64_t c) {
-  const int64_t live = channels - c;
-  const int64_t pitch = width * channels;
+  const int64_t live = channels - c, pitch = width * channels;
   Vec tap[9];
   VMAMBA_UNROLL
   for (int q = 0; q < 9; ++q) tap[q] = load_channels<Tail>(weight + q * channels + c, live);
   const Vec shift = bias != nullptr ? load_channels<Tail>(bias + c, live) : Vec{};
   const X* above = rows + c;
-  Vec left[3] = {}, middle[3], right[3];
-  VMAMBA_UNROLL
-  for (int i = 0; i < 3; ++i) {
-    if (begin > 0) left[i] = load_channels<Tail>(above + i * pitch - channels, live);
-    middle[i] = load_channels<Tail>(above + i * pitch, live);
+  constexpr int T = kLanes == 16 ? 3 : 1;
+  WindowColumn window[T + 2] = {};
+  if (begin > 0) window[0].read<Tail>(above - channels, pitch, live);
+  window[1].read<Tail>(above, pitch, live);
+  const auto sum = [&](int t) {
+    Vec parts[3];
+    VMAMBA_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      parts[i] = window[t].row[i] * tap[3 * i] + (i == 0 ? shift : Vec{});
+      parts[i] = window[t + 1].row[i] * tap[3 * i + 1] + parts[i];
+      parts[i] = window[t + 2].row[i] * tap[3 * i + 2] + parts[i];
+    }
+    return parts[0] + parts[1] + parts[2];
+  };
+  int64_t j = 0;
+  for (; j + T <= count && begin + j + T < width; j += T) {
+    VMAMBA_UNROLL
+    for (int t = 0; t < T; ++t) window[2 + t].read<Tail>(above + (j + 1 + t) * channels, pitch, live);
+    Vec value[T];
+    lockstep<T>([&](int t) { value[t] = sum(t); });
+    silu<T, grade_of<X>>(value);
+    lockstep<T>([&](int t) { store_channels<Tail>(out + (j + t) * channels + c, value[t], live); });
+    window[0] = window[T];
+    window[1] = window[T + 1];
   }
-  for (int64_t j = 0; j < count; ++j) {
-    const bool inside = begin + j + 1 < width;
-    VMAMBA_UNROLL
-    for (int i = 0; i < 3; ++i) {
-      right[i] = inside ? load_channels<Tail>(above + i * pitch + (j + 1) * channels, live) : Vec{};
-    }
-    Vec sum[3];
-    VMAMBA_UNROLL
-    for (int i = 0; i < 3; ++i) {
-      sum[i] = left[i] * tap[3 * i] + (i == 0 ? shift : Vec{});
-      sum[i] = middle[i] * tap[3 * i + 1] + sum[i];
-      sum[i] = right[i] * tap[3 * i + 2] + sum[i];
-      left[i] = middle[i];
-      middle[i] = right[i];
-    }
-    store_channels<Tail>(out + j * channels + c, silu(sum[0] + sum[1] + sum[2]), live);
+  for (; j < count; ++j) {
+    window[2] = {};
+    if (begin + j + 1 < width) window[2].read<Tail>(above + (j + 1) * channels, pitch, live);
+    Vec value = sum(0);
+    silu<1, grade_of<X>>(&value);
+    store_channels<Tail>(out + j * channels + c, value, live);
+    window[0] = window[1];
+    window[1] = window[2];
   }
 }
 

@@ -46,6 +46,18 @@ struct Rough {
                                   -7.169874310493469e-1f, 1.4426132440567017f};
 };
 
+// How exactly what is kept in this storage is found.
+template <class X>
+struct GradeOf {
+  typedef Exact type;
+};
+template <>
+struct GradeOf<Bf16> {
+  typedef Rough type;
+};
+template <class X>
+using grade_of = typename GradeOf<X>::type;
+
 #if defined(__AVX512DQ__) && VMAMBA_LANES == 16
 // f in [0, 1); 0 for infinities.
 VMAMBA_INLINE Vec exp2_fraction(Vec x) { return _mm512_reduce_ps(x, 0x09); }
@@ -136,9 +148,18 @@ VMAMBA_INLINE Vec reciprocal(Vec x) {
 #endif
 }
 
-// x / (1 + exp(-x)).
+// x[t] becomes x[t] / (1 + exp(-x[t])). Divisions have a unit of their own, which is idle otherwise.
+template <int T, class Grade = Exact>
+VMAMBA_INLINE void silu(Vec* x) {
+  Vec e[T];
+  lockstep<T>([&](int t) { e[t] = at_most(126.0f, x[t] * -kLog2e); });
+  exp2_by<T>(Grade::decay, e);
+  lockstep<T>([&](int t) { x[t] = x[t] / (1.0f + e[t]); });
+}
+
 VMAMBA_INLINE Vec silu(Vec x) {
-  return x / (1.0f + exp2_bounded(at_most(126.0f, x * -kLog2e)));
+  silu<1>(&x);
+  return x;
 }
 
 // 1 / standard deviation; NaN where the variance has overflowed, which else would pass for numbers without any spread.

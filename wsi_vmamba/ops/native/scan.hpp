@@ -24,18 +24,6 @@ constexpr int kFoldTokens = 8;
 constexpr int kSweepTokens = kLanes == 16 ? 8 : 4;
 constexpr int kLockstep = kLanes == 16 ? 4 : 2;
 
-// How exactly a map of this storage is scanned.
-template <class X>
-struct GradeOf {
-  typedef Exact type;
-};
-template <>
-struct GradeOf<Bf16> {
-  typedef Rough type;
-};
-template <class X>
-using grade_of = typename GradeOf<X>::type;
-
 // Where a direction's numbers are. N is the state size when known at compile time, 0 otherwise.
 template <int N>
 struct Layout {

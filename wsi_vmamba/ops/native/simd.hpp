@@ -138,7 +138,19 @@ VMAMBA_INLINE Vec at_least(float bound, Vec x) {
 #endif
 }
 
-VMAMBA_INLINE Vec at_most(float bound, Vec x) { return -at_least(-bound, -x); }
+// The smaller, likewise.
+VMAMBA_INLINE Vec at_most(float bound, Vec x) {
+#if defined(__AVX512F__) && VMAMBA_LANES == 16
+  return _mm512_min_ps(splat(bound), x);
+#elif defined(__AVX__) && VMAMBA_LANES == 8
+  return _mm256_min_ps(splat(bound), x);
+#elif defined(__SSE2__) && VMAMBA_LANES == 4
+  return _mm_min_ps(splat(bound), x);
+#else
+  const Vec limit = splat(bound);
+  return limit < x ? limit : x;
+#endif
+}
 
 VMAMBA_INLINE Vec negative_abs(Vec x) { return bits_as<Vec>(bits_as<VecU>(x) | 0x80000000u); }
 
