@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsi_vmamba.inference.plan import RowRange, StagePlan
 from wsi_vmamba.inference.residual import ResidualMap
-from wsi_vmamba.inference.steps import Measure, TokenSteps
+from wsi_vmamba.inference.steps import Measure, ScanPlaces, TokenSteps
 from wsi_vmamba.inference.workers import Profile, Workers
 
 
@@ -61,18 +61,8 @@ class BlockSteps(Protocol):
         """SiLU of the depthwise convolution of ``rows`` (n + 2, width, d_inner) to ``out`` (n, width, d_inner)."""
         ...
 
-    def scan_inputs(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        *,
-        first: int,
-        u: Tensor,
-        proj: Tensor,
-        scratch: Tensor,
-        measure: Measure,
-    ) -> None:
-        """What the scan takes of a strip, in ``u`` and ``proj``; see `tokens.scan_inputs`."""
+    def scan_inputs(self, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure) -> None:
+        """What the scan takes of a strip; see `tokens.scan_inputs`."""
         ...
 
 
@@ -139,6 +129,10 @@ class BlockParts(ABC):
         """Write in_proj of the norm of rows of the map to ``out``."""
         with self.profile.measure("norm + in_proj"):
             self.block.steps.project_in(x.flatten(0, 1), out.flatten(0, 1), norm)
+
+    def find_inputs(self, x: Tensor, places: ScanPlaces, norm: Tensor) -> None:
+        """Find what the scan takes of rows of the map; see `tokens.scan_inputs`."""
+        self.block.scan_inputs(x, places, norm, self.profile.measure)
 
     def project(self, u: Tensor, out: Tensor) -> Tensor:
         """Write x_proj of a strip to ``out``, float32, and return that."""
@@ -268,14 +262,6 @@ class BlockRun(BlockParts):
                 rows[count + 1 : count + 2].copy_(border[1:])
             u = scratch["u"][:count] if self.kept_u is None else self.kept_u[first:last]
             proj = scratch["proj"][:count] if self.kept_proj is None else self.kept_proj[first:last]
-            self.block.scan_inputs(
-                x[start - first :],
-                rows[: count + 2],
-                first=offset,
-                u=u,
-                proj=proj,
-                scratch=norm,
-                measure=self.profile.measure,
-            )
+            self.find_inputs(x[start - first :], ScanPlaces(rows[: count + 2], offset, u, proj), norm)
             handed = rows[count : count + 2]
             yield ScanInputs(x[:count], handed, u, proj)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.inference.cuda_weights import BlockWeights, Mlp
-from wsi_vmamba.inference.steps import Measure, scan_inputs_by_steps
+from wsi_vmamba.inference.steps import Measure, ScanPlaces, scan_inputs_by_steps
 from wsi_vmamba.ops.triton_local import depthwise_silu, gelu_, layer_norm
 
 
@@ -71,20 +71,9 @@ class CudaSteps:
         """See `triton_local.depthwise_silu`."""
         return depthwise_silu(rows, self.weights.conv_weight, self.weights.conv_bias, top=top, out=out)
 
-    def scan_inputs(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        *,
-        first: int,
-        u: Tensor,
-        proj: Tensor,
-        scratch: Tensor,
-        measure: Measure,
-    ) -> None:
+    def scan_inputs(self, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure) -> None:
         """See `block.BlockSteps`."""
-        places = {"first": first, "u": u, "proj": proj}
-        scan_inputs_by_steps(self, self.depthwise_silu, x, rows, **places, scratch=scratch, measure=measure)
+        scan_inputs_by_steps(self, self.depthwise_silu, x, places, scratch, measure)
 
     def _normed(self, x: Tensor, scratch: Tensor) -> Tensor:
         norm = self.weights.norm

@@ -14,6 +14,7 @@ from wsi_vmamba.inference.steps import (
     FusedSteps,
     Measure,
     Norm,
+    ScanPlaces,
     TokenSteps,
     pack_steps,
     plain,
@@ -50,24 +51,13 @@ class PackedBlock:
         """See `block.BlockSteps`."""
         return self.conv(rows, out=out)
 
-    def scan_inputs(
-        self,
-        x: Tensor,
-        rows: Tensor,
-        *,
-        first: int,
-        u: Tensor,
-        proj: Tensor,
-        scratch: Tensor,
-        measure: Measure,
-    ) -> None:
+    def scan_inputs(self, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure) -> None:
         """See `block.BlockSteps`."""
         if isinstance(self.steps, FusedSteps):
             with measure("scan inputs"):
-                self.steps.scan_inputs(self.conv, x, rows, first=first, u=u, proj=proj)
+                self.steps.scan_inputs(self.conv, x, places)
         else:
-            places = {"first": first, "u": u, "proj": proj}
-            scan_inputs_by_steps(self.steps, self.conv, x, rows, **places, scratch=scratch, measure=measure)
+            scan_inputs_by_steps(self.steps, self.conv, x, places, scratch, measure)
 
 
 @dataclass(frozen=True, kw_only=True)

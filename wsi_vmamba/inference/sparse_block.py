@@ -17,6 +17,7 @@ from torch import Tensor
 from wsi_vmamba.inference.block import BlockParts, ScanInputs
 from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.residual import Reached
+from wsi_vmamba.inference.steps import ScanPlaces
 from wsi_vmamba.inference.sparse_plan import Columns, SparseStage
 from wsi_vmamba.inference.workers import Workers
 
@@ -159,43 +160,39 @@ class SparseBlockRun(BlockParts):
         for i in range(first + done, last):
             strip = self.tissue.strips[i]
             count, columns = strip.last - strip.first, strip.columns
-            x = self.map.strip(i)
-            own = _piece(scratch["own"], count, columns.count, self.stage.d_inner)
-            self.project_in(x, own, scratch["norm"])
             below = torch.zeros_like(border[1])
             if i + 1 < last:
                 self._project_edge(i + 1, i, below, scratch, lower=False)
             else:
                 below.copy_(border[1])
             window = _piece(scratch["rows"], count + 2, columns.spread_width, self.stage.d_inner)
-            _fill_window(window, columns, own, above, below)
-            spread = _piece(scratch["u"], count, columns.spread_width, self.stage.d_inner)
-            with self.profile.measure("dwconv + SiLU"):
-                self.block.depthwise_silu(window, out=spread)
+            _fill_around(window, columns, above, below)
+            x, proj = self.map.strip(i), self._proj_of(i, scratch)
+            if self.kept is None:
+                u = _piece(scratch["u"], count, columns.count, self.stage.d_inner)
+            else:
+                u = self.kept.u[i]
+            self.find_inputs(x, ScanPlaces(window, 1, u, proj, columns.spread_runs), scratch["norm"])
             above = torch.zeros_like(above)
             if i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last:
-                columns.put(own[-1], above)
-            u = own if self.kept is None else self.kept.u[i]
-            for _, _, place, wide in columns.spread_pieces:
-                u[:, place] = spread[:, wide]
-            yield ScanInputs(x, above.expand_as(border), u, self.project(u, self._proj_of(i, scratch)))
+                for left, right, _, wide in columns.spread_pieces:
+                    above[left:right] = window[-2, wide]
+            yield ScanInputs(x, above.expand_as(border), u, proj)
 
 
-def _fill_window(window: Tensor, columns: Columns, own: Tensor, above: Tensor, below: Tensor) -> None:
-    """Fill what the depthwise convolution looks at: (n + 2, spread_width, D).
+def _fill_around(window: Tensor, columns: Columns, above: Tensor, below: Tensor) -> None:
+    """Fill what the depthwise convolution looks at beside the rows of a strip: (n + 2, spread_width, D).
 
     The columns beside a run are glass in the rows of its strip, but may be tissue in the rows above and below.
 
     Args:
         window: it.
         columns: of the strip.
-        own: its rows (n, count, D).
         above: the row above it (width, D), of the whole map; ``below`` likewise.
         below: see there.
     """
     width = len(above)
-    for first, last, place, wide in columns.spread_pieces:
-        window[1:-1, wide] = own[:, place]
+    for first, last, _, wide in columns.spread_pieces:
         window[1:-1, wide.start - 1] = 0
         window[1:-1, wide.stop] = 0
         for row, around in ((0, above), (-1, below)):
@@ -223,7 +220,6 @@ def sparse_layout(tissue: SparseStage) -> Layout:
     return {
         "rows": inner,
         "u": inner,
-        "own": inner,
         "proj": ((tokens, stage.proj_width), torch.float32),
         "y": ((tokens, stage.d_inner), torch.float32),
         "norm": ((min(tokens, 4096), max(stage.d_model, stage.d_inner)), stage.dtype),

@@ -48,6 +48,11 @@ class Columns:
         places = [slice(p.start + 2 * i + 1, p.stop + 2 * i + 1) for i, (_, _, p) in enumerate(self.pieces)]
         return [(*piece, place) for piece, place in zip(self.pieces, places, strict=True)]
 
+    @cached_property
+    def spread_runs(self) -> Tensor:
+        """Of each run its first place side by side, its length and its first place in such a row: int64 (runs, 3)."""
+        return torch.tensor([(p.start, p.stop - p.start, wide.start) for _, _, p, wide in self.spread_pieces])
+
     @property
     def spread_width(self) -> int:
         """Length of such a row."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -79,23 +79,32 @@ class TokenSteps(Protocol):
         ...
 
 
+class ScanPlaces(NamedTuple):
+    """Where what the scan takes of a strip goes; see `tokens.scan_inputs`."""
+
+    rows: Tensor
+    first: int
+    u: Tensor
+    proj: Tensor
+    runs: Tensor | None = None
+
+
 def scan_inputs_by_steps(
-    steps: TokenSteps,
-    conv: Depthwise,
-    x: Tensor,
-    rows: Tensor,
-    *,
-    first: int,
-    u: Tensor,
-    proj: Tensor,
-    scratch: Tensor,
-    measure: Measure,
+    steps: TokenSteps, conv: Depthwise, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure
 ) -> None:
     """What the scan takes of a strip, one step after the other; see `tokens.scan_inputs`."""
+    rows, first, u, proj, runs = places
+    window = rows[first : first + len(x)]
+    pieces = [] if runs is None else runs.tolist()
     with measure("norm + in_proj"):
-        steps.project_in(x.flatten(0, 1), rows[first : first + len(x)].flatten(0, 1), scratch)
+        own = window if runs is None else window.new_empty(*x.shape[:2], window.shape[2])
+        steps.project_in(x.flatten(0, 1), own.flatten(0, 1), scratch)
+        for begin, count, place in pieces:
+            window[:, place : place + count] = own[:, begin : begin + count]
     with measure("dwconv + SiLU"):
-        conv(rows, out=u)
+        spread = conv(rows, out=u if runs is None else rows.new_empty(len(u), *rows.shape[1:]))
+        for begin, count, place in pieces:
+            u[:, begin : begin + count] = spread[:, place : place + count]
     with measure("x_proj"):
         steps.project(u.flatten(0, 1), proj.flatten(0, 1))
 
@@ -149,14 +158,11 @@ class FusedSteps(_Packed[tokens.Panels]):
         """See `TokenSteps.project`."""
         tokens.linear(u, self.x_proj, out=out)
 
-    def scan_inputs(
-        self, conv: DepthwiseConv, x: Tensor, rows: Tensor, *, first: int, u: Tensor, proj: Tensor
-    ) -> None:
+    def scan_inputs(self, conv: DepthwiseConv, x: Tensor, places: ScanPlaces) -> None:
         """See `tokens.scan_inputs`."""
-        around = conv.weight, conv.bias
-        tokens.scan_inputs(
-            x, self.norm.parts, self.in_proj, rows, around, self.x_proj, first=first, u=u, proj=proj
-        )
+        rows, first, u, proj, runs = places
+        inputs = x, self.norm.parts, self.in_proj, rows, (conv.weight, conv.bias), self.x_proj
+        tokens.scan_inputs(*inputs, first=first, u=u, proj=proj, runs=runs)
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""

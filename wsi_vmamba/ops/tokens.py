@@ -118,6 +118,7 @@ def scan_inputs(
     first: int,
     u: Tensor,
     proj: Tensor,
+    runs: Tensor | None = None,
 ) -> None:
     """What the scan takes of a strip: in_proj, depthwise convolution and SiLU, x_proj, a few rows at a time.
 
@@ -125,23 +126,26 @@ def scan_inputs(
         x: (m, W, D), float32 or bfloat16, rows of the map.
         norm: of ``x``.
         in_proj: from D to d_inner.
-        rows: (n + 2, W, d_inner), dtype of ``x``: gets in_proj of ``x`` from row ``first`` on. The others, one or two above
-            and perhaps one below, hold it already.
+        rows: (n + 2, W, d_inner), dtype of ``x``, the window: gets in_proj of ``x`` from row ``first`` on. The others, one
+            or two above and perhaps one below, hold it already.
         conv: weight (9, d_inner) and bias of the convolution, as for `local.depthwise_silu`.
         x_proj: from d_inner to the projections.
         first: see ``rows``.
         u: (n, W, d_inner), dtype of ``x``, is written.
         proj: (n, W, projections) float32, is written.
+        runs: int64 (runs, 3), where columns lie in a wider window (n + 2, W', d_inner) that holds more already: first
+            column, how many, and their first place in the window. None where it is as wide as ``u``.
     """
     count, width, inner = u.shape
     check_shape(x, "x", x.shape[0], width, in_proj.inputs)
-    check_shape(rows, "rows", count + 2, width, inner)
+    check_shape(rows, "rows", count + 2, width if runs is None else rows.shape[1], inner)
     check_shape(proj, "proj", count, width, x_proj.outputs)
     if (in_proj.outputs, x_proj.inputs, in_proj.bias, x_proj.bias) != (inner, inner, None, None):
         raise UsageError("the matrices before the scan must go to and from the channels of u, without a bias")
     weight, bias = conv
     shift = None if bias is None else array(bias, "bias")
-    inputs = array(x, "x", *STORAGE), *_norm(norm), in_proj.arrays[0], array(rows, "rows", *STORAGE), first
+    places = None if runs is None else array(runs, "runs", torch.int64)
+    inputs = array(x, "x", *STORAGE), *_norm(norm), in_proj.arrays[0], array(rows, "rows", *STORAGE), first, places
     outputs = x_proj.arrays[0], array(u, "u", *STORAGE), array(proj, "proj")
     native().scan_inputs(*inputs, array(weight, "weight"), shift, *outputs)
 

@@ -2,6 +2,8 @@
 #include "module.hpp"
 #include "tokens.hpp"
 
+#include <cstring>
+
 namespace {
 
 const std::vector<const TokenKernels*>& compiled_tokens() {
@@ -112,18 +114,47 @@ constexpr int64_t kProjectedBytes = 256 * 1024;
 // Fewest rows, each of which is looked at with its neighbours.
 constexpr int64_t kProjectedRows = 4;
 
+// Where the columns of a strip lie, (runs, 3): first column, how many, and their first place in a row of the window, in
+// which each run has a column on either side. Without runs the two are the same.
+using Runs = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+
+// Rows of tokens of `bytes` bytes each, `width` to a row of the map and `wide` to one of the window.
+struct Spread {
+  const int64_t* runs;
+  int64_t count, width, wide, bytes;
+
+  // Call copy(in the map, in the window, bytes) for each run of a row.
+  template <class Copy>
+  void each(char* map, char* window, int64_t rows, Copy copy) const {
+    for (int64_t row = 0; row < rows; ++row, map += width * bytes, window += wide * bytes) {
+      for (const int64_t* run = runs; run < runs + 3 * count; run += 3) {
+        copy(map + run[0] * bytes, window + run[2] * bytes, static_cast<size_t>(run[1] * bytes));
+      }
+    }
+  }
+  void to_window(char* map, char* window, int64_t rows) const {
+    each(map, window, rows, [](char* own, char* place, size_t size) { std::memcpy(place, own, size); });
+  }
+  void from_window(char* map, char* window, int64_t rows) const {
+    each(map, window, rows, [](char* own, char* place, size_t size) { std::memcpy(own, place, size); });
+  }
+};
+
 void scan_inputs(const ConstActivation& x, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
-                 const ConstActivation& in_weight, const Activation& rows, int64_t first, const ConstFloats& conv_weight,
-                 const MaybeFloats& conv_bias, const ConstActivation& x_weight, const Activation& u, const Floats& proj) {
+                 const ConstActivation& in_weight, const Activation& rows, int64_t first, const std::optional<Runs>& runs,
+                 const ConstFloats& conv_weight, const MaybeFloats& conv_bias, const ConstActivation& x_weight,
+                 const Activation& u, const Floats& proj) {
   const TokenKernels& kernels = choose_tokens("");
   require(x.ndim() == 3 && rows.ndim() == 3 && u.ndim() == 3 && proj.ndim() == 3, "maps must be (rows, width, channels)");
   const auto count = static_cast<int64_t>(u.shape(0)), width = static_cast<int64_t>(u.shape(1));
   const auto channels = static_cast<int64_t>(x.shape(2)), inner = static_cast<int64_t>(u.shape(2));
   const auto projected = static_cast<int64_t>(proj.shape(2)), given = first + static_cast<int64_t>(x.shape(0));
+  const auto wide = static_cast<int64_t>(rows.shape(1));
   require(inner % kBlock == 0, "u must be whole blocks of 16");
   require(0 <= first && given <= count + 2, "x must fit into rows");
+  require(runs || wide == width, "rows must be as wide as u where no runs are given");
   require_size(x, (given - first) * width * channels, "x");
-  require_size(rows, (count + 2) * width * inner, "rows");
+  require_size(rows, (count + 2) * wide * inner, "rows");
   require_size(proj, count * width * projected, "proj");
   require_size(conv_weight, 9 * inner, "weight of the convolution");
   if (conv_bias) require_size(*conv_bias, inner, "bias of the convolution");
@@ -132,25 +163,37 @@ void scan_inputs(const ConstActivation& x, const ConstFloats& norm_weight, const
   const Panels x_proj = panels_of(kernels, x_weight, std::nullopt, inner, projected);
   const Storage storage = storage_of(x, "x");
   require(storage_of(rows, "rows") == storage && storage_of(u, "u") == storage, "rows and u must have the dtype of x");
+  const int64_t bytes = storage == Storage::float32 ? 4 : 2;
+  const Spread spread{runs ? runs->data() : nullptr, runs ? static_cast<int64_t>(runs->shape(0)) : 0, width, wide, inner * bytes};
+  for (int64_t i = 0; i < spread.count; ++i) {
+    const int64_t* run = spread.runs + 3 * i;
+    require(run[0] >= 0 && run[1] >= 0 && run[2] >= 0 && run[0] + run[1] <= width && run[2] + run[1] <= wide,
+            "runs must lie within u and rows");
+  }
   const nb::gil_scoped_release release;
   const auto scratch = scratch_bytes(kernels, std::max(channels, inner), std::max(inner, projected), 0);
-  const int64_t bytes = storage == Storage::float32 ? 4 : 2;
-  const auto row_of = [&](const auto& map, int64_t row, int64_t row_channels) {
-    return static_cast<char*>(const_cast<void*>(static_cast<const void*>(map.data()))) + row * width * row_channels * bytes;
+  const int64_t group = std::max(kProjectedRows, kProjectedBytes / (wide * spread.bytes));
+  const auto apart = scratch_floats(runs ? (std::min(group, count) + 2) * wide * inner : 0);
+  char* const beside = reinterpret_cast<char*>(apart.get());
+  const auto at = [](const auto& map, int64_t place) {
+    return static_cast<char*>(const_cast<void*>(static_cast<const void*>(map.data()))) + place;
   };
-  const int64_t group = std::max(kProjectedRows, kProjectedBytes / (width * inner * bytes));
   int64_t done = first;
   for (int64_t begin = 0; begin < count; begin += group) {
     const int64_t end = std::min(begin + group, count), until = std::min(end + 2, given);
     if (done < until) {
-      kernels.linear(row_of(x, done - first, channels), storage, nullptr, norm, in_proj, row_of(rows, done, inner), storage,
-                     false, (until - done) * width, scratch.get());
+      char *const window = at(rows, done * wide * spread.bytes), *const own = runs ? beside : window;
+      kernels.linear(at(x, (done - first) * width * channels * bytes), storage, nullptr, norm, in_proj, own, storage, false,
+                     (until - done) * width, scratch.get());
+      if (runs) spread.to_window(own, window, until - done);
       done = until;
     }
-    choose("").depthwise_silu(row_of(rows, begin, inner), row_of(u, begin, inner), storage, conv_weight.data(),
-                              conv_bias ? conv_bias->data() : nullptr, end - begin, width, inner);
-    kernels.linear(row_of(u, begin, inner), storage, nullptr, NormWeights{nullptr, nullptr, 0.0f}, x_proj,
-                   proj.data() + begin * width * projected, Storage::float32, false, (end - begin) * width, scratch.get());
+    char *const own = at(u, begin * width * spread.bytes), *const convolved = runs ? beside : own;
+    choose("").depthwise_silu(at(rows, begin * wide * spread.bytes), convolved, storage, conv_weight.data(),
+                              conv_bias ? conv_bias->data() : nullptr, end - begin, wide, inner);
+    if (runs) spread.from_window(own, convolved, end - begin);
+    kernels.linear(own, storage, nullptr, NormWeights{nullptr, nullptr, 0.0f}, x_proj, proj.data() + begin * width * projected,
+                   Storage::float32, false, (end - begin) * width, scratch.get());
   }
 }
 
@@ -216,7 +259,7 @@ void add_tokens(nb::module_& m) {
   m.def("mlp", &mlp, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a, "bias2"_a,
         "channels"_a, "hidden"_a, "isa"_a = "");
   m.def("scan_inputs", &scan_inputs, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "in_weight"_a, "rows"_a, "first"_a,
-        "conv_weight"_a, "conv_bias"_a.none(), "x_weight"_a, "u"_a, "proj"_a);
+        "runs"_a.none(), "conv_weight"_a, "conv_bias"_a.none(), "x_weight"_a, "u"_a, "proj"_a);
   m.def("rest", &rest, "x"_a, "y"_a, "gate"_a.none(), "out_norm_weight"_a, "out_norm_bias"_a, "out_eps"_a, "out_weight"_a,
         "out_bias"_a.none(), "inner"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a,
         "bias2"_a, "channels"_a, "hidden"_a, "isa"_a = "");
