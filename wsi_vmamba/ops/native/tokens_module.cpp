@@ -110,9 +110,9 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
 }
 
 // Bytes of projected rows that are convolved before the next ones come: they should stay in the second-level cache.
-constexpr int64_t kProjectedBytes = 256 * 1024;
+constexpr int64_t kProjectedBytes = 128 * 1024;
 // Fewest rows, each of which is looked at with its neighbours.
-constexpr int64_t kProjectedRows = 4;
+constexpr int64_t kProjectedRows = 1;
 
 // Where the columns of a strip lie, (runs, 3): first column, how many, and their first place in a row of the window, in
 // which each run has a column on either side. Without runs the two are the same.
