@@ -120,7 +120,10 @@ def test_what_the_scan_takes_is_its_steps_one_after_the_other(
     x_proj = tokens.Panels.pack(normal(24, 32, seed=2), None, dtype=dtype)
     conv = normal(9, 32, seed=3), normal(32, seed=4)
     rows = normal(count + 2, width, 32, seed=5).to(dtype)
-    u, proj = torch.full((count, width, 32), torch.nan, dtype=dtype), torch.full((count, width, 24), torch.nan)
+    u, proj = (
+        torch.full((count, width, 32), torch.nan, dtype=dtype),
+        torch.full((count, width, 24), torch.nan),
+    )
     around = rows.clone()
     tokens.linear(x, in_proj, norm=norm_of(16), out=around[above : above + len(x)])
     expected = cpu.depthwise_silu(around, *conv, out=torch.empty_like(u))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wsi_vmamba.inference.plan import RowRange, StagePlan
 from wsi_vmamba.inference.residual import ResidualMap
-from wsi_vmamba.inference.steps import Measure, ScanPlaces, TokenSteps
+from wsi_vmamba.inference.steps import Depthwise, ScanPlaces, TokenSteps
 from wsi_vmamba.inference.workers import Profile, Workers
 
 
@@ -57,12 +57,9 @@ class BlockSteps(Protocol):
         """On single tokens."""
         ...
 
-    def depthwise_silu(self, rows: Tensor, *, out: Tensor) -> Tensor:
-        """SiLU of the depthwise convolution of ``rows`` (n + 2, width, d_inner) to ``out`` (n, width, d_inner)."""
-        ...
-
-    def scan_inputs(self, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure) -> None:
-        """What the scan takes of a strip; see `tokens.scan_inputs`."""
+    @property
+    def conv(self) -> Depthwise:
+        """Between in_proj and the scan."""
         ...
 
 
@@ -132,7 +129,7 @@ class BlockParts(ABC):
 
     def find_inputs(self, x: Tensor, places: ScanPlaces, norm: Tensor) -> None:
         """Find what the scan takes of rows of the map; see `tokens.scan_inputs`."""
-        self.block.scan_inputs(x, places, norm, self.profile.measure)
+        self.block.steps.scan_inputs(self.block.conv, x, places, norm, self.profile.measure)
 
     def project(self, u: Tensor, out: Tensor) -> Tensor:
         """Write x_proj of a strip to ``out``, float32, and return that."""

@@ -18,7 +18,8 @@ from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.blocks import merge_neighbours
 from wsi_vmamba.ops import tokens
 
-#: Rows that the fused stem finds at once: it needs no memory for them, but each time one row between its convolutions twice.
+#: Rows that the fused stem finds at once. It needs no memory for them; of those between its convolutions, it finds one
+#: twice each time.
 _FUSED_STEM_ROWS = 32
 
 

@@ -210,7 +210,7 @@ class CudaForward:
                 begin, end = max(0, first - 1), min(height, last + 1)
                 around = v[: end - begin]
                 step.project_in(x[begin:end].flatten(0, 1), around.flatten(0, 1), scratch)
-                step.depthwise_silu(around, out=u[first:last], top=first - begin)
+                step.conv(around, out=u[first:last], top=first - begin)
                 step.project(u[first:last].flatten(0, 1), proj[first:last].flatten(0, 1))
             scan_in_place(u, proj, step.weights.scan)
             for first, last in strips:

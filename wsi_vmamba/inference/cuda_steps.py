@@ -13,8 +13,20 @@ import torch
 from torch import Tensor
 
 from wsi_vmamba.inference.cuda_weights import BlockWeights, Mlp
-from wsi_vmamba.inference.steps import Measure, ScanPlaces, scan_inputs_by_steps
+from wsi_vmamba.inference.steps import Depthwise, Measure, ScanPlaces, scan_inputs_by_steps
 from wsi_vmamba.ops.triton_local import depthwise_silu, gelu_, layer_norm
+
+
+@dataclass(frozen=True)
+class CudaConv:
+    """`steps.Depthwise`, also of rows of which the first is not the one above."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, rows: Tensor, *, out: Tensor, top: int = 1) -> Tensor:
+        """See `triton_local.depthwise_silu`."""
+        return depthwise_silu(rows, self.weight, self.bias, top=top, out=out)
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,11 @@ class CudaSteps:
     def steps(self) -> CudaSteps:
         """See `block.BlockSteps`."""
         return self
+
+    @property
+    def conv(self) -> CudaConv:
+        """See `block.BlockSteps`."""
+        return CudaConv(self.weights.conv_weight, self.weights.conv_bias)
 
     @property
     def scratch_width(self) -> int:
@@ -67,13 +84,11 @@ class CudaSteps:
                 with measure("norm + MLP"):
                     self._add_mlp(block.mlp, here, scratch)
 
-    def depthwise_silu(self, rows: Tensor, *, out: Tensor, top: int = 1) -> Tensor:
-        """See `triton_local.depthwise_silu`."""
-        return depthwise_silu(rows, self.weights.conv_weight, self.weights.conv_bias, top=top, out=out)
-
-    def scan_inputs(self, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure) -> None:
-        """See `block.BlockSteps`."""
-        scan_inputs_by_steps(self, self.depthwise_silu, x, places, scratch, measure)
+    def scan_inputs(
+        self, conv: Depthwise, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure
+    ) -> None:
+        """See `TokenSteps.scan_inputs`."""
+        scan_inputs_by_steps(self, conv, x, places, scratch, measure)
 
     def _normed(self, x: Tensor, scratch: Tensor) -> Tensor:
         norm = self.weights.norm

@@ -9,17 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi_vmamba.inference.linear import PackedLinear
-from wsi_vmamba.inference.steps import (
-    DepthwiseConv,
-    FusedSteps,
-    Measure,
-    Norm,
-    ScanPlaces,
-    TokenSteps,
-    pack_steps,
-    plain,
-    scan_inputs_by_steps,
-)
+from wsi_vmamba.inference.steps import DepthwiseConv, Norm, TokenSteps, pack_steps, plain
 from wsi_vmamba.model.blocks import Block, PatchMerging
 from wsi_vmamba.model.normalise import IMAGENET_MEAN, Rgb
 from wsi_vmamba.model.vmamba import VMamba
@@ -46,18 +36,6 @@ class PackedBlock:
             ),
             scan=cpu.pack_scan(*op.scan_parameters()[1:]),
         )
-
-    def depthwise_silu(self, rows: Tensor, *, out: Tensor) -> Tensor:
-        """See `block.BlockSteps`."""
-        return self.conv(rows, out=out)
-
-    def scan_inputs(self, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure) -> None:
-        """See `block.BlockSteps`."""
-        if isinstance(self.steps, FusedSteps):
-            with measure("scan inputs"):
-                self.steps.scan_inputs(self.conv, x, places)
-        else:
-            scan_inputs_by_steps(self.steps, self.conv, x, places, scratch, measure)
 
 
 @dataclass(frozen=True, kw_only=True)

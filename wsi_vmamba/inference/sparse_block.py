@@ -17,8 +17,8 @@ from torch import Tensor
 from wsi_vmamba.inference.block import BlockParts, ScanInputs
 from wsi_vmamba.inference.memory import Layout, layout_bytes
 from wsi_vmamba.inference.residual import Reached
-from wsi_vmamba.inference.steps import ScanPlaces
 from wsi_vmamba.inference.sparse_plan import Columns, SparseStage
+from wsi_vmamba.inference.steps import ScanPlaces
 from wsi_vmamba.inference.workers import Workers
 
 
@@ -168,10 +168,8 @@ class SparseBlockRun(BlockParts):
             window = _piece(scratch["rows"], count + 2, columns.spread_width, self.stage.d_inner)
             _fill_around(window, columns, above, below)
             x, proj = self.map.strip(i), self._proj_of(i, scratch)
-            if self.kept is None:
-                u = _piece(scratch["u"], count, columns.count, self.stage.d_inner)
-            else:
-                u = self.kept.u[i]
+            spare = _piece(scratch["u"], count, columns.count, self.stage.d_inner)
+            u = spare if self.kept is None else self.kept.u[i]
             self.find_inputs(x, ScanPlaces(window, 1, u, proj, columns.spread_runs), scratch["norm"])
             above = torch.zeros_like(above)
             if i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last:

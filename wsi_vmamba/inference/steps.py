@@ -47,13 +47,27 @@ class Norm:
         return cpu.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out, gate=gate)
 
 
-#: Depthwise convolution and SiLU of rows (n + 2, width, d_inner) to ``out`` (n, width, d_inner).
-Depthwise = Callable[..., Tensor]
+class Depthwise(Protocol):
+    """A depthwise 3x3 convolution, which SiLU follows: weight (9, d_inner) and bias."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Taps row by row."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """One of each channel."""
+        ...
+
+    def __call__(self, rows: Tensor, *, out: Tensor) -> Tensor:
+        """Convolve rows (n + 2, width, d_inner) to ``out`` (n, width, d_inner) and return that."""
+        ...
 
 
 @dataclass(frozen=True)
 class DepthwiseConv:
-    """Weight (9, d_inner) and bias of a depthwise 3x3 convolution, which SiLU follows."""
+    """`Depthwise` by the C++ kernel."""
 
     weight: Tensor
     bias: Tensor | None
@@ -61,6 +75,16 @@ class DepthwiseConv:
     def __call__(self, rows: Tensor, *, out: Tensor) -> Tensor:
         """See `cpu.depthwise_silu`."""
         return cpu.depthwise_silu(rows, self.weight, self.bias, out=out)
+
+
+class ScanPlaces(NamedTuple):
+    """Where what the scan takes of a strip goes; see `tokens.scan_inputs`."""
+
+    rows: Tensor
+    first: int
+    u: Tensor
+    proj: Tensor
+    runs: Tensor | None = None
 
 
 class TokenSteps(Protocol):
@@ -74,19 +98,15 @@ class TokenSteps(Protocol):
         """Write x_proj of ``u`` to ``out``, float32."""
         ...
 
+    def scan_inputs(
+        self, conv: Depthwise, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure
+    ) -> None:
+        """What the scan takes of rows ``x`` (n, width, D); see `tokens.scan_inputs`."""
+        ...
+
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """From the scan ``y``, float32, to the new residual ``x``, in place."""
         ...
-
-
-class ScanPlaces(NamedTuple):
-    """Where what the scan takes of a strip goes; see `tokens.scan_inputs`."""
-
-    rows: Tensor
-    first: int
-    u: Tensor
-    proj: Tensor
-    runs: Tensor | None = None
 
 
 def scan_inputs_by_steps(
@@ -158,11 +178,14 @@ class FusedSteps(_Packed[tokens.Panels]):
         """See `TokenSteps.project`."""
         tokens.linear(u, self.x_proj, out=out)
 
-    def scan_inputs(self, conv: DepthwiseConv, x: Tensor, places: ScanPlaces) -> None:
-        """See `tokens.scan_inputs`."""
+    def scan_inputs(
+        self, conv: Depthwise, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure
+    ) -> None:
+        """See `TokenSteps.scan_inputs`."""
         rows, first, u, proj, runs = places
         inputs = x, self.norm.parts, self.in_proj, rows, (conv.weight, conv.bias), self.x_proj
-        tokens.scan_inputs(*inputs, first=first, u=u, proj=proj, runs=runs)
+        with measure("scan inputs"):
+            tokens.scan_inputs(*inputs, first=first, u=u, proj=proj, runs=runs)
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""
@@ -207,6 +230,12 @@ class MatmulSteps(_Packed[PackedLinear]):
         """See `TokenSteps.project`."""
         for chunk in chunks(len(u)):
             out[chunk] = self.x_proj(u[chunk])
+
+    def scan_inputs(
+        self, conv: Depthwise, x: Tensor, places: ScanPlaces, scratch: Tensor, measure: Measure
+    ) -> None:
+        """See `TokenSteps.scan_inputs`."""
+        scan_inputs_by_steps(self, conv, x, places, scratch, measure)
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""

@@ -126,8 +126,8 @@ def scan_inputs(
         x: (m, W, D), float32 or bfloat16, rows of the map.
         norm: of ``x``.
         in_proj: from D to d_inner.
-        rows: (n + 2, W, d_inner), dtype of ``x``, the window: gets in_proj of ``x`` from row ``first`` on. The others, one
-            or two above and perhaps one below, hold it already.
+        rows: (n + 2, W, d_inner), dtype of ``x``, the window: gets in_proj of ``x`` from row ``first`` on. The others,
+            one or two above and perhaps one below, hold it already.
         conv: weight (9, d_inner) and bias of the convolution, as for `local.depthwise_silu`.
         x_proj: from d_inner to the projections.
         first: see ``rows``.
@@ -145,7 +145,14 @@ def scan_inputs(
     weight, bias = conv
     shift = None if bias is None else array(bias, "bias")
     places = None if runs is None else array(runs, "runs", torch.int64)
-    inputs = array(x, "x", *STORAGE), *_norm(norm), in_proj.arrays[0], array(rows, "rows", *STORAGE), first, places
+    inputs = (
+        array(x, "x", *STORAGE),
+        *_norm(norm),
+        in_proj.arrays[0],
+        array(rows, "rows", *STORAGE),
+        first,
+        places,
+    )
     outputs = x_proj.arrays[0], array(u, "u", *STORAGE), array(proj, "proj")
     native().scan_inputs(*inputs, array(weight, "weight"), shift, *outputs)
 
@@ -182,7 +189,14 @@ def mlp_(x: Tensor, mlp: Mlp, *, isa: str = "") -> Tensor:
 
 
 def add_rest_(
-    x: Tensor, y: Tensor, norm: NormOf, out_proj: Panels, mlp: Mlp, *, gate: Tensor | None = None, isa: str = ""
+    x: Tensor,
+    y: Tensor,
+    norm: NormOf,
+    out_proj: Panels,
+    mlp: Mlp,
+    *,
+    gate: Tensor | None = None,
+    isa: str = "",
 ) -> Tensor:
     """Add ``out_proj`` of the norm of the scan, then an MLP: the end of a block in one pass over its tokens.
 

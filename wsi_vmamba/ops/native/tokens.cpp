@@ -521,7 +521,8 @@ constexpr bool kPairs = true;
 constexpr bool kPairs = false;
 #endif
 
-const TokenKernels table = {VMAMBA_NAME(VMAMBA_ISA), kPairs, linear_any, mlp_any, rest_any, conv_any, stem_any, scratch_bytes, gelu_floats};
+const TokenKernels table = {VMAMBA_NAME(VMAMBA_ISA), kPairs, linear_any, mlp_any, rest_any, conv_any, stem_any, scratch_bytes,
+                            gelu_floats};
 
 }  // namespace
 
