@@ -30,7 +30,7 @@ _RANGES_OF_STATES = 4
 _ROWS_PER_RANGE = 8
 #: Tokens that pass through norm, projections and MLP at once: wide layers want more of them per matmul.
 _CHUNK_TOKENS = 2048
-#: The same where norm, projections and MLP are single kernels, which need no more memory for it, but a call each time.
+#: The same where norm, projections and MLP are single kernels, which keep nothing of it but the gate.
 FUSED_TOKENS = 4 * _CHUNK_TOKENS
 #: Matmuls work on so many tokens at a time.
 _VECTOR_TOKENS = 64

@@ -189,7 +189,8 @@ class FusedSteps(_Packed[tokens.Panels]):
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""
-        for chunk in chunks(len(x), FUSED_TOKENS):
+        at_once = len(x) if self.gate is None else FUSED_TOKENS  # a gate is kept from one kernel to the next
+        for chunk in chunks(len(x), at_once):
             here, scanned = x[chunk], y[chunk]
             gate = None
             if self.gate is not None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_vmamba.errors import UsageError
@@ -33,8 +35,9 @@ class StripCarries:
         self.width = width
         self._range_of, self._starts = ranges_of_strips(ranges)
         shapes = self._shapes(weights, width=width, ranges=ranges)
-        self._states = [torch.empty(s) for s in shapes]
-        self._decays: list[Tensor] | None = [torch.empty(s) for s in shapes]
+        # As the kernels take them: each call would turn tensors into arrays anew.
+        self._states = [torch.empty(s).numpy() for s in shapes]
+        self._decays: list[NDArray[np.float32]] | None = [torch.empty(s).numpy() for s in shapes]
 
     @staticmethod
     def _shapes(weights: ScanWeights, *, width: int, ranges: Sequence[int]) -> list[tuple[int, ...]]:
