@@ -38,7 +38,7 @@ _VECTOR_TOKENS = 64
 CONV_ROWS = 8
 #: Maps may take so much, where the machine has it, to spare computing a scan input twice: 4 to 8 % of the time of
 #: `vmamba_pico`.
-SPARE_BYTES = 256 << 20
+SPARE_BYTES = 512 << 20
 #: Interpreter, torch, packed weights' copies and library workspaces that no layout lists.
 OVERHEAD_BYTES = 64 << 20
 
