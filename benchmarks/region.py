@@ -101,19 +101,19 @@ def measure(encoder: StripEncoder, px: int, options: argparse.Namespace) -> dict
         "times_the_matmul_floor": round(seconds * rate / flop, 3),
         "cpu_times_the_matmul_floor": round(cpu_seconds * cpu_rate / flop, 3),
         "operator_share": {name: round(spent / cpu_seconds, 4) for name, spent in operators},
-        **({"later": _least(later, rate=cpu_rate / flop)} if later else {}),
+        **({"later": _least(later, floors_per_second=cpu_rate / flop)} if later else {}),
         "features_sha256": hashlib.sha256(features.tobytes()).hexdigest(),
         "features_mean_abs": float(np.abs(features).mean()),
     }
 
 
-def _least(times: list[tuple[float, float]], *, rate: float) -> dict[str, float]:
-    """The least wall and CPU seconds of several regions, the latter also as times the floor of ``rate``."""
+def _least(times: list[tuple[float, float]], *, floors_per_second: float) -> dict[str, float]:
+    """The least wall and CPU seconds of several regions, and how many times the floor the latter are."""
     seconds, cpu_seconds = map(min, zip(*times, strict=True))
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
-        "cpu_times_the_matmul_floor": round(cpu_seconds * rate, 3),
+        "cpu_times_the_matmul_floor": round(cpu_seconds * floors_per_second, 3),
     }
 
 
@@ -247,6 +247,13 @@ def _sizes(text: str) -> list[int]:
     return sizes
 
 
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("at least once")
+    return count
+
+
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
@@ -260,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--slope", type=_sizes, metavar="PX,PX,...", help="encode these sizes and fit the growth"
     )
-    parser.add_argument("--times", type=int, default=1, help="how often each region is encoded")
+    parser.add_argument("--times", type=_count, default=1, help="how often each region is encoded")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here too")
     return parser

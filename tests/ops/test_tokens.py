@@ -106,31 +106,89 @@ def test_the_end_of_a_block_is_its_steps_one_after_the_other(
     expected = x.clone()
     tokens.linear(y, out_proj, norm=norm_of(48), gate=gate, out=expected, add=True, isa=isa)
     tokens.mlp_(expected, mlp, isa=isa)
-    assert torch.equal(tokens.add_rest_(x, y, norm_of(48), out_proj, mlp, gate=gate, isa=isa), expected)
+    got = tokens.add_rest_(x, scanned=y, norm=norm_of(48), out_proj=out_proj, mlp=mlp, gate=gate, isa=isa)
+    assert torch.equal(got, expected)
+
+
+#: For widths of 40 and 300: where runs of columns lie in a window that is wider by one column on either side of each.
+RUNS = {40: [(0, 8, 1), (8, 31, 11), (39, 1, 44)], 300: [(0, 300, 1)]}
 
 
 @pytest.mark.parametrize(("above", "below"), [(1, 0), (2, 0), (1, 1), (2, 1)])
-@pytest.mark.parametrize(("count", "width"), [(1, 5), (9, 40), (21, 3000)])
+@pytest.mark.parametrize(("count", "width"), [(1, 5), (9, 40), (21, 300), (3, 3000)])
+@pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 def test_what_the_scan_takes_is_its_steps_one_after_the_other(
-    count: int, width: int, above: int, below: int, dtype: torch.dtype
+    isa: str, count: int, width: int, above: int, below: int, with_bias: bool, dtype: torch.dtype
 ) -> None:
     x = normal(count + 2 - above - below, width, 16).to(dtype)
-    in_proj = tokens.Panels.pack(normal(32, 16, seed=1), None, dtype=dtype)
-    x_proj = tokens.Panels.pack(normal(24, 32, seed=2), None, dtype=dtype)
-    conv = normal(9, 32, seed=3), normal(32, seed=4)
-    rows = normal(count + 2, width, 32, seed=5).to(dtype)
-    u, proj = (
-        torch.full((count, width, 32), torch.nan, dtype=dtype),
-        torch.full((count, width, 24), torch.nan),
-    )
-    around = rows.clone()
-    tokens.linear(x, in_proj, norm=norm_of(16), out=around[above : above + len(x)])
-    expected = cpu.depthwise_silu(around, *conv, out=torch.empty_like(u))
-    tokens.scan_inputs(x, norm_of(16), in_proj, rows, conv, x_proj, first=above, u=u, proj=proj)
-    assert torch.equal(rows, around)
-    assert torch.equal(u, expected)
-    assert torch.equal(proj, tokens.linear(expected, x_proj, out=torch.empty_like(proj)))
+    in_proj = tokens.Panels.pack(normal(32, 16, seed=1), None, dtype=dtype, isa=isa)
+    x_proj = tokens.Panels.pack(normal(24, 32, seed=2), None, dtype=dtype, isa=isa)
+    conv = normal(9, 32, seed=3), normal(32, seed=4) if with_bias else None
+    for runs in [None, RUNS[width]] if width in RUNS else [None]:
+        wide = width if runs is None else width + 2 * len(runs)
+        rows = normal(count + 2, wide, 32, seed=5).to(dtype)
+        u, proj = (
+            torch.full((count, width, 32), torch.nan, dtype=dtype),
+            torch.full((count, width, 24), torch.nan),
+        )
+        pieces = runs or [(0, width, 0)]
+        around, own = rows.clone(), torch.empty(len(x), width, 32, dtype=dtype)
+        tokens.linear(x, in_proj, norm=norm_of(16), out=own, isa=isa)
+        for first, length, place in pieces:
+            around[above : above + len(x), place : place + length] = own[:, first : first + length]
+        local = "avx512bf16" if isa == "amx" else isa
+        spread = cpu.depthwise_silu(around, *conv, out=torch.empty_like(around[2:]), isa=local)
+        expected = torch.cat(
+            [spread[:, place : place + length] for _, length, place in pieces], dim=1
+        ).contiguous()
+        tokens.scan_inputs(
+            x,
+            norm=norm_of(16),
+            in_proj=in_proj,
+            rows=rows,
+            first=above,
+            conv=conv,
+            x_proj=x_proj,
+            u=u,
+            proj=proj,
+            runs=None if runs is None else torch.tensor(runs),
+            isa=isa,
+        )
+        assert torch.equal(rows, around)
+        assert torch.equal(u, expected)
+        assert torch.equal(proj, tokens.linear(expected, x_proj, out=torch.empty_like(proj), isa=isa))
+
+
+@pytest.mark.parametrize(
+    ("runs", "wide"),
+    [
+        ([(0, 5, 0)], 5),  # not all columns
+        ([(0, 40, 0)], 5),
+        ([(0, 20, 0), (20, 20, 10)], 60),  # two columns in one place
+        ([(20, 20, 0), (0, 20, 20)], 60),
+        ([(0, 20, 0), (20, 20, 50)], 60),
+        ([(0, 40, 2**62)], 60),
+        ([(0, 0, 0), (0, 40, 0)], 60),
+        ([], 60),
+    ],
+)
+def test_runs_that_are_not_the_columns_are_refused(runs: list[tuple[int, int, int]], wide: int) -> None:
+    in_proj = tokens.Panels.pack(normal(32, 16, seed=1), None, dtype=FP32)
+    x_proj = tokens.Panels.pack(normal(24, 32, seed=2), None, dtype=FP32)
+    with pytest.raises(ValueError, match="runs must be"):
+        tokens.scan_inputs(
+            normal(3, 40, 16),
+            norm=norm_of(16),
+            in_proj=in_proj,
+            rows=normal(5, wide, 32),
+            first=1,
+            conv=(normal(9, 32), None),
+            x_proj=x_proj,
+            u=normal(3, 40, 32),
+            proj=normal(3, 40, 24),
+            runs=torch.tensor(runs, dtype=torch.int64).reshape(-1, 3),
+        )
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 192, 195, 391])

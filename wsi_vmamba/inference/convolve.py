@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_vmamba.inference.packed import CENTRE, PackedConv, PackedMerge, PackedStem
-from wsi_vmamba.inference.plan import CONV_ROWS, StagePlan, conv_groups, strips_of
+from wsi_vmamba.inference.plan import CONV_ROWS, StagePlan, conv_groups
 from wsi_vmamba.inference.workers import Profile, Workers
 from wsi_vmamba.model.blocks import merge_neighbours
 from wsi_vmamba.ops import tokens
 
-#: Rows that the fused stem finds at once. It needs no memory for them; of those between its convolutions, it finds one
-#: twice each time.
-_FUSED_STEM_ROWS = 32
+#: Rows of a call of the fused stem. It needs no memory for them, but finds one row between its convolutions anew.
+_FUSED_STEM_ROWS = 16
 
 
 def pixel_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -65,8 +64,8 @@ def embed(
         with profile.measure("stem"):
             stem_rows(source, stem, first, last, out=out[first:last])
 
-    each = CONV_ROWS if stem.fused is None else _FUSED_STEM_ROWS
-    workers.run([partial(rows, *strip) for strip in strips_of(target.height, each)])
+    for group in conv_groups(target, CONV_ROWS if stem.fused is None else _FUSED_STEM_ROWS):
+        workers.run([partial(rows, *strip) for strip in group])
 
 
 def downsample(

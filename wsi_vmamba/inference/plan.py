@@ -30,8 +30,8 @@ _RANGES_OF_STATES = 4
 _ROWS_PER_RANGE = 8
 #: Tokens that pass through norm, projections and MLP at once: wide layers want more of them per matmul.
 _CHUNK_TOKENS = 2048
-#: The same where norm, projections and MLP are single kernels, which keep nothing of it but the gate.
-FUSED_TOKENS = 4 * _CHUNK_TOKENS
+#: Tokens whose gate is kept between two fused kernels.
+GATED_TOKENS = 4 * _CHUNK_TOKENS
 #: Matmuls work on so many tokens at a time.
 _VECTOR_TOKENS = 64
 #: Rows of output per worker and step of the stem and of downsampling.
@@ -172,15 +172,11 @@ def conv_bytes(stage: StagePlan) -> int:
     return stage.workers * CONV_ROWS * stage.width * stage.d_model * 4 * 6
 
 
-def conv_groups(target: StagePlan) -> list[list[tuple[int, int]]]:
-    """Rows [first, last) of a map to be made, one strip per worker in each group; groups follow each other."""
-    strips, workers = strips_of(target.height, CONV_ROWS), target.workers
+def conv_groups(target: StagePlan, rows: int = CONV_ROWS) -> list[list[tuple[int, int]]]:
+    """Strips [first, last) of ``rows`` of a map to be made, one per worker in each group; groups follow each other."""
+    height, workers = target.height, target.workers
+    strips = [(first, min(first + rows, height)) for first in range(0, height, rows)]
     return [strips[i : i + workers] for i in range(0, len(strips), workers)]
-
-
-def strips_of(height: int, rows: int) -> list[tuple[int, int]]:
-    """[first, last) of strips of so many rows, the last perhaps lower."""
-    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def shrinks_in_place(source: StagePlan, target: StagePlan) -> bool:

@@ -137,6 +137,13 @@ class SparseBlockRun(BlockParts):
             proj = self.project(u, self._proj_of(i, scratch)) if kept.proj is None else kept.proj[i]
             yield ScanInputs(self.map.strip(i), border, u, proj)
 
+    def _u_of(self, strip: int, scratch: dict[str, Tensor]) -> Tensor:
+        """Where what a strip scans goes."""
+        if self.kept is not None:
+            return self.kept.u[strip]
+        found = self.tissue.strips[strip]
+        return _piece(scratch["u"], found.last - found.first, found.columns.count, self.stage.d_inner)
+
     def _proj_of(self, strip: int, scratch: dict[str, Tensor]) -> Tensor:
         """Where the projections of a strip go."""
         if self.kept is not None and self.kept.proj is not None:
@@ -168,8 +175,7 @@ class SparseBlockRun(BlockParts):
             window = _piece(scratch["rows"], count + 2, columns.spread_width, self.stage.d_inner)
             _fill_around(window, columns, above, below)
             x, proj = self.map.strip(i), self._proj_of(i, scratch)
-            spare = _piece(scratch["u"], count, columns.count, self.stage.d_inner)
-            u = spare if self.kept is None else self.kept.u[i]
+            u = self._u_of(i, scratch)
             self.find_inputs(x, ScanPlaces(window, 1, u, proj, columns.spread_runs), scratch["norm"])
             above = torch.zeros_like(above)
             if i + 1 < len(self.tissue.strips) and self.tissue.strips[i + 1].first == strip.last:
@@ -214,10 +220,9 @@ def _piece(scratch: Tensor, *shape: int) -> Tensor:
 def sparse_layout(tissue: SparseStage) -> Layout:
     """What a worker needs for a block of a stage."""
     tokens, stage = tissue.most_tokens, tissue.dense
-    inner = ((tokens, stage.d_inner), stage.dtype)
     return {
-        "rows": inner,
-        "u": inner,
+        "rows": ((tokens, stage.d_inner), stage.dtype),
+        "u": ((0 if stage.keep_u else tokens, stage.d_inner), stage.dtype),
         "proj": ((tokens, stage.proj_width), torch.float32),
         "y": ((tokens, stage.d_inner), torch.float32),
         "norm": ((min(tokens, 4096), max(stage.d_model, stage.d_inner)), stage.dtype),
@@ -230,7 +235,11 @@ def sparse_workers_bytes(stages: tuple[SparseStage, ...]) -> int:
 
 
 def at_work_bytes(tissue: SparseStage) -> int:
-    """What the workers hold beside their scratch: states of the strip each is at, and rows around it."""
+    """What the workers hold beside their scratch.
+
+    States of the strip each is at, rows around it, and the strip before it is spread and after it is convolved.
+    """
     stage = tissue.dense
     each = 8 * 4 * stage.scan_lanes + 8 * stage.d_inner * stage.dtype.itemsize
-    return stage.workers * stage.width * each
+    strip = 2 * tissue.most_tokens * stage.d_inner * stage.dtype.itemsize
+    return stage.workers * (stage.width * each + strip)

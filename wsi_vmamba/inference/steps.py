@@ -1,4 +1,4 @@
-"""What a block does to single tokens around the scan, in two ways: matmuls of oneDNN, or the fused C++ kernels."""
+"""What a block does around the scan, in two ways: matmuls of oneDNN, or the fused C++ kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi_vmamba.inference.linear import PackedLinear
-from wsi_vmamba.inference.plan import FUSED_TOKENS, chunks
+from wsi_vmamba.inference.plan import GATED_TOKENS, chunks
 from wsi_vmamba.model.blocks import Block
 from wsi_vmamba.ops import cpu, tokens
 
@@ -78,7 +78,11 @@ class DepthwiseConv:
 
 
 class ScanPlaces(NamedTuple):
-    """Where what the scan takes of a strip goes; see `tokens.scan_inputs`."""
+    """Where what the scan takes of a strip goes, as `tokens.scan_inputs` has it.
+
+    ``rows`` is the window (n + 2, width, d_inner), wider with ``runs`` (runs, 3); ``u`` (n, width, d_inner) and
+    ``proj`` (n, width, 4 * (R + 2 N)) are written.
+    """
 
     rows: Tensor
     first: int
@@ -162,7 +166,7 @@ class _Packed(Generic[Matrix]):
 
 
 class FusedSteps(_Packed[tokens.Panels]):
-    """Each step one kernel."""
+    """The steps before the scan in one kernel, and those behind it in another, but for the gate."""
 
     @classmethod
     def of(cls, block: Block, dtype: torch.dtype) -> FusedSteps:
@@ -183,27 +187,42 @@ class FusedSteps(_Packed[tokens.Panels]):
     ) -> None:
         """See `TokenSteps.scan_inputs`."""
         rows, first, u, proj, runs = places
-        inputs = x, self.norm.parts, self.in_proj, rows, (conv.weight, conv.bias), self.x_proj
         with measure("scan inputs"):
-            tokens.scan_inputs(*inputs, first=first, u=u, proj=proj, runs=runs)
+            tokens.scan_inputs(
+                x,
+                norm=self.norm.parts,
+                in_proj=self.in_proj,
+                rows=rows,
+                first=first,
+                conv=(conv.weight, conv.bias),
+                x_proj=self.x_proj,
+                u=u,
+                proj=proj,
+                runs=runs,
+            )
 
     def add_rest(self, x: Tensor, y: Tensor, scratch: Tensor, measure: Measure) -> None:
         """See `TokenSteps.add_rest`."""
-        at_once = len(x) if self.gate is None else FUSED_TOKENS  # a gate is kept from one kernel to the next
-        for chunk in chunks(len(x), at_once):
-            here, scanned = x[chunk], y[chunk]
-            gate = None
+        # Only a gate is kept from one kernel to the next.
+        for chunk in chunks(len(x), max(1, len(x)) if self.gate is None else GATED_TOKENS):
+            here, scanned, gate, norm = x[chunk], y[chunk], None, self.out_norm.parts
             if self.gate is not None:
-                with measure("gate"):
+                with measure("norm + out_proj"):
                     gate = tokens.linear(here, self.gate, norm=self.norm.parts, out=torch.empty_like(scanned))
                     cpu.silu_(gate)
-            norm = self.out_norm.parts
             if self.mlp is None:
                 with measure("norm + out_proj"):
                     tokens.linear(scanned, self.out_proj, norm=norm, gate=gate, out=here, add=True)
             else:
                 with measure("out_proj + MLP"):
-                    tokens.add_rest_(here, scanned, norm, self.out_proj, self._fused_mlp, gate=gate)
+                    tokens.add_rest_(
+                        here,
+                        scanned=scanned,
+                        norm=norm,
+                        out_proj=self.out_proj,
+                        mlp=self._fused_mlp,
+                        gate=gate,
+                    )
 
     @cached_property
     def _fused_mlp(self) -> tokens.Mlp:

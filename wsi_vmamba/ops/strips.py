@@ -7,7 +7,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,8 +35,8 @@ class StripCarries:
         self._range_of, self._starts = ranges_of_strips(ranges)
         shapes = self._shapes(weights, width=width, ranges=ranges)
         # As the kernels take them: each call would turn tensors into arrays anew.
-        self._states = [torch.empty(s).numpy() for s in shapes]
-        self._decays: list[NDArray[np.float32]] | None = [torch.empty(s).numpy() for s in shapes]
+        self._states = [np.empty(s, np.float32) for s in shapes]
+        self._decays: list[NDArray[np.float32]] | None = [np.empty(s, np.float32) for s in shapes]
 
     @staticmethod
     def _shapes(weights: ScanWeights, *, width: int, ranges: Sequence[int]) -> list[tuple[int, ...]]:

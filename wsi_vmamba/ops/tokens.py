@@ -1,7 +1,8 @@
 """Operators of the inference encoder around the scan, each one pass over its tokens: one thread, no maps in between.
 
-Norm and matrix, MLP, and the convolutions of stem and downsampling go through a few tokens at a time, so that what lies
-between their steps stays in the cache (native/tokens.cpp). Widths are whole blocks of 16; `suits` tells.
+Norm and matrix, MLP, the end of a block, what the scan takes of a strip, and the convolutions of stem and downsampling
+go through a few tokens or rows at a time, so that what lies between their steps stays in the cache (native/tokens.cpp).
+Widths are whole blocks of 16; `suits` tells.
 """
 
 from __future__ import annotations
@@ -109,16 +110,17 @@ def linear(
 
 def scan_inputs(
     x: Tensor,
+    *,
     norm: NormOf,
     in_proj: Panels,
     rows: Tensor,
+    first: int,
     conv: tuple[Tensor, Tensor | None],
     x_proj: Panels,
-    *,
-    first: int,
     u: Tensor,
     proj: Tensor,
     runs: Tensor | None = None,
+    isa: str = "",
 ) -> None:
     """What the scan takes of a strip: in_proj, depthwise convolution and SiLU, x_proj, a few rows at a time.
 
@@ -128,13 +130,15 @@ def scan_inputs(
         in_proj: from D to d_inner.
         rows: (n + 2, W, d_inner), dtype of ``x``, the window: gets in_proj of ``x`` from row ``first`` on. The others,
             one or two above and perhaps one below, hold it already.
+        first: see ``rows``.
         conv: weight (9, d_inner) and bias of the convolution, as for `local.depthwise_silu`.
         x_proj: from d_inner to the projections.
-        first: see ``rows``.
         u: (n, W, d_inner), dtype of ``x``, is written.
         proj: (n, W, projections) float32, is written.
-        runs: int64 (runs, 3), where columns lie in a wider window (n + 2, W', d_inner) that holds more already: first
-            column, how many, and their first place in the window. None where it is as wide as ``u``.
+        runs: int64 (runs, 3), where the columns lie in a wider window (n + 2, W', d_inner), whose others hold what is
+            around them: first column, how many, and their first place in the window, from left to right. None where
+            it is as wide as ``u``.
+        isa: as for `linear`.
     """
     count, width, inner = u.shape
     check_shape(x, "x", x.shape[0], width, in_proj.inputs)
@@ -154,7 +158,7 @@ def scan_inputs(
         places,
     )
     outputs = x_proj.arrays[0], array(u, "u", *STORAGE), array(proj, "proj")
-    native().scan_inputs(*inputs, array(weight, "weight"), shift, *outputs)
+    native().scan_inputs(*inputs, array(weight, "weight"), shift, *outputs, isa)
 
 
 @dataclass(frozen=True)
@@ -190,11 +194,11 @@ def mlp_(x: Tensor, mlp: Mlp, *, isa: str = "") -> Tensor:
 
 def add_rest_(
     x: Tensor,
-    y: Tensor,
+    *,
+    scanned: Tensor,
     norm: NormOf,
     out_proj: Panels,
     mlp: Mlp,
-    *,
     gate: Tensor | None = None,
     isa: str = "",
 ) -> Tensor:
@@ -202,21 +206,21 @@ def add_rest_(
 
     Args:
         x: (..., D), float32 or bfloat16, the residual.
-        y: (..., d_inner) float32, the scan.
-        norm: of ``y``.
+        scanned: (..., d_inner) float32, the scan.
+        norm: of ``scanned``.
         out_proj: from d_inner to D.
         mlp: of the new ``x``.
-        gate: float32 like ``y``, which its norm is multiplied by.
+        gate: float32 like ``scanned``, which its norm is multiplied by.
         isa: as for `linear`.
 
     Returns:
         ``x``, the same as of `linear` with ``add`` and `mlp_` one after the other.
     """
-    check_shape(x, "x", *y.shape[:-1], out_proj.outputs)
-    check_shape(y, "y", *x.shape[:-1], out_proj.inputs)
+    check_shape(x, "x", *x.shape[:-1], out_proj.outputs)
+    check_shape(scanned, "scanned", *x.shape[:-1], out_proj.inputs)
     factor = None if gate is None else array(gate, "gate")
-    scanned = array(y, "y"), factor, *_norm(norm), *out_proj.arrays, out_proj.inputs
-    native().rest(array(x, "x", *STORAGE), *scanned, *mlp.arrays, isa)
+    inputs = array(scanned, "scanned"), factor, *_norm(norm), *out_proj.arrays, out_proj.inputs
+    native().rest(array(x, "x", *STORAGE), *inputs, *mlp.arrays, isa)
     return x
 
 

@@ -153,7 +153,7 @@ template <int T, class Grade = Exact>
 VMAMBA_INLINE void silu(Vec* x) {
   Vec e[T];
   lockstep<T>([&](int t) { e[t] = at_most(126.0f, x[t] * -kLog2e); });
-  exp2_by<T>(Grade::decay, e);
+  exp2_bounded<T, Grade>(e);
   lockstep<T>([&](int t) { x[t] = x[t] / (1.0f + e[t]); });
 }
 

@@ -9,8 +9,8 @@ namespace {
 
 using vmamba::kBlock;
 
-// Tokens that go through an operator together: whole tiles of every kind below. Results are computed for whole tiles;
-// what lies behind the last token is nobody's.
+// Tokens that go through an operator together: whole tiles of every kind below. Whole tiles are read; of the last, only
+// what is a token's is written.
 constexpr int64_t kTogether = 96;
 
 // Tokens as the products take them: token t, in each of `count` runs of `length` numbers, starts at runs[r] + t stride.
@@ -24,7 +24,7 @@ struct Operand {
 constexpr int kTileTokens = kLanes == 16 ? 12 : 6;
 constexpr int kTileVectors = 2;
 
-// Where vector v of the outputs from `output` on lies in row 0 of panels of `inputs` rows of `each` numbers per output.
+// Where the vector of outputs from `output` on lies in row 0 of panels of `inputs` rows.
 VMAMBA_INLINE int64_t panel_place(int64_t output, int64_t inputs) {
   return output / kBlock * inputs * kBlock + output % kBlock;
 }
@@ -225,7 +225,7 @@ VMAMBA_INLINE void multiply_tile(const Operand<A>& a, int64_t token, const Matri
   finish(sum, token, output);
 }
 
-// The same where only the first `live` tokens of a tile are somebody's: by itself, since here sums are in memory.
+// The last, partial tile. Not inlined: indexed by a variable, sums are kept in memory, and would be for whole tiles too.
 template <int V, class A, class Finish>
 __attribute__((noinline)) void multiply_last(const Operand<A>& a, int64_t token, int64_t live, const Matrix<A>& w, int64_t output,
                                              Finish finish) {

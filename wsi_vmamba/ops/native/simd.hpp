@@ -86,7 +86,7 @@ VMAMBA_INLINE Vec load_some(const X* from, int64_t count) {
   return load(padded);
 }
 
-#if defined(__AVX512BW__) && defined(__AVX512VL__) && VMAMBA_LANES == 16
+#if defined(__AVX512F__) && VMAMBA_LANES == 16
 VMAMBA_INLINE __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
 
 VMAMBA_INLINE Vec load_some(const float* from, int64_t count) { return _mm512_maskz_loadu_ps(first_lanes(count), from); }

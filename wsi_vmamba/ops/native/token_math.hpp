@@ -71,7 +71,7 @@ VMAMBA_INLINE Vec square_root(Vec x) {
 // Tokens whose statistics are finished together: as many as there are lanes.
 constexpr int kNormTokens = kLanes;
 
-// sum(x[0]) + ... over the vectors of a token.
+// term(x[0]) + ... over the vectors of a token.
 template <class X, class Term>
 VMAMBA_INLINE Vec sum_of(const X* x, int64_t channels, Term term) {
   Vec sum = term(load(x));

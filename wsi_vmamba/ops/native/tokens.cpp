@@ -1,8 +1,6 @@
-// The operators of inference around the scan for one instruction set: norm and matrix, MLP, stem and downsampling. A few
-// tokens at a time go through an operator, so that what lies between its steps stays in the cache.
-#include <type_traits>
-
-#include "multiply.hpp"
+// The operators of inference around the scan for one instruction set: norm and matrix, MLP, the end of a block, stem and
+// downsampling. A few tokens at a time go through an operator, so that what lies between its steps stays in the cache.
+#include "finish.hpp"
 
 namespace {
 
@@ -80,81 +78,6 @@ void copy_numbers(const X* x, Y* out, int64_t count) {
   for (int64_t c = 0; c < count; c += kLanes) store(out + c, load(x + c));
 }
 
-// ---- what becomes of sums ---------------------------------------------------------------------------------------------
-
-// Written, or added to what is there.
-template <bool Add, class Y>
-struct Put {
-  Y* out;
-  int64_t pitch, outputs;
-
-  template <int T, int V>
-  VMAMBA_MEMBER void operator()(Vec (&sum)[T][V], int64_t token, int64_t output) const {
-    VMAMBA_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const int64_t at = output + v * kLanes;
-      if (at + kLanes <= outputs) {
-        VMAMBA_UNROLL
-        for (int t = 0; t < T; ++t) {
-          Y* to = out + (token + t) * pitch + at;
-          store(to, Add ? sum[t][v] + load(to) : sum[t][v]);
-        }
-      } else if (at < outputs) {
-        VMAMBA_UNROLL
-        for (int t = 0; t < T; ++t) {
-          Y* to = out + (token + t) * pitch + at;
-          store_some(to, Add ? sum[t][v] + load_some(to, outputs - at) : sum[t][v], outputs - at);
-        }
-      }
-    }
-  }
-};
-
-template <class Y, int T>
-VMAMBA_INLINE void gelu_vectors(Vec* value) {
-  if constexpr (sizeof(Y) == sizeof(Bf16)) {
-    gelu_rough<T>(value);
-  } else {
-    gelu_exact<T>(value);
-  }
-}
-
-// Asks for tokens that come next, a share of them with each tile of `outputs`, so that they arrive while these are worked on.
-// Asked for all at once they would hold the work up. Beyond the end of an array it is harmless.
-struct Ahead {
-  const char* first;
-  int64_t bytes, outputs;  // of a token; of the matrix
-
-  template <int T>
-  VMAMBA_MEMBER void ask(int64_t token, int64_t output) const {
-    const char* place = first + token * bytes + output * bytes / outputs;
-    VMAMBA_UNROLL
-    for (int t = 0; t < T; ++t) __builtin_prefetch(place + t * bytes);
-  }
-};
-
-// Written with GELU, whole blocks.
-template <class Y>
-struct PutGelu {
-  Y* out;
-  int64_t pitch;
-  Ahead residual, scanned;
-
-  template <int T, int V>
-  VMAMBA_MEMBER void operator()(Vec (&sum)[T][V], int64_t token, int64_t output) const {
-    residual.ask<T>(token, output);
-    scanned.ask<T>(token, output);
-    constexpr int down = T % 2 == 0 ? 2 : 1, together = down * V;
-    VMAMBA_UNROLL
-    for (int t = 0; t < T; t += down) {
-      Vec value[together];
-      lockstep<together>([&](int i) { value[i] = sum[t + i / V][i % V]; });
-      gelu_vectors<Y, together>(value);
-      lockstep<together>([&](int i) { store(out + (token + t + i / V) * pitch + output + i % V * kLanes, value[i]); });
-    }
-  }
-};
-
 // out = GELU(x), `out` without gaps. Whole groups of four vectors are read and written.
 template <class Y>
 void gelu_tokens(const float* x, int64_t pitch, Y* out, int64_t tokens, int64_t channels) {
@@ -170,11 +93,6 @@ void gelu_tokens(const float* x, int64_t pitch, Y* out, int64_t tokens, int64_t 
   }
 }
 
-// Ask for `bytes` from `from` on: the next tokens, while these are worked on. Beyond the end of an array it is harmless.
-VMAMBA_INLINE void prefetch(const void* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
-}
-
 // ---- operators -----------------------------------------------------------------------------------------------------
 
 // Norm and product of at most kTogether tokens, whose norm takes `space`.
@@ -186,12 +104,12 @@ VMAMBA_INLINE void normed_product(const X* x, const float* gate, const NormWeigh
   multiply({{space}, 1, w.inputs, pitch}, w, tokens, finish);
 }
 
-// The product of at most kTogether tokens as they are; those that fill no tile are copied, since whole tiles are looked at.
+// The product of at most kTogether tokens as they are: where they lie, or copied, where they are kept otherwise or fill no
+// tile, since whole tiles are read.
 template <class A, class X, class Finish>
 VMAMBA_INLINE void plain_product(const X* x, const Matrix<A>& w, int64_t tokens, A* space, Finish finish) {
-  if (std::is_same_v<A, X> && tokens == kTogether) {
-    multiply({{reinterpret_cast<const A*>(x)}, 1, w.inputs, w.inputs}, w, tokens, finish);
-    return;
+  if constexpr (sizeof(A) == sizeof(X)) {
+    if (tokens == kTogether) return multiply({{x}, 1, w.inputs, w.inputs}, w, tokens, finish);
   }
   const int64_t pitch = pitch_of<A>(w.inputs);
   for (int64_t t = 0; t < tokens; ++t) copy_numbers(x + t * w.inputs, space + t * pitch, w.inputs);
@@ -216,9 +134,12 @@ VMAMBA_INLINE void each_group(int64_t tokens, Step step) {
   }
 }
 
+// Ask for the next kTogether tokens before a short product. Beyond the end of an array it is harmless.
 template <class X>
 VMAMBA_INLINE void prefetch_group(const X* next, int64_t channels) {
-  prefetch(next, kTogether * channels * static_cast<int64_t>(sizeof(X)));
+  const char* from = reinterpret_cast<const char*>(next);
+  const int64_t bytes = kTogether * channels * static_cast<int64_t>(sizeof(X));
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
 template <class A, class X, class Y>
@@ -240,12 +161,7 @@ void linear_tokens(const X* x, const float* gate, const NormWeights& norm, const
   });
 }
 
-template <class X>
-VMAMBA_INLINE Ahead ahead(const X* next, int64_t channels, int64_t outputs) {
-  return {reinterpret_cast<const char*>(next), channels * static_cast<int64_t>(sizeof(X)), outputs};
-}
-
-// x += W2 GELU(W1 norm(x) + b1) + b2 of a few tokens at a time.
+// x += W2 GELU(W1 norm(x) + b1) + b2 of at most kTogether tokens.
 template <class A>
 class Mlp {
  public:
@@ -257,14 +173,17 @@ class Mlp {
         space_(room.take<A>(kTogether * pitch_of<A>(first.inputs))),
         hidden_(room.take<A>(kTogether * wide_)) {}
 
-  // `y`, tokens of `inner` numbers: what is needed of the next tokens beside x.
-  template <class X>
-  void run(X* x, const float* y, int64_t inner, int64_t tokens) const {
-    const int64_t channels = second_.outputs, hidden = second_.inputs;
-    const Ahead residual = ahead(x + kTogether * channels, channels, hidden);
-    const Ahead scanned = ahead(y + kTogether * inner, inner, hidden);
-    normed_product(x, nullptr, norm_, first_, tokens, space_, PutGelu<A>{hidden_, wide_, residual, scanned});
+  template <class X, int N>
+  void run(X* x, int64_t tokens, const Ahead (&ahead)[N]) const {
+    const int64_t channels = second_.outputs;
+    normed_product(x, nullptr, norm_, first_, tokens, space_, PutGelu<A, N>{hidden_, wide_, ahead});
     multiply({{hidden_}, 1, second_.inputs, wide_}, second_, tokens, Put<true, X>{x, channels, channels});
+  }
+
+  // Of the kTogether tokens that follow `here`.
+  template <class X>
+  Ahead behind(const X* here, int64_t channels) const {
+    return {here + kTogether * channels, channels, first_.outputs};
   }
 
  private:
@@ -280,11 +199,11 @@ void mlp_tokens(X* x, const NormWeights& norm, const Panels& first, const Panels
   const Mlp<A> mlp(norm, first, second, room);
   each_group(tokens, [&](int64_t begin, int64_t count) {
     X* here = x + begin * first.inputs;
-    mlp.run(here, reinterpret_cast<const float*>(here), 0, count);
+    mlp.run(here, count, {mlp.behind(here, first.inputs)});
   });
 }
 
-// While a few tokens go through the MLP, the next come from memory.
+// The end of a block, see tokens.hpp. While a few tokens go through the MLP, the next come from memory.
 template <class A, class X>
 void rest_tokens(X* x, const float* y, const float* gate, const NormWeights& out_norm, const Panels& out_proj,
                  const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens, void* scratch) {
@@ -296,7 +215,7 @@ void rest_tokens(X* x, const float* y, const float* gate, const NormWeights& out
     X* here = x + begin * w.outputs;
     const float *from = y + begin * w.inputs, *factor = gate == nullptr ? gate : gate + begin * w.inputs;
     normed_product(from, factor, out_norm, w, count, space, Put<true, X>{here, w.outputs, w.outputs});
-    mlp.run(here, from, w.inputs, count);
+    mlp.run(here, count, {mlp.behind(here, w.outputs), mlp.behind(from, w.inputs)});
   });
 }
 
@@ -500,9 +419,10 @@ void stem_any(const PixelRows& picture, const Panels& conv1, const NormWeights& 
 // Enough for any of the operators, in float32.
 int64_t scratch_bytes(int64_t inputs, int64_t outputs, int64_t width) {
   const int64_t widest = inputs > outputs ? inputs : outputs, pitch = pitch_of<float>(widest);
-  const int64_t tokens = 4 * kTogether * pitch * static_cast<int64_t>(sizeof(float));
+  const int64_t tokens = 3 * kTogether * pitch * static_cast<int64_t>(sizeof(float));
   if (width == 0) return tokens;
-  return tokens + 3 * kWindowColumns * inputs * static_cast<int64_t>(sizeof(float)) + StemRoom<float>(nullptr, width, widest, pitch).bytes;
+  const int64_t windows = 3 * kWindowColumns * inputs * static_cast<int64_t>(sizeof(float));
+  return tokens + windows + StemRoom<float>(nullptr, width, widest, pitch).bytes;
 }
 
 void gelu_floats(const float* x, float* out, int64_t count, bool rough) {

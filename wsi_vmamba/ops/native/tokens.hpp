@@ -14,8 +14,7 @@ struct NormWeights {
 
 // A matrix (outputs, inputs), packed by tokens.py: panels of 16 outputs, the last filled up with zeros. float32
 // [panel][input][16], or bfloat16 [panel][input / 2][16][2] for tables that take pairs. Maps are then multiplied in
-// float32 or in bfloat16 whatever they are kept in. `bias`, of whole
-// blocks too, may be null.
+// float32 or in bfloat16 whatever they are kept in. `bias`, of whole blocks too, may be null.
 struct Panels {
   const void* weight;
   Storage storage;

@@ -1,4 +1,5 @@
-// The part of the Python module `_cpu` for inference around the scan: the operators of tokens.hpp, on one thread.
+// The part of the Python module `_cpu` for inference around the scan: the operators of tokens.hpp and, with the depthwise
+// convolution between them, all that the scan takes of a strip; on one thread.
 #include "module.hpp"
 #include "tokens.hpp"
 
@@ -22,8 +23,9 @@ Panels panels_of(const TokenKernels& kernels, const ConstActivation& weight, con
   require(storage == Storage::float32 || kernels.pairs, "these kernels multiply no bfloat16; pack float32 panels");
   require(storage == Storage::float32 || inputs % 16 == 0, "bfloat16 panels need a multiple of 16 inputs");
   require(inputs >= 1 && outputs >= 1, "a matrix needs inputs and outputs");
-  require_size(weight, (outputs + kBlock - 1) / kBlock * kBlock * inputs, "weight");
-  if (bias) require_size(*bias, (outputs + kBlock - 1) / kBlock * kBlock, "bias");
+  const int64_t padded = (outputs + kBlock - 1) / kBlock * kBlock;
+  require_size(weight, padded * inputs, "weight");
+  if (bias) require_size(*bias, padded, "bias");
   return {weight.data(), storage, bias ? bias->data() : nullptr, inputs, outputs};
 }
 
@@ -62,11 +64,11 @@ void linear(const ConstActivation& x, const MaybeFloats& gate, const MaybeFloats
 }
 
 // The MLP of a block, checked: x += W2 GELU(W1 norm(x) + b1) + b2.
-struct Mlp {
+struct MlpWeights {
   NormWeights norm;
   Panels first, second;
 
-  Mlp(const TokenKernels& kernels, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
+  MlpWeights(const TokenKernels& kernels, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
       const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
       int64_t channels, int64_t hidden)
       : norm(norm_of(norm_weight, norm_bias, eps, channels)),
@@ -81,7 +83,7 @@ void mlp(const Activation& x, const ConstFloats& norm_weight, const ConstFloats&
          const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
          int64_t channels, int64_t hidden, const std::string& isa) {
   const TokenKernels& kernels = choose_tokens(isa);
-  const Mlp w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
+  const MlpWeights w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
   const int64_t tokens = tokens_of(x.data(), x.size(), channels);
   const Storage storage = storage_of(x, "x");
   const nb::gil_scoped_release release;
@@ -95,7 +97,7 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
           const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
           int64_t channels, int64_t hidden, const std::string& isa) {
   const TokenKernels& kernels = choose_tokens(isa);
-  const Mlp w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
+  const MlpWeights w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
   const NormWeights out_norm = norm_of(out_norm_weight, out_norm_bias, out_eps, inner);
   const Panels out_proj = panels_of(kernels, out_weight, out_bias, inner, channels);
   require(out_proj.storage == w.first.storage, "all matrices must be packed in one dtype");
@@ -109,93 +111,147 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
                tokens, scratch.get());
 }
 
+// ---- what the scan takes of a strip ----------------------------------------------------------------------------------
+
 // Bytes of projected rows that are convolved before the next ones come: they should stay in the second-level cache.
 constexpr int64_t kProjectedBytes = 128 * 1024;
-// Fewest rows, each of which is looked at with its neighbours.
-constexpr int64_t kProjectedRows = 1;
 
-// Where the columns of a strip lie, (runs, 3): first column, how many, and their first place in a row of the window, in
-// which each run has a column on either side. Without runs the two are the same.
+// Where the columns of a strip lie in a wider window, in which each run has a column on either side: (runs, 3), first column,
+// how many, and their first place in a row of the window.
 using Runs = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
-// Rows of tokens of `bytes` bytes each, `width` to a row of the map and `wide` to one of the window.
-struct Spread {
-  const int64_t* runs;
-  int64_t count, width, wide, bytes;
+// Rows of tokens of `bytes` bytes each, `width` to a row of a map and `wide` to one of the window. Without runs they are equal.
+class Spread {
+ public:
+  Spread(const std::optional<Runs>& runs, int64_t width, int64_t wide, int64_t bytes)
+      : runs_(runs ? runs->data() : nullptr), count_(runs ? static_cast<int64_t>(runs->shape(0)) : 0), width_(width), wide_(wide),
+        bytes_(bytes) {
+    require(width > 0 && wide > 0, "a row needs a token");
+    require(runs || wide == width, "rows must be as wide as u where no runs are given");
+    int64_t column = 0, place = 0;
+    for (int64_t i = 0; i < count_; ++i) {
+      const int64_t *run = runs_ + 3 * i, length = run[1];
+      require(run[0] == column && length > 0 && length <= width - column && run[2] >= place && run[2] <= wide - length,
+              "runs must be the columns of u one after the other, in places of rows one after the other");
+      column += length;
+      place = run[2] + length;
+    }
+    require(!runs || column == width, "runs must be all columns of u");
+  }
 
-  // Call copy(in the map, in the window, bytes) for each run of a row.
+  bool apart() const { return runs_ != nullptr; }
+  int64_t map_row() const { return width_ * bytes_; }
+  int64_t window_row() const { return wide_ * bytes_; }
+  int64_t wide() const { return wide_; }
+
+  void to_window(const char* map, char* window, int64_t rows) const {
+    each(rows, [=](int64_t own, int64_t place, size_t size) { std::memcpy(window + place, map + own, size); });
+  }
+  void from_window(const char* window, char* map, int64_t rows) const {
+    each(rows, [=](int64_t own, int64_t place, size_t size) { std::memcpy(map + own, window + place, size); });
+  }
+
+ private:
+  // copy(offset in a map, offset in a window, bytes) for each run of each row.
   template <class Copy>
-  void each(char* map, char* window, int64_t rows, Copy copy) const {
-    for (int64_t row = 0; row < rows; ++row, map += width * bytes, window += wide * bytes) {
-      for (const int64_t* run = runs; run < runs + 3 * count; run += 3) {
-        copy(map + run[0] * bytes, window + run[2] * bytes, static_cast<size_t>(run[1] * bytes));
+  void each(int64_t rows, Copy copy) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (const int64_t* run = runs_; run < runs_ + 3 * count_; run += 3) {
+        copy(row * map_row() + run[0] * bytes_, row * window_row() + run[2] * bytes_, static_cast<size_t>(run[1] * bytes_));
       }
     }
   }
-  void to_window(char* map, char* window, int64_t rows) const {
-    each(map, window, rows, [](char* own, char* place, size_t size) { std::memcpy(place, own, size); });
-  }
-  void from_window(char* map, char* window, int64_t rows) const {
-    each(map, window, rows, [](char* own, char* place, size_t size) { std::memcpy(own, place, size); });
+
+  const int64_t* runs_;
+  int64_t count_, width_, wide_, bytes_;
+};
+
+// The arrays of a strip, checked, and the way through them: in_proj of x to rows of the window, a few at a time, their
+// convolution to u, and x_proj of that.
+struct ScanInputs {
+  const TokenKernels& kernels;
+  const Kernels& local;
+  NormWeights norm;
+  Panels in_proj, x_proj;
+  const float *conv_weight, *conv_bias;
+  Storage storage;
+  const Spread& spread;
+  const char* x;
+  char *window, *u;
+  float* proj;
+  int64_t count, width, inner, first, given;  // rows and columns of u; rows of the window that x is: [first, given)
+
+  void run() const {
+    const int64_t projected = x_proj.outputs, x_row = spread.map_row() / inner * in_proj.inputs;
+    const int64_t group = std::min(count, std::max<int64_t>(1, kProjectedBytes / spread.window_row()));
+    const auto scratch =
+        scratch_bytes(kernels, std::max(in_proj.inputs, inner), std::max(inner, projected), 0);
+    const auto aside = scratch_floats(spread.apart() ? (group + 2) * spread.window_row() / 4 + 1 : 0);
+    char* const unspread = reinterpret_cast<char*>(aside.get());
+    int64_t done = first;
+    for (int64_t begin = 0; begin < count; begin += group) {
+      const int64_t end = std::min(begin + group, count), until = std::min(end + 2, given);
+      if (done < until) {
+        char *const rows = window + done * spread.window_row(), *const own = spread.apart() ? unspread : rows;
+        kernels.linear(x + (done - first) * x_row, storage, nullptr, norm, in_proj, own, storage, false, (until - done) * width,
+                       scratch.get());
+        if (spread.apart()) spread.to_window(own, rows, until - done);
+        done = until;
+      }
+      char *const own = u + begin * spread.map_row(), *const convolved = spread.apart() ? unspread : own;
+      local.depthwise_silu(window + begin * spread.window_row(), convolved, storage, conv_weight, conv_bias, end - begin,
+                           spread.wide(), inner);
+      if (spread.apart()) spread.from_window(convolved, own, end - begin);
+      kernels.linear(own, storage, nullptr, NormWeights{nullptr, nullptr, 0.0f}, x_proj, proj + begin * width * projected,
+                     Storage::float32, false, (end - begin) * width, scratch.get());
+    }
   }
 };
 
 void scan_inputs(const ConstActivation& x, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
                  const ConstActivation& in_weight, const Activation& rows, int64_t first, const std::optional<Runs>& runs,
                  const ConstFloats& conv_weight, const MaybeFloats& conv_bias, const ConstActivation& x_weight,
-                 const Activation& u, const Floats& proj) {
-  const TokenKernels& kernels = choose_tokens("");
+                 const Activation& u, const Floats& proj, const std::string& isa) {
+  const TokenKernels& kernels = choose_tokens(isa);
   require(x.ndim() == 3 && rows.ndim() == 3 && u.ndim() == 3 && proj.ndim() == 3, "maps must be (rows, width, channels)");
   const auto count = static_cast<int64_t>(u.shape(0)), width = static_cast<int64_t>(u.shape(1));
   const auto channels = static_cast<int64_t>(x.shape(2)), inner = static_cast<int64_t>(u.shape(2));
-  const auto projected = static_cast<int64_t>(proj.shape(2)), given = first + static_cast<int64_t>(x.shape(0));
-  const auto wide = static_cast<int64_t>(rows.shape(1));
-  require(inner % kBlock == 0, "u must be whole blocks of 16");
-  require(0 <= first && given <= count + 2, "x must fit into rows");
-  require(runs || wide == width, "rows must be as wide as u where no runs are given");
-  require_size(x, (given - first) * width * channels, "x");
+  const auto projected = static_cast<int64_t>(proj.shape(2)), wide = static_cast<int64_t>(rows.shape(1));
+  const auto n_rows = static_cast<int64_t>(x.shape(0));
+  require(count > 0, "u needs a row");
+  require(inner > 0 && inner % kBlock == 0, "u must be whole blocks of 16");
+  require(first >= 0 && n_rows <= count + 2 - first, "x must fit into rows");
+  require_size(x, n_rows * width * channels, "x");
   require_size(rows, (count + 2) * wide * inner, "rows");
   require_size(proj, count * width * projected, "proj");
   require_size(conv_weight, 9 * inner, "weight of the convolution");
   if (conv_bias) require_size(*conv_bias, inner, "bias of the convolution");
-  const NormWeights norm = norm_of(norm_weight, norm_bias, eps, channels);
-  const Panels in_proj = panels_of(kernels, in_weight, std::nullopt, channels, inner);
-  const Panels x_proj = panels_of(kernels, x_weight, std::nullopt, inner, projected);
   const Storage storage = storage_of(x, "x");
   require(storage_of(rows, "rows") == storage && storage_of(u, "u") == storage, "rows and u must have the dtype of x");
-  const int64_t bytes = storage == Storage::float32 ? 4 : 2;
-  const Spread spread{runs ? runs->data() : nullptr, runs ? static_cast<int64_t>(runs->shape(0)) : 0, width, wide, inner * bytes};
-  for (int64_t i = 0; i < spread.count; ++i) {
-    const int64_t* run = spread.runs + 3 * i;
-    require(run[0] >= 0 && run[1] >= 0 && run[2] >= 0 && run[0] + run[1] <= width && run[2] + run[1] <= wide,
-            "runs must lie within u and rows");
-  }
+  const Spread spread(runs, width, wide, inner * (storage == Storage::float32 ? 4 : 2));
+  const ScanInputs strip{kernels,
+                         choose(isa == "amx" ? "avx512bf16" : isa),  // tile registers are for products alone
+                         norm_of(norm_weight, norm_bias, eps, channels),
+                         panels_of(kernels, in_weight, std::nullopt, channels, inner),
+                         panels_of(kernels, x_weight, std::nullopt, inner, projected),
+                         conv_weight.data(),
+                         conv_bias ? conv_bias->data() : nullptr,
+                         storage,
+                         spread,
+                         static_cast<const char*>(x.data()),
+                         static_cast<char*>(rows.data()),
+                         static_cast<char*>(u.data()),
+                         proj.data(),
+                         count,
+                         width,
+                         inner,
+                         first,
+                         first + n_rows};
   const nb::gil_scoped_release release;
-  const auto scratch = scratch_bytes(kernels, std::max(channels, inner), std::max(inner, projected), 0);
-  const int64_t group = std::max(kProjectedRows, kProjectedBytes / (wide * spread.bytes));
-  const auto apart = scratch_floats(runs ? (std::min(group, count) + 2) * wide * inner : 0);
-  char* const beside = reinterpret_cast<char*>(apart.get());
-  const auto at = [](const auto& map, int64_t place) {
-    return static_cast<char*>(const_cast<void*>(static_cast<const void*>(map.data()))) + place;
-  };
-  int64_t done = first;
-  for (int64_t begin = 0; begin < count; begin += group) {
-    const int64_t end = std::min(begin + group, count), until = std::min(end + 2, given);
-    if (done < until) {
-      char *const window = at(rows, done * wide * spread.bytes), *const own = runs ? beside : window;
-      kernels.linear(at(x, (done - first) * width * channels * bytes), storage, nullptr, norm, in_proj, own, storage, false,
-                     (until - done) * width, scratch.get());
-      if (runs) spread.to_window(own, window, until - done);
-      done = until;
-    }
-    char *const own = at(u, begin * width * spread.bytes), *const convolved = runs ? beside : own;
-    choose("").depthwise_silu(at(rows, begin * wide * spread.bytes), convolved, storage, conv_weight.data(),
-                              conv_bias ? conv_bias->data() : nullptr, end - begin, wide, inner);
-    if (runs) spread.from_window(own, convolved, end - begin);
-    kernels.linear(own, storage, nullptr, NormWeights{nullptr, nullptr, 0.0f}, x_proj, proj.data() + begin * width * projected,
-                   Storage::float32, false, (end - begin) * width, scratch.get());
-  }
+  strip.run();
 }
+
+// ---- convolutions ----------------------------------------------------------------------------------------------------
 
 void conv(const ConstActivation& rows, int64_t middle, const ConstActivation& weight, const ConstFloats& bias,
           const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps, const Activation& out,
@@ -259,7 +315,7 @@ void add_tokens(nb::module_& m) {
   m.def("mlp", &mlp, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a, "bias2"_a,
         "channels"_a, "hidden"_a, "isa"_a = "");
   m.def("scan_inputs", &scan_inputs, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "in_weight"_a, "rows"_a, "first"_a,
-        "runs"_a.none(), "conv_weight"_a, "conv_bias"_a.none(), "x_weight"_a, "u"_a, "proj"_a);
+        "runs"_a.none(), "conv_weight"_a, "conv_bias"_a.none(), "x_weight"_a, "u"_a, "proj"_a, "isa"_a = "");
   m.def("rest", &rest, "x"_a, "y"_a, "gate"_a.none(), "out_norm_weight"_a, "out_norm_bias"_a, "out_eps"_a, "out_weight"_a,
         "out_bias"_a.none(), "inner"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a,
         "bias2"_a, "channels"_a, "hidden"_a, "isa"_a = "");
