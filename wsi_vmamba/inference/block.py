@@ -54,7 +54,7 @@ class BlockSteps(Protocol):
 
     @property
     def steps(self) -> TokenSteps:
-        """On single tokens."""
+        """Around the scan."""
         ...
 
     @property
