@@ -90,6 +90,14 @@ def test_silu_equals_torch(isa: str, dtype: torch.dtype, count: int) -> None:
     assert error(cpu.silu_(x, isa=isa), expected) <= ROUNDING[dtype]
 
 
+def test_silu_far_from_zero(isa: str) -> None:
+    x = torch.tensor([-3e38, -torch.inf, -1e30, -200.0, 3e38, torch.inf, torch.nan])
+    got = cpu.silu_(x.clone(), isa=isa)
+    assert float(got[:4].abs().max()) < 1e-35
+    assert torch.equal(got[4:6], x[4:6])
+    assert bool(got[6].isnan())
+
+
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan(isa: str) -> None:
     # A layer norm that does nothing but round: gate holds the values, weight 0 and bias 1.
     bits = torch.randint(-(2**31), 2**31 - 1, (50_000,), generator=torch.Generator().manual_seed(5))

@@ -257,15 +257,16 @@ def test_a_token_depends_on_no_other_and_keeps_its_nan(isa: str, dtype: torch.dt
 
 
 @pytest.mark.parametrize("rough", [False, True])
-def test_gelu_is_within_2e_7_of_x_and_before_bfloat16_within_9e_5(isa: str, rough: bool) -> None:
+def test_gelu_is_within_2e_7_of_x_and_before_bfloat16_within_1e_4(isa: str, rough: bool) -> None:
     ends = torch.tensor([0.0, 1e-30, -1e-30, 1e30, -1e30, 6.0, -6.0, 5.5, 4.1, -4.1])
-    x = torch.cat([torch.linspace(-12, 12, 65536), ends])
+    x = torch.cat([torch.linspace(-12, 12, 2**20), ends])
     x = F.pad(x, (0, -len(x) % 16))
     got = torch.empty_like(x)
     cpu_module.native().gelu_floats(x.numpy(), got.numpy(), rough, isa)
     off = (got.double() - F.gelu(x.double())).abs()
     near = x.abs() < 20
-    assert bool((off <= (9e-5 if rough else 2e-7 * x.double().abs()))[near].all())
+    exact = 2.4e-7 if isa == "baseline" else 2e-7
+    assert bool((off <= (1e-4 if rough else exact * x.double().abs()))[near].all())
     assert bool((off[~near] <= (2e-6 if rough else 2e-7) * x[~near].double().abs()).all())
 
 
@@ -277,6 +278,33 @@ def test_tiles_leave_those_of_another_library_as_they_were(isa: str) -> None:
     got = tokens.linear(x, matrix, out=torch.empty(256, 64), isa=isa)
     assert torch.equal(F.linear(x, weight), before)
     assert error(got, F.linear(x.double(), weight.double())) <= 2e-6
+
+
+def test_what_lies_in_one_place_is_refused() -> None:
+    x, matrix = normal(200, 32), tokens.Panels.pack(normal(32, 32), None, dtype=FP32)
+    with pytest.raises(ValueError, match="must not lie where x does"):
+        tokens.linear(x, matrix, out=x)
+    before = x.clone()
+    expected = tokens.linear(before, matrix, norm=norm_of(32), out=torch.empty_like(x))
+    assert torch.equal(tokens.linear(x, matrix, norm=norm_of(32), out=x), expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "top", "height", "rows"),
+    [(-2, 0, 40, 2), (2**62, 0, 40, 2), (9, 33, 40, 2), (2, 8, 40, 2), (0, 0, 0, 1)],
+)
+def test_rows_that_the_stem_cannot_find_are_refused(first: int, top: int, height: int, rows: int) -> None:
+    stem = tokens.PixelStem(
+        conv1=tokens.Panels.pack_conv(normal(16, 3, 3, 3), normal(16), dtype=FP32),
+        norm1=norm_of(16),
+        conv2=tokens.Panels.pack_conv(normal(32, 16, 3, 3), normal(32), dtype=FP32),
+        norm2=norm_of(32),
+        fill=torch.zeros(3),
+        centre=torch.zeros(3),
+    )
+    pixels = torch.zeros(20, 60, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"out must be rows|hold all rows|rows and columns"):
+        stem(pixels, top=top, height=height, first=first, out=torch.empty(rows, 15, 32))
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -239,6 +239,10 @@ class StripForward:
         """The plan of a region and of its tissue."""
         plan = self.plan_in_scratch(height_px=pixels.height, width_px=pixels.width)
         rows, columns = tissue.shape
+        if not tissue.any():
+            raise UsageError(
+                f"expected a patch of tissue in the region, got {rows} x {columns} patches without any"
+            )
         if plan.stages[-1].height % rows or plan.stages[-1].width % columns:
             raise UsageError(
                 f"a region of {plan.width_px} x {plan.height_px} px is not {columns} x {rows} patches of whole tokens"

@@ -148,11 +148,13 @@ VMAMBA_INLINE Vec reciprocal(Vec x) {
 #endif
 }
 
-// x[t] becomes x[t] / (1 + exp(-x[t])). Divisions have a unit of their own, which is idle otherwise.
+// x[t] becomes x[t] / (1 + exp(-x[t])); below -87 it is as small as there. Divisions have a unit of their own, which is idle
+// otherwise.
 template <int T, class Grade = Exact>
 VMAMBA_INLINE void silu(Vec* x) {
   Vec e[T];
-  lockstep<T>([&](int t) { e[t] = at_most(126.0f, x[t] * -kLog2e); });
+  lockstep<T>([&](int t) { x[t] = at_least(-87.0f, x[t]); });
+  lockstep<T>([&](int t) { e[t] = x[t] * -kLog2e; });
   exp2_bounded<T, Grade>(e);
   lockstep<T>([&](int t) { x[t] = x[t] / (1.0f + e[t]); });
 }

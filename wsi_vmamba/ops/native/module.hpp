@@ -60,6 +60,19 @@ Storage storage_of(const Array& array, const char* name) {
   return Storage::bfloat16;
 }
 
+// Where an array lies.
+template <class Array>
+std::pair<const char*, const char*> span_of(const Array& array) {
+  const char* first = static_cast<const char*>(static_cast<const void*>(array.data()));
+  return {first, first + array.nbytes()};
+}
+
+template <class A, class B>
+void require_apart(const A& a, const B& b, const char* message) {
+  const auto one = span_of(a), other = span_of(b);
+  require(one.second <= other.first || other.second <= one.first, message);
+}
+
 // ---- instruction sets ------------------------------------------------------------------------------------
 
 inline const std::vector<const Kernels*>& compiled_kernels() {

@@ -57,6 +57,7 @@ void linear(const ConstActivation& x, const MaybeFloats& gate, const MaybeFloats
   const int64_t tokens = tokens_of(x.data(), x.size(), inputs);
   require_size(out, tokens * outputs, "out");
   if (gate) require_size(*gate, tokens * inputs, "gate");
+  if (!norm_weight) require_apart(x, out, "without a norm, out must not lie where x does");
   const Storage from = storage_of(x, "x"), to = storage_of(out, "out");
   const nb::gil_scoped_release release;
   const auto scratch = scratch_bytes(kernels, inputs, outputs, 0);
@@ -228,6 +229,8 @@ void scan_inputs(const ConstActivation& x, const ConstFloats& norm_weight, const
   if (conv_bias) require_size(*conv_bias, inner, "bias of the convolution");
   const Storage storage = storage_of(x, "x");
   require(storage_of(rows, "rows") == storage && storage_of(u, "u") == storage, "rows and u must have the dtype of x");
+  require_apart(rows, u, "u must not lie where rows do");
+  require_apart(x, rows, "rows must not lie where x does");
   const Spread spread(runs, width, wide, inner * (storage == Storage::float32 ? 4 : 2));
   const ScanInputs strip{kernels,
                          choose(isa == "amx" ? "avx512bf16" : isa),  // tile registers are for products alone
@@ -291,7 +294,12 @@ void pixel_stem(const ConstBytes& pixels, int64_t top, int64_t height, const Con
   const Panels conv2 = panels_of(kernels, weight2, bias2, 9 * inner, outputs);
   const NormWeights norm1 = norm_of(norm_weight1, norm_bias1, eps1, inner);
   const NormWeights norm2 = norm_of(norm_weight2, norm_bias2, eps2, outputs);
-  const PixelRows picture{pixels.data(), static_cast<int64_t>(pixels.shape(0)), width, top, height, fill.data(), centre.data()};
+  const auto held = static_cast<int64_t>(pixels.shape(0));
+  require(width > 0 && height > 0 && height < (int64_t{1} << 40), "the picture must have rows and columns");
+  require(first >= 0 && first <= height / 4 + 1 && first + rows <= ((height + 1) / 2 + 1) / 2, "out must be rows of the result");
+  require(top >= 0 && top <= std::max<int64_t>(4 * first - 3, 0) && top + held >= std::min(4 * (first + rows) + 1, height),
+          "pixels must hold all rows that out depends on");
+  const PixelRows picture{pixels.data(), held, width, top, height, fill.data(), centre.data()};
   const nb::gil_scoped_release release;
   const auto scratch = scratch_bytes(kernels, inner, outputs, width);
   kernels.stem(picture, conv1, norm1, conv2, norm2, out.data(), storage_of(out, "out"), first, first + rows, scratch.get());
