@@ -183,21 +183,20 @@ alignas(64) constexpr float kRoughNormal[3][16] = {
 
 VMAMBA_INLINE Vec piece_of(const float* table, __m512i piece) { return _mm512_permutexvar_ps(piece, load(table)); }
 
-// |x| cut off behind the last piece, and the piece it is in. A NaN stays one.
-template <int T>
-VMAMBA_INLINE void find_pieces(float width, const Vec* size, Vec* t, __m512i* piece) {
+// GELU of x by pieces of that width: Phi - 1/2 is a polynomial of N coefficients in |x|, less the centre of its piece where
+// Centred. A NaN stays one.
+template <int T, bool Centred, int N>
+VMAMBA_INLINE void gelu_by(float width, const float (&normal)[N][16], Vec* x) {
   constexpr float kWhole = 8388608.0f;  // added to a number, leaves its whole part in the low bits
-  lockstep<T>([&](int i) { t[i] = _mm512_min_ps(splat(15.9f * width), size[i]); });
+  Vec size[T], t[T], h[T];
+  __m512i piece[T];
+  lockstep<T>([&](int i) { size[i] = bits_as<Vec>(bits_as<VecU>(x[i]) & 0x7fffffffu); });
+  lockstep<T>([&](int i) { t[i] = at_most(15.9f * width, size[i]); });
   lockstep<T>([&](int i) {
     const Vec sum = _mm512_fmadd_round_ps(t[i], splat(1.0f / width), splat(kWhole), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
     piece[i] = _mm512_castps_si512(sum);
   });
-}
-
-// x[i] Phi(x[i]) of the normal distribution less 1/2 as a polynomial in t[i], N coefficients of each piece.
-template <int T, int N>
-VMAMBA_INLINE void gelu_by(const float (&normal)[N][16], const __m512i* piece, const Vec* size, const Vec* t, Vec* x) {
-  Vec h[T];
+  if constexpr (Centred) lockstep<T>([&](int i) { t[i] -= piece_of(kCentres, piece[i]); });
   lockstep<T>([&](int i) { h[i] = piece_of(normal[0], piece[i]); });
   VMAMBA_UNROLL
   for (int j = 1; j < N; ++j) {
@@ -206,31 +205,13 @@ VMAMBA_INLINE void gelu_by(const float (&normal)[N][16], const __m512i* piece, c
   lockstep<T>([&](int i) { x[i] = size[i] * h[i] + 0.5f * x[i]; });
 }
 
-template <int T>
-VMAMBA_INLINE void sizes_of(const Vec* x, Vec* size) {
-  lockstep<T>([&](int i) { size[i] = bits_as<Vec>(bits_as<VecU>(x[i]) & 0x7fffffffu); });
-}
-
 // GELU, off by 2e-7 of |x| at most; exactly 0 far to the left.
 template <int T>
-VMAMBA_INLINE void gelu_exact(Vec* x) {
-  Vec size[T], t[T];
-  __m512i piece[T];
-  sizes_of<T>(x, size);
-  find_pieces<T>(kPiece, size, t, piece);
-  lockstep<T>([&](int i) { t[i] -= piece_of(kCentres, piece[i]); });
-  gelu_by<T>(kNormal, piece, size, t, x);
-}
+VMAMBA_INLINE void gelu_exact(Vec* x) { gelu_by<T, true>(kPiece, kNormal, x); }
 
 // GELU for what is rounded to bfloat16 anyway, off by 1e-4 at most.
 template <int T>
-VMAMBA_INLINE void gelu_rough(Vec* x) {
-  Vec size[T], t[T];
-  __m512i piece[T];
-  sizes_of<T>(x, size);
-  find_pieces<T>(kRoughPiece, size, t, piece);
-  gelu_by<T>(kRoughNormal, piece, size, t, x);
-}
+VMAMBA_INLINE void gelu_rough(Vec* x) { gelu_by<T, false>(kRoughPiece, kRoughNormal, x); }
 #else
 // GELU, off by 2e-7 of |x| at most (2.4e-7 without fused multiply-adds); exactly 0 far to the left.
 template <int T>
