@@ -166,6 +166,7 @@ def test_what_the_scan_takes_is_its_steps_one_after_the_other(
         ([(0, 5, 0)], 5),  # not all columns
         ([(0, 40, 0)], 5),
         ([(0, 20, 0), (20, 20, 10)], 60),  # two columns in one place
+        ([(0, 20, 1), (20, 20, 21)], 60),  # nothing between them
         ([(20, 20, 0), (0, 20, 20)], 60),
         ([(0, 20, 0), (20, 20, 50)], 60),
         ([(0, 40, 2**62)], 60),
@@ -284,6 +285,8 @@ def test_what_lies_in_one_place_is_refused() -> None:
     x, matrix = normal(200, 32), tokens.Panels.pack(normal(32, 32), None, dtype=FP32)
     with pytest.raises(ValueError, match="must not lie where x does"):
         tokens.linear(x, matrix, out=x)
+    with pytest.raises(ValueError, match="must not lie where x does"):
+        tokens.linear(x[:199], matrix, norm=norm_of(32), out=x[1:])
     before = x.clone()
     expected = tokens.linear(before, matrix, norm=norm_of(32), out=torch.empty_like(x))
     assert torch.equal(tokens.linear(x, matrix, norm=norm_of(32), out=x), expected)

@@ -57,7 +57,7 @@ struct TokenKernels {
   // panels.
   void (*stem)(const PixelRows&, const Panels& conv1, const NormWeights& norm1, const Panels& conv2,
                const NormWeights& norm2, void* out, Storage, int64_t first, int64_t last, void* scratch);
-  // For matrices of at most so many inputs and outputs; `width` is that of the map before the second convolution.
+  // For matrices of at most so many inputs and outputs; `width` is that of the pixels.
   int64_t (*scratch)(int64_t inputs, int64_t outputs, int64_t width);
   // GELU, for its test: the exact one, or the rough one before bfloat16.
   void (*gelu)(const float* x, float* out, int64_t count, bool rough);

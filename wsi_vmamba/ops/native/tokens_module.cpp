@@ -57,7 +57,10 @@ void linear(const ConstActivation& x, const MaybeFloats& gate, const MaybeFloats
   const int64_t tokens = tokens_of(x.data(), x.size(), inputs);
   require_size(out, tokens * outputs, "out");
   if (gate) require_size(*gate, tokens * inputs, "gate");
-  if (!norm_weight) require_apart(x, out, "without a norm, out must not lie where x does");
+  // A norm has read a few tokens before they are written, in the same places.
+  const bool in_place = norm_weight && x.data() == out.data() && x.nbytes() == out.nbytes();
+  if (!in_place) require_apart(x, out, "out must not lie where x does, but with a norm exactly there");
+  if (gate) require_apart(*gate, out, "out must not lie where gate does");
   const Storage from = storage_of(x, "x"), to = storage_of(out, "out");
   const nb::gil_scoped_release release;
   const auto scratch = scratch_bytes(kernels, inputs, outputs, 0);
@@ -104,6 +107,7 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
   require(out_proj.storage == w.first.storage, "all matrices must be packed in one dtype");
   const int64_t tokens = tokens_of(x.data(), x.size(), channels);
   require_size(y, tokens * inner, "y");
+  require_apart(x, y, "x must not lie where the scan does");
   if (gate) require_size(*gate, tokens * inner, "gate");
   const Storage storage = storage_of(x, "x");
   const nb::gil_scoped_release release;
@@ -117,8 +121,8 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
 // Bytes of projected rows that are convolved before the next ones come: they should stay in the second-level cache.
 constexpr int64_t kProjectedBytes = 128 * 1024;
 
-// Where the columns of a strip lie in a wider window, in which each run has a column on either side: (runs, 3), first column,
-// how many, and their first place in a row of the window.
+// Where the columns of a strip lie in a wider window, in which there are others between the runs: (runs, 3), first column, how
+// many, and their first place in a row of the window.
 using Runs = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
 // Rows of tokens of `bytes` bytes each, `width` to a row of a map and `wide` to one of the window. Without runs they are equal.
@@ -133,9 +137,9 @@ class Spread {
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t *run = runs_ + 3 * i, length = run[1];
       require(run[0] == column && length > 0 && length <= width - column && run[2] >= place && run[2] <= wide - length,
-              "runs must be the columns of u one after the other, in places of rows one after the other");
+              "runs must be the columns of u one after the other, in places of rows with a column between them");
       column += length;
-      place = run[2] + length;
+      place = run[2] + length + 1;
     }
     require(!runs || column == width, "runs must be all columns of u");
   }
@@ -231,6 +235,7 @@ void scan_inputs(const ConstActivation& x, const ConstFloats& norm_weight, const
   require(storage_of(rows, "rows") == storage && storage_of(u, "u") == storage, "rows and u must have the dtype of x");
   require_apart(rows, u, "u must not lie where rows do");
   require_apart(x, rows, "rows must not lie where x does");
+  require_apart(x, u, "u must not lie where x does");
   const Spread spread(runs, width, wide, inner * (storage == Storage::float32 ? 4 : 2));
   const ScanInputs strip{kernels,
                          choose(isa == "amx" ? "avx512bf16" : isa),  // tile registers are for products alone
@@ -263,6 +268,8 @@ void conv(const ConstActivation& rows, int64_t middle, const ConstActivation& we
   require(rows.ndim() == 3 && out.ndim() == 3, "rows and out must be (rows, width, channels)");
   const auto width = static_cast<int64_t>(rows.shape(1)), channels = static_cast<int64_t>(rows.shape(2));
   const auto outputs = static_cast<int64_t>(out.shape(2));
+  require(middle == 0 || middle == 1, "the first window must be centred on row 0 or 1");
+  require_apart(rows, out, "out must not lie where rows do");
   require(channels % kBlock == 0, "channels must be whole blocks of 16");
   require(static_cast<int64_t>(out.shape(1)) == (width + 1) / 2, "out must be half as wide as rows");
   require(storage_of(out, "out") == storage_of(rows, "rows"), "out must have the dtype of rows");
@@ -297,7 +304,7 @@ void pixel_stem(const ConstBytes& pixels, int64_t top, int64_t height, const Con
   const auto held = static_cast<int64_t>(pixels.shape(0));
   require(width > 0 && height > 0 && height < (int64_t{1} << 40), "the picture must have rows and columns");
   require(first >= 0 && first <= height / 4 + 1 && first + rows <= ((height + 1) / 2 + 1) / 2, "out must be rows of the result");
-  require(top >= 0 && top <= std::max<int64_t>(4 * first - 3, 0) && top + held >= std::min(4 * (first + rows) + 1, height),
+  require(top >= 0 && top <= std::max<int64_t>(4 * first - 3, 0) && top + held >= std::min(4 * (first + rows), height),
           "pixels must hold all rows that out depends on");
   const PixelRows picture{pixels.data(), held, width, top, height, fill.data(), centre.data()};
   const nb::gil_scoped_release release;
