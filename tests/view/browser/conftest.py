@@ -141,10 +141,19 @@ def served(target: Path, *options: str) -> Iterator[str]:
         process.stdout.close()
 
 
-@pytest.fixture(scope="session")
-def serve():
+@pytest.fixture
+def serve(pages_of):
     """Start a viewer of one's own: `with serve(target, *options) as address`."""
-    return served
+
+    @contextlib.contextmanager
+    def serving(target: Path, *options: str) -> Iterator[str]:
+        with served(target, *options) as found:
+            try:
+                yield found
+            finally:
+                pages_of.close()  # or what they ask for just now would fail with the server
+
+    return serving
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +274,10 @@ class Pages:
         return found
 
     def close(self) -> None:
-        for context, _ in self._made:
-            context.close()
+        """Close those that are open."""
+        for context, found in self._made:
+            if not found.page.is_closed():
+                context.close()
 
     def check(self) -> None:
         """Whatever was an error on the console, a failed or a foreign request, fails the test."""
@@ -282,9 +293,13 @@ def pages_of(browser):
         made.append(Pages(browser, address))
         return made[-1].open
 
+    def close() -> None:
+        for pages in made:
+            pages.close()
+
+    of.close = close
     yield of
-    for pages in made:
-        pages.close()
+    close()
     for pages in made:
         pages.check()
 
