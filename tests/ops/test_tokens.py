@@ -76,6 +76,13 @@ def test_norm_gate_matrix_and_addition_equal_torch(isa: str, gated: bool, dtype:
     assert error(out, expected) <= ROUNDING[dtype]
 
 
+def mlp_alone(x: Tensor, mlp: tokens.Mlp, *, dtype: torch.dtype, isa: str) -> Tensor:
+    """The end of a block whose scan adds nothing."""
+    nothing = tokens.Panels.pack(torch.zeros(x.shape[1], 16), None, dtype=dtype, isa=isa)
+    scanned = torch.zeros(len(x), 16)
+    return tokens.add_rest_(x, scanned=scanned, norm=norm_of(16), out_proj=nothing, mlp=mlp, isa=isa)
+
+
 @pytest.mark.parametrize(("channels", "hidden"), [(16, 64), (32, 128), (96, 112)])
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 def test_an_mlp_equals_torch(isa: str, channels: int, hidden: int, dtype: torch.dtype) -> None:
@@ -85,7 +92,8 @@ def test_an_mlp_equals_torch(isa: str, channels: int, hidden: int, dtype: torch.
     inner = F.gelu(F.linear(normed(x, norm), w1.double(), b1.double()))
     expected = x.double() + F.linear(inner, w2.double(), b2.double())
     fc1, fc2 = (tokens.Panels.pack(w, b, dtype=dtype, isa=isa) for w, b in ((w1, b1), (w2, b2)))
-    assert error(tokens.mlp_(x, tokens.Mlp(norm, fc1, fc2), isa=isa), expected) <= ROUNDING[dtype]
+    got = mlp_alone(x, tokens.Mlp(norm, fc1, fc2), dtype=dtype, isa=isa)
+    assert error(got, expected) <= ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -105,7 +113,7 @@ def test_the_end_of_a_block_is_its_steps_one_after_the_other(
     )
     expected = x.clone()
     tokens.linear(y, out_proj, norm=norm_of(48), gate=gate, out=expected, add=True, isa=isa)
-    tokens.mlp_(expected, mlp, isa=isa)
+    mlp_alone(expected, mlp, dtype=dtype, isa=isa)
     got = tokens.add_rest_(x, scanned=y, norm=norm_of(48), out_proj=out_proj, mlp=mlp, gate=gate, isa=isa)
     assert torch.equal(got, expected)
 
@@ -248,10 +256,10 @@ def test_a_token_depends_on_no_other_and_keeps_its_nan(isa: str, dtype: torch.dt
     fc1 = tokens.Panels.pack(normal(128, 32, seed=1), normal(128, seed=2), dtype=dtype, isa=isa)
     fc2 = tokens.Panels.pack(normal(32, 128, seed=3), normal(32, seed=4), dtype=dtype, isa=isa)
     mlp = tokens.Mlp(norm, fc1, fc2)
-    whole = tokens.mlp_(x.clone(), mlp, isa=isa)
-    assert torch.equal(tokens.mlp_(x[101:].clone(), mlp, isa=isa), whole[101:])
+    whole = mlp_alone(x.clone(), mlp, dtype=dtype, isa=isa)
+    assert torch.equal(mlp_alone(x[101:].clone(), mlp, dtype=dtype, isa=isa), whole[101:])
     x[99, 3] = torch.nan
-    spoilt = tokens.mlp_(x, mlp, isa=isa)
+    spoilt = mlp_alone(x, mlp, dtype=dtype, isa=isa)
     assert bool(spoilt[99].isnan().all())
     others = torch.arange(150) != 99
     assert torch.equal(spoilt[others], whole[others])
@@ -267,7 +275,8 @@ def test_gelu_is_within_2e_7_of_x_and_before_bfloat16_within_1e_4(isa: str, roug
     off = (got.double() - F.gelu(x.double())).abs()
     near = x.abs() < 20
     exact = 2.4e-7 if isa == "baseline" else 2e-7
-    assert bool((off <= (1e-4 if rough else exact * x.double().abs()))[near].all())
+    before_rounding = 1e-4 if isa in ("avx2", "baseline") else 9e-5
+    assert bool((off <= (before_rounding if rough else exact * x.double().abs()))[near].all())
     assert bool((off[~near] <= (2e-6 if rough else 2e-7) * x[~near].double().abs()).all())
 
 
@@ -315,7 +324,7 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="out must have shape"):
         tokens.linear(normal(5, 48), matrix, out=torch.empty(5, 31))
     with pytest.raises(UsageError, match="opposite shapes"):
-        tokens.mlp_(normal(5, 48), tokens.Mlp(norm_of(48), matrix, matrix))
+        mlp_alone(normal(5, 48), tokens.Mlp(norm_of(48), matrix, matrix), dtype=FP32, isa="")
     odd = tokens.Panels.pack(normal(32, 40), None, dtype=FP32)
     with pytest.raises(ValueError, match="whole blocks"):
         tokens.linear(normal(5, 40), odd, out=torch.empty(5, 32))

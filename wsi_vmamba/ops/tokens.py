@@ -1,6 +1,6 @@
 """Operators of the inference encoder around the scan, each one pass over its tokens: one thread, no maps in between.
 
-Norm and matrix, MLP, the end of a block, what the scan takes of a strip, and the convolutions of stem and downsampling
+Norm and matrix, the end of a block, what the scan takes of a strip, and the convolutions of stem and downsampling
 go through a few tokens or rows at a time, so that what lies between their steps stays in the cache (native/tokens.cpp).
 Widths are whole blocks of 16; `suits` tells.
 """
@@ -163,7 +163,7 @@ def scan_inputs(
 
 @dataclass(frozen=True)
 class Mlp:
-    """fc2(GELU(fc1(norm(x)))) of a block, for `mlp_` and `add_rest_`."""
+    """fc2(GELU(fc1(norm(x)))) of a block, for `add_rest_`."""
 
     norm: NormOf
     fc1: Panels
@@ -183,13 +183,6 @@ class Mlp:
                 f"and {fc2.outputs} x {fc2.inputs}"
             )
         return *_norm(self.norm), *fc1.arrays, *fc2.arrays, fc1.inputs, fc1.outputs
-
-
-def mlp_(x: Tensor, mlp: Mlp, *, isa: str = "") -> Tensor:
-    """Add an MLP to ``x`` (..., D), float32 or bfloat16, and return it."""
-    check_shape(x, "x", *x.shape[:-1], mlp.fc1.inputs)
-    native().mlp(array(x, "x", *STORAGE), *mlp.arrays, isa)
-    return x
 
 
 def add_rest_(
@@ -214,7 +207,7 @@ def add_rest_(
         isa: as for `linear`.
 
     Returns:
-        ``x``, the same as of `linear` with ``add`` and `mlp_` one after the other.
+        ``x``.
     """
     check_shape(x, "x", *x.shape[:-1], out_proj.outputs)
     check_shape(scanned, "scanned", *x.shape[:-1], out_proj.inputs)

@@ -66,17 +66,17 @@ VMAMBA_INLINE void gelu_vectors(Vec* value) {
   }
 }
 
-// Written with GELU, whole blocks, while N arrays are read ahead.
-template <class Y, int N>
+// Written with GELU, whole blocks, while what is needed next is read ahead.
+template <class Y>
 struct PutGelu {
   Y* out;
   int64_t pitch;
-  const Ahead (&ahead)[N];
+  Ahead residual, scanned;
 
   template <int T, int V>
   VMAMBA_MEMBER void operator()(Vec (&sum)[T][V], int64_t token, int64_t output) const {
-    VMAMBA_UNROLL
-    for (int n = 0; n < N; ++n) ahead[n].template ask<T>(token, output);
+    residual.ask<T>(token, output);
+    scanned.ask<T>(token, output);
     constexpr int down = T % 2 == 0 ? 2 : 1, together = down * V;
     VMAMBA_UNROLL
     for (int t = 0; t < T; t += down) {

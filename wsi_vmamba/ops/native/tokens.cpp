@@ -1,4 +1,4 @@
-// The operators of inference around the scan for one instruction set: norm and matrix, MLP, the end of a block, stem and
+// The operators of inference around the scan for one instruction set: norm and matrix, the end of a block, stem and
 // downsampling. A few tokens at a time go through an operator, so that what lies between its steps stays in the cache.
 #include "finish.hpp"
 
@@ -161,61 +161,24 @@ void linear_tokens(const X* x, const float* gate, const NormWeights& norm, const
   });
 }
 
-// x += W2 GELU(W1 norm(x) + b1) + b2 of at most kTogether tokens.
-template <class A>
-class Mlp {
- public:
-  Mlp(const NormWeights& norm, const Panels& first, const Panels& second, Room& room)
-      : norm_(norm),
-        first_(first),
-        second_(second),
-        wide_(pitch_of<A>(first.outputs)),
-        space_(room.take<A>(kTogether * pitch_of<A>(first.inputs))),
-        hidden_(room.take<A>(kTogether * wide_)) {}
-
-  template <class X, int N>
-  void run(X* x, int64_t tokens, const Ahead (&ahead)[N]) const {
-    const int64_t channels = second_.outputs;
-    normed_product(x, nullptr, norm_, first_, tokens, space_, PutGelu<A, N>{hidden_, wide_, ahead});
-    multiply({{hidden_}, 1, second_.inputs, wide_}, second_, tokens, Put<true, X>{x, channels, channels});
-  }
-
-  // Of the kTogether tokens that follow `here`.
-  template <class X>
-  Ahead behind(const X* here, int64_t channels) const {
-    return {here + kTogether * channels, channels, first_.outputs};
-  }
-
- private:
-  const NormWeights& norm_;
-  const Matrix<A> first_, second_;
-  const int64_t wide_;
-  A *space_, *hidden_;
-};
-
-template <class A, class X>
-void mlp_tokens(X* x, const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens, void* scratch) {
-  Room room(scratch);
-  const Mlp<A> mlp(norm, first, second, room);
-  each_group(tokens, [&](int64_t begin, int64_t count) {
-    X* here = x + begin * first.inputs;
-    mlp.run(here, count, {mlp.behind(here, first.inputs)});
-  });
-}
-
 // The end of a block, see tokens.hpp. While a few tokens go through the MLP, the next come from memory.
 template <class A, class X>
-void rest_tokens(X* x, const float* y, const float* gate, const NormWeights& out_norm, const Panels& out_proj,
-                 const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens, void* scratch) {
-  const Matrix<A> w(out_proj);
+void rest_tokens(X* x, const float* y, const float* gate, const NormWeights& out_norm, const Panels& out_panels,
+                 const NormWeights& norm, const Panels& first_panels, const Panels& second_panels, int64_t tokens,
+                 void* scratch) {
+  const Matrix<A> out_proj(out_panels), first(first_panels), second(second_panels);
+  const int64_t inner = out_proj.inputs, channels = first.inputs, hidden = first.outputs, wide = pitch_of<A>(hidden);
   Room room(scratch);
-  A* space = room.take<A>(kTogether * pitch_of<A>(w.inputs));
-  const Mlp<A> mlp(norm, first, second, room);
+  A* space = room.take<A>(kTogether * pitch_of<A>(inner > channels ? inner : channels));
+  A* h = room.take<A>(kTogether * wide);
   each_group(tokens, [&](int64_t begin, int64_t count) {
-    X* here = x + begin * w.outputs;
-    const float *from = y + begin * w.inputs, *factor = gate == nullptr ? gate : gate + begin * w.inputs;
-    normed_product(from, factor, out_norm, w, count, space, Put<true, X>{here, w.outputs, w.outputs});
-    mlp.run(here, count, {mlp.behind(here, w.outputs), mlp.behind(from, w.inputs)});
+    X* here = x + begin * channels;
+    const float *from = y + begin * inner, *factor = gate == nullptr ? gate : gate + begin * inner;
+    const Put<true, X> add{here, channels, channels};
+    normed_product(from, factor, out_norm, out_proj, count, space, add);
+    const Ahead residual(here + kTogether * channels, channels, hidden), scanned(from + kTogether * inner, inner, hidden);
+    normed_product(here, nullptr, norm, first, count, space, PutGelu<A>{h, wide, residual, scanned});
+    multiply({{h}, 1, hidden, wide}, second, count, add);
   });
 }
 
@@ -379,14 +342,6 @@ void linear_any(const void* x, Storage from, const float* gate, const NormWeight
   });
 }
 
-void mlp_any(void* x, Storage storage, const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens,
-             void* scratch) {
-  with_panels(first, [&](auto* kind) {
-    using A = pointed_type<decltype(kind)>;
-    with_type(storage, [&](auto* as) { mlp_tokens<A>(as_type(x, as), norm, first, second, tokens, scratch); });
-  });
-}
-
 void rest_any(void* x, Storage storage, const float* y, const float* gate, const NormWeights& out_norm,
               const Panels& out_proj, const NormWeights& norm, const Panels& first, const Panels& second, int64_t tokens,
               void* scratch) {
@@ -419,7 +374,7 @@ void stem_any(const PixelRows& picture, const Panels& conv1, const NormWeights& 
 // Enough for any of the operators, in float32.
 int64_t scratch_bytes(int64_t inputs, int64_t outputs, int64_t width) {
   const int64_t widest = inputs > outputs ? inputs : outputs, pitch = pitch_of<float>(widest);
-  const int64_t tokens = 3 * kTogether * pitch * static_cast<int64_t>(sizeof(float));
+  const int64_t tokens = 2 * kTogether * pitch * static_cast<int64_t>(sizeof(float));
   if (width == 0) return tokens;
   const int64_t windows = 3 * kWindowColumns * inputs * static_cast<int64_t>(sizeof(float));
   return tokens + windows + StemRoom<float>(nullptr, width, widest, pitch).bytes;
@@ -441,8 +396,7 @@ constexpr bool kPairs = true;
 constexpr bool kPairs = false;
 #endif
 
-const TokenKernels table = {VMAMBA_NAME(VMAMBA_ISA), kPairs, linear_any, mlp_any, rest_any, conv_any, stem_any, scratch_bytes,
-                            gelu_floats};
+const TokenKernels table = {VMAMBA_NAME(VMAMBA_ISA), kPairs, linear_any, rest_any, conv_any, stem_any, scratch_bytes, gelu_floats};
 
 }  // namespace
 

@@ -44,10 +44,8 @@ struct TokenKernels {
   // multiplied by `gate`. Scratch of all: scratch(...) bytes on a cache line.
   void (*linear)(const void* x, Storage, const float* gate, const NormWeights&, const Panels&, void* out, Storage, bool add,
                  int64_t tokens, void* scratch);
-  // x += W2 GELU(W1 norm(x) + b1) + b2.
-  void (*mlp)(void* x, Storage, const NormWeights&, const Panels& first, const Panels& second, int64_t tokens,
-              void* scratch);
-  // x += Wo (norm_o(y) times gate), of float32 y and gate (perhaps null), then that MLP; all matrices have one storage.
+  // x += Wo (norm_o(y) times gate), of float32 y and gate (perhaps null), then x += W2 GELU(W1 norm(x) + b1) + b2; all
+  // matrices have one storage.
   void (*rest)(void* x, Storage, const float* y, const float* gate, const NormWeights& out_norm, const Panels& out_proj,
                const NormWeights&, const Panels& first, const Panels& second, int64_t tokens, void* scratch);
   // Convolution 3x3 with stride 2 and zeros around the map, and the norm of its result. Inputs of the matrix are rows of

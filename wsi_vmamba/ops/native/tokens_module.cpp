@@ -67,44 +67,19 @@ void linear(const ConstActivation& x, const MaybeFloats& gate, const MaybeFloats
   kernels.linear(x.data(), from, gate ? gate->data() : nullptr, norm, panels, out.data(), to, add, tokens, scratch.get());
 }
 
-// The MLP of a block, checked: x += W2 GELU(W1 norm(x) + b1) + b2.
-struct MlpWeights {
-  NormWeights norm;
-  Panels first, second;
-
-  MlpWeights(const TokenKernels& kernels, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
-      const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
-      int64_t channels, int64_t hidden)
-      : norm(norm_of(norm_weight, norm_bias, eps, channels)),
-        first(panels_of(kernels, weight1, bias1, channels, hidden)),
-        second(panels_of(kernels, weight2, bias2, hidden, channels)) {
-    require(first.storage == second.storage, "both matrices must be packed in one dtype");
-    require(hidden % kBlock == 0, "the hidden width must be whole blocks of 16");
-  }
-};
-
-void mlp(const Activation& x, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
-         const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
-         int64_t channels, int64_t hidden, const std::string& isa) {
-  const TokenKernels& kernels = choose_tokens(isa);
-  const MlpWeights w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
-  const int64_t tokens = tokens_of(x.data(), x.size(), channels);
-  const Storage storage = storage_of(x, "x");
-  const nb::gil_scoped_release release;
-  const auto scratch = scratch_bytes(kernels, hidden, channels, 0);
-  kernels.mlp(x.data(), storage, w.norm, w.first, w.second, tokens, scratch.get());
-}
-
 void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, const ConstFloats& out_norm_weight,
           const ConstFloats& out_norm_bias, double out_eps, const ConstActivation& out_weight, const MaybeFloats& out_bias,
           int64_t inner, const ConstFloats& norm_weight, const ConstFloats& norm_bias, double eps,
           const ConstActivation& weight1, const ConstFloats& bias1, const ConstActivation& weight2, const ConstFloats& bias2,
           int64_t channels, int64_t hidden, const std::string& isa) {
   const TokenKernels& kernels = choose_tokens(isa);
-  const MlpWeights w(kernels, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, channels, hidden);
+  const NormWeights norm = norm_of(norm_weight, norm_bias, eps, channels);
+  const Panels first = panels_of(kernels, weight1, bias1, channels, hidden);
+  const Panels second = panels_of(kernels, weight2, bias2, hidden, channels);
+  require(hidden % kBlock == 0, "the hidden width must be whole blocks of 16");
   const NormWeights out_norm = norm_of(out_norm_weight, out_norm_bias, out_eps, inner);
   const Panels out_proj = panels_of(kernels, out_weight, out_bias, inner, channels);
-  require(out_proj.storage == w.first.storage, "all matrices must be packed in one dtype");
+  require(first.storage == second.storage && out_proj.storage == first.storage, "all matrices must be packed in one dtype");
   const int64_t tokens = tokens_of(x.data(), x.size(), channels);
   require_size(y, tokens * inner, "y");
   require_apart(x, y, "x must not lie where the scan does");
@@ -112,8 +87,8 @@ void rest(const Activation& x, const ConstFloats& y, const MaybeFloats& gate, co
   const Storage storage = storage_of(x, "x");
   const nb::gil_scoped_release release;
   const auto scratch = scratch_bytes(kernels, std::max(hidden, inner), channels, 0);
-  kernels.rest(x.data(), storage, y.data(), gate ? gate->data() : nullptr, out_norm, out_proj, w.norm, w.first, w.second,
-               tokens, scratch.get());
+  kernels.rest(x.data(), storage, y.data(), gate ? gate->data() : nullptr, out_norm, out_proj, norm, first, second, tokens,
+               scratch.get());
 }
 
 // ---- what the scan takes of a strip ----------------------------------------------------------------------------------
@@ -327,8 +302,6 @@ void add_tokens(nb::module_& m) {
         "Whether matrices may be packed in bfloat16.");
   m.def("linear", &linear, "x"_a, "gate"_a.none(), "norm_weight"_a.none(), "norm_bias"_a.none(), "eps"_a, "weight"_a,
         "bias"_a.none(), "inputs"_a, "outputs"_a, "out"_a, "add"_a, "isa"_a = "");
-  m.def("mlp", &mlp, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "weight1"_a, "bias1"_a, "weight2"_a, "bias2"_a,
-        "channels"_a, "hidden"_a, "isa"_a = "");
   m.def("scan_inputs", &scan_inputs, "x"_a, "norm_weight"_a, "norm_bias"_a, "eps"_a, "in_weight"_a, "rows"_a, "first"_a,
         "runs"_a.none(), "conv_weight"_a, "conv_bias"_a.none(), "x_weight"_a, "u"_a, "proj"_a, "isa"_a = "");
   m.def("rest", &rest, "x"_a, "y"_a, "gate"_a.none(), "out_norm_weight"_a, "out_norm_bias"_a, "out_eps"_a, "out_weight"_a,
